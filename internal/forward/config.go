@@ -1,0 +1,87 @@
+package forward
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"time"
+)
+
+// Infinity, in a time span of a [Config], means "never".
+const Infinity = time.Duration(math.MaxInt64)
+
+// Defaults for the fields of a [Config], as the command line has them.
+const (
+	DefaultConnectionsMax = 256
+	DefaultConnectTimeout = 10 * time.Second
+	DefaultConnectRetry   = 5 * time.Second
+	DefaultDrainTimeout   = 5 * time.Second
+)
+
+// ProxyProtocol says which PROXY protocol header, if any, opens each backend connection.
+type ProxyProtocol uint8
+
+// The header versions; the specification is HAProxy's doc/proxy-protocol.txt.
+const (
+	ProxyProtocolOff ProxyProtocol = iota
+	ProxyProtocolV1
+	ProxyProtocolV2
+)
+
+// Config is what a [Proxy] is started with. The zero value of each optional field means what its comment says.
+type Config struct {
+	// Target is the backend of every connection. Required.
+	Target Target
+
+	// Listeners are the sockets whose clients are served; the Proxy owns them from Start on. At least one.
+	Listeners []*Listener
+
+	// ConnectionsMax is how many connections may exist at once, over all loops; 0 is refused.
+	ConnectionsMax uint32
+
+	// ConnectionsMaxPerSource is the same for one client IP address, or one uid on AF_UNIX. If 0, there is no such limit.
+	ConnectionsMaxPerSource uint32
+
+	// ExitIdleTime is how long the Proxy stays without any connection before it ends by itself. Infinity: for ever.
+	ExitIdleTime time.Duration
+
+	// ConnectTimeout bounds one attempt to connect to one address. Infinity leaves it to the kernel.
+	ConnectTimeout time.Duration
+
+	// ConnectRetry is how long a client is held while the backend cannot be reached yet. If 0, there is one attempt
+	// at each address.
+	ConnectRetry time.Duration
+
+	// IdleTimeout ends a connection in which no byte moved, in either direction, for that long. Infinity: never.
+	IdleTimeout time.Duration
+
+	// ProxyProtocol chooses the header sent to the backend ahead of the client's bytes.
+	ProxyProtocol ProxyProtocol
+
+	// Log receives what an administrator should know. If nil, nothing is logged. It is called from one goroutine that
+	// no connection waits for.
+	Log *slog.Logger
+
+	// Loops is the number of event loops. If 0, there is one for each CPU this process may use, at most 16.
+	Loops int
+}
+
+func (c *Config) validate() error {
+	switch {
+	case c.Target.isZero():
+		return errors.New("no target")
+	case len(c.Listeners) == 0:
+		return errors.New("no listening socket")
+	case len(c.Listeners) > math.MaxUint16:
+		return fmt.Errorf("%d listening sockets are too many", len(c.Listeners))
+	case c.ConnectionsMax == 0:
+		return ErrLimitZero
+	}
+	for _, span := range []time.Duration{c.ExitIdleTime, c.ConnectTimeout, c.ConnectRetry, c.IdleTimeout} {
+		if span < 0 {
+			return fmt.Errorf("negative time span %v", span)
+		}
+	}
+	return nil
+}

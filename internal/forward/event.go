@@ -1,0 +1,74 @@
+package forward
+
+import "time"
+
+// State is what a [Proxy] as a whole is doing.
+type State uint8
+
+// The states of a Proxy.
+const (
+	StateRunning  State = iota // accepts and forwards
+	StateDraining              // accepts nobody; what exists may finish
+	StateDrained               // as draining, and no connection is left
+	StateExiting               // on its way out; cannot be resumed
+)
+
+func (s State) String() string {
+	return [...]string{"running", "draining", "drained", "exiting"}[s]
+}
+
+// Reason says why a connection ended or a client was turned away.
+type Reason uint8
+
+// The reasons. The first group ends connections, the second turns clients away before they become one.
+const (
+	ReasonFinished      Reason = iota // both directions came to their end
+	ReasonClientReset                 // the client's side broke; the backend was reset
+	ReasonBackendReset                // the backend's side broke; the client was reset
+	ReasonConnectFailed               // the backend could not be reached
+	ReasonIdle                        // Config.IdleTimeout passed without a byte
+	ReasonKilled                      // ended by CloseConnection or CloseConnections
+	ReasonDeadline                    // cut at the end of a drain or of the process
+	ReasonResources                   // out of file descriptors or memory
+
+	ReasonLimit       // Config.ConnectionsMax reached
+	ReasonSourceLimit // Config.ConnectionsMaxPerSource reached
+	ReasonDraining    // the Proxy drains and was told to refuse newcomers
+)
+
+func (r Reason) String() string {
+	return [...]string{
+		"finished", "client-reset", "backend-reset", "connect-failed", "idle-timeout", "killed", "deadline", "resources",
+		"limit", "source-limit", "draining",
+	}[r]
+}
+
+// EventKind is the kind of an [Event].
+type EventKind uint8
+
+// The kinds of events.
+const (
+	EventOpened       EventKind = iota // a client was accepted: Connection
+	EventClosed                        // a connection ended: Connection, Reason, Err
+	EventRefused                       // a client was turned away: Connection.Client and Listener only, Reason
+	EventStateChanged                  // the Proxy's state changed: State
+	EventCountChanged                  // the number of connections changed since the last such event; a few times a second at most
+)
+
+// Event is something that happened in a [Proxy].
+type Event struct {
+	Kind       EventKind
+	Time       time.Time
+	Connection Connection
+	Reason     Reason
+	Err        error // what failed, where Reason needs it
+	State      State
+}
+
+// Subscription is a bounded queue of events. A reader that falls behind loses events, never time of the data plane.
+type Subscription struct {
+	// C delivers the events in order. It is closed by Close, and after the Proxy has ended.
+	C <-chan Event
+
+	// the rest is filled in by the implementation
+}
