@@ -64,11 +64,3 @@ type Event struct {
 	Err        error // what failed, where Reason needs it
 	State      State
 }
-
-// Subscription is a bounded queue of events. A reader that falls behind loses events, never time of the data plane.
-type Subscription struct {
-	// C delivers the events in order. It is closed by Close, and after the Proxy has ended.
-	C <-chan Event
-
-	// the rest is filled in by the implementation
-}

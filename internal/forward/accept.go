@@ -1,0 +1,138 @@
+package forward
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	acceptBatch      = 16 // clients accepted before the connections have their turn again
+	acceptBackoffMin = 5e6
+	acceptBackoffMax = 1e9
+)
+
+// watchListeners puts the listeners into the epoll set, where they are wanted. EPOLLEXCLUSIVE wakes one loop for a
+// client rather than all.
+func (l *loop) watchListeners() {
+	for i, listener := range l.proxy.cfg.Listeners {
+		if l.accepting && !l.watched[i] {
+			errno := epollAdd(l.epfd, listener.fd, unix.EPOLLIN|unix.EPOLLEXCLUSIVE, token{key: int32(keyListener - i)})
+			if errno != 0 {
+				l.acceptFailed(i, errno)
+				return
+			}
+			l.watched[i] = true
+		}
+	}
+}
+
+func (l *loop) unwatchListeners() {
+	for i, listener := range l.proxy.cfg.Listeners {
+		if l.watched[i] {
+			epollDel(l.epfd, listener.fd)
+			l.watched[i] = false
+		}
+	}
+}
+
+func (l *loop) setAccepting(on bool) {
+	l.accepting = on
+	if on {
+		l.watchListeners()
+	} else {
+		l.unwatchListeners()
+	}
+}
+
+// acceptFrom takes clients from a listener.
+func (l *loop) acceptFrom(i int) {
+	if !l.watched[i] {
+		return
+	}
+	fd := l.proxy.cfg.Listeners[i].fd
+	for range acceptBatch {
+		client, errno := accept(fd, &l.sa)
+		switch errno {
+		case 0:
+			l.backoff = 0
+			l.admit(client, i)
+		case unix.EAGAIN:
+			return
+		case unix.ECONNABORTED, unix.EPROTO, unix.ENETDOWN, unix.ENOPROTOOPT, unix.EHOSTDOWN, unix.ENONET,
+			unix.EHOSTUNREACH, unix.ENETUNREACH, unix.ETIMEDOUT, unix.EPERM:
+			// accept(2): the trouble of one client that is gone already.
+		default:
+			l.acceptFailed(i, errno)
+			return
+		}
+	}
+}
+
+// acceptFailed stays away from the listeners for a while: a failing accept takes nobody out of the backlog, so the
+// listener stays readable, and a loop that came back at once would spin.
+func (l *loop) acceptFailed(i int, errno sysErr) {
+	l.unwatchListeners()
+	l.backoff = min(max(2*l.backoff, acceptBackoffMin), acceptBackoffMax)
+	l.arm(sweepAccept, l.now+l.backoff)
+	l.proxy.observers.acceptTrouble(l.proxy.cfg.Listeners[i], errno, time.Duration(l.backoff))
+}
+
+// admit takes an accepted client in, or turns it away.
+func (l *loop) admit(fd int32, listener int) {
+	address := l.sa.address()
+	if address.family == unix.AF_UNIX {
+		address.setCredentials(peerCredentials(fd))
+	}
+	if l.proxy.refusing.Load() {
+		l.refuse(fd, address, listener, ReasonDraining)
+		return
+	}
+	if reason, ok := l.proxy.slots.take(address.source()); !ok {
+		l.refuse(fd, address, listener, reason)
+		return
+	}
+	owner := l.proxy.lightest(l)
+	owner.load.Add(1)
+	if owner == l {
+		l.open(fd, address, listener)
+		return
+	}
+	open := func() { owner.open(fd, address, listener) }
+	if !owner.mailbox.post(open) {
+		owner.load.Add(-1)
+		l.load.Add(1)
+		l.open(fd, address, listener)
+	}
+}
+
+// refuse closes a client with a reset, which no client takes for an empty answer.
+func (l *loop) refuse(fd int32, address address, listener int, reason Reason) {
+	l.counts.refused++
+	l.reportRefused(fd, address, listener, reason)
+	resetOnClose(fd)
+	closeFD(fd)
+}
+
+// open starts a connection whose slot is taken.
+func (l *loop) open(fd int32, address address, listener int) {
+	l.counts.accepted++
+	c := l.alloc()
+	c.id = l.proxy.lastID.Add(1)
+	c.opened, c.active = l.now, l.now
+	c.from = uint16(listener)
+	c.address[client] = address
+	c.end[client] = end{fd: fd, flags: socketFlags(uint16(address.family))}
+	c.end[backend].fd = -1
+	l.registry.add(c)
+	l.report(EventOpened, c)
+	if l.proxy.cfg.IdleTimeout != Infinity {
+		l.arm(sweepIdle, l.now+int64(l.proxy.cfg.IdleTimeout))
+	}
+	if errno := epollAdd(l.epfd, fd, interest, c.token(client)); errno != 0 {
+		c.errno = uint16(errno)
+		l.cut(c.ref(client), ReasonResources)
+		return
+	}
+	l.startDial(c)
+}

@@ -1,0 +1,157 @@
+package forward
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// sockaddr is a socket address as the kernel writes it.
+type sockaddr struct {
+	len uint32
+	raw [unix.SizeofSockaddrAny]byte
+}
+
+func (sa *sockaddr) family() uint16 {
+	if sa.len < 2 {
+		return unix.AF_UNSPEC
+	}
+	return binary.NativeEndian.Uint16(sa.raw[:])
+}
+
+// inetSockaddr keeps the family of the address: a v4-mapped IPv6 address stays IPv6.
+func inetSockaddr(ap netip.AddrPort) (sa sockaddr) {
+	ip := ap.Addr()
+	binary.BigEndian.PutUint16(sa.raw[2:], ap.Port())
+	if ip.Is4() {
+		binary.NativeEndian.PutUint16(sa.raw[:], unix.AF_INET)
+		copy(sa.raw[4:], ip.AsSlice())
+		sa.len = unix.SizeofSockaddrInet4
+		return sa
+	}
+	binary.NativeEndian.PutUint16(sa.raw[:], unix.AF_INET6)
+	copy(sa.raw[8:], ip.AsSlice())
+	binary.NativeEndian.PutUint32(sa.raw[24:], zoneIndex(ip.Zone()))
+	sa.len = unix.SizeofSockaddrInet6
+	return sa
+}
+
+// unixSockaddr takes a path, or "@name" for an abstract socket, whose name is as long as it is given: unix(7).
+func unixSockaddr(name string) (sa sockaddr) {
+	binary.NativeEndian.PutUint16(sa.raw[:], unix.AF_UNIX)
+	copy(sa.raw[2:], name)
+	sa.len = uint32(2 + len(name))
+	if strings.HasPrefix(name, "@") {
+		sa.raw[2] = 0
+	} else {
+		sa.len++
+	}
+	return sa
+}
+
+// unixName returns the path or "@name" of an AF_UNIX address, "" for an unnamed one.
+func (sa *sockaddr) unixName() string {
+	if sa.len <= 2 {
+		return ""
+	}
+	name := string(sa.raw[2:min(int(sa.len), len(sa.raw))])
+	if name[0] == 0 {
+		return "@" + name[1:]
+	}
+	name, _, _ = strings.Cut(name, "\x00")
+	return name
+}
+
+// address is the address of one end of a connection, small and without pointers, because every connection has two.
+type address struct {
+	ip     [16]byte // AF_INET in its v4-mapped form; AF_UNIX: pid, uid of the peer
+	zone   uint32
+	port   uint16
+	family uint8 // unix.AF_*; 0: not known
+	named  bool  // AF_UNIX: the peer is bound to a name, which getpeername(2) tells
+}
+
+func (sa *sockaddr) address() (a address) {
+	a.family = uint8(sa.family())
+	switch a.family {
+	case unix.AF_INET:
+		a.ip = netip.AddrFrom4([4]byte(sa.raw[4:8])).As16()
+		a.port = binary.BigEndian.Uint16(sa.raw[2:])
+	case unix.AF_INET6:
+		a.ip = [16]byte(sa.raw[8:24])
+		a.port = binary.BigEndian.Uint16(sa.raw[2:])
+		a.zone = binary.NativeEndian.Uint32(sa.raw[24:])
+	case unix.AF_UNIX:
+		a.named = sa.len > 2
+	}
+	return a
+}
+
+// addrPort is the IP address and port, v4-mapped addresses as IPv4; not valid on other families.
+func (a *address) addrPort() netip.AddrPort {
+	if a.family != unix.AF_INET && a.family != unix.AF_INET6 {
+		return netip.AddrPort{}
+	}
+	ip := netip.AddrFrom16(a.ip).Unmap()
+	if a.zone != 0 && ip.Is6() {
+		ip = ip.WithZone(strconv.FormatUint(uint64(a.zone), 10))
+	}
+	return netip.AddrPortFrom(ip, a.port)
+}
+
+func (a *address) setCredentials(cred unix.Ucred) {
+	binary.NativeEndian.PutUint32(a.ip[0:], uint32(cred.Pid))
+	binary.NativeEndian.PutUint32(a.ip[4:], cred.Uid)
+}
+
+func (a *address) pid() uint32 { return binary.NativeEndian.Uint32(a.ip[0:]) }
+func (a *address) uid() uint32 { return binary.NativeEndian.Uint32(a.ip[4:]) }
+
+// source is what Config.ConnectionsMaxPerSource counts by.
+func (a *address) source() (s source) {
+	s.family = a.family
+	switch a.family {
+	case unix.AF_UNIX:
+		copy(s.key[:], a.ip[4:8])
+	case unix.AF_INET, unix.AF_INET6:
+		s.family = unix.AF_INET6
+		s.key = a.ip
+	}
+	return s
+}
+
+type source struct {
+	key    [16]byte
+	family uint8
+}
+
+// describe names the address; name is the AF_UNIX name, where it has one.
+func (a *address) describe(name string) string {
+	switch a.family {
+	case unix.AF_INET, unix.AF_INET6:
+		return a.addrPort().String()
+	case unix.AF_UNIX:
+		if name != "" {
+			return name
+		}
+		return fmt.Sprintf("unix:pid=%d,uid=%d", a.pid(), a.uid())
+	case 0:
+		return ""
+	}
+	return fmt.Sprintf("address family %d", a.family)
+}
+
+func zoneIndex(zone string) uint32 {
+	if n, err := strconv.ParseUint(zone, 10, 32); err == nil {
+		return uint32(n)
+	}
+	if iface, err := net.InterfaceByName(zone); err == nil {
+		return uint32(iface.Index)
+	}
+	return 0
+}

@@ -1,0 +1,165 @@
+package forward
+
+import "golang.org/x/sys/unix"
+
+const (
+	lingerTime = 10e6 // ns between two looks at the connections that are closing
+	lingerMax  = 1e9  // ns without progress after which a closing connection is reset
+)
+
+// linger remembers a closing connection and when its delivery last made progress.
+type linger struct {
+	ref
+	progress uint64
+	since    int64
+}
+
+// broke deals with an end that was reset or failed. As on a direct connection, what it had sent before is delivered
+// still, then the other end is reset; what was on its way to it is void. It may close the connection.
+func (l *loop) broke(c *conn, s side, errno sysErr) {
+	e := &c.end[s]
+	if e.is(broken) {
+		return
+	}
+	if !c.closing {
+		c.errno = uint16(errno)
+		c.reason = [...]Reason{client: ReasonClientReset, backend: ReasonBackendReset}[s]
+	}
+	if c.dial != 0 || c.flush || c.end[s.other()].is(broken) {
+		l.close(c, true)
+		return
+	}
+	c.closing = true
+	e.set(broken | readable)
+	l.drop(&c.relay[s.other()])
+	r := c.ref(s)
+	l.pump(c, s)
+	if l.lookup(r) != nil {
+		l.startLinger(c)
+	}
+}
+
+// flush reads no more from a connection, delivers what was taken from both ends, and then resets it.
+func (l *loop) flushAndReset(r ref) {
+	c := l.lookup(r)
+	if c == nil || c.flush {
+		return
+	}
+	if c.dial != 0 {
+		l.cut(r, ReasonDeadline)
+		return
+	}
+	if !c.closing {
+		c.reason = ReasonDeadline
+	}
+	c.closing, c.flush = true, true
+	l.settle(c)
+	if l.lookup(r) != nil {
+		l.startLinger(c)
+	}
+}
+
+// settle closes a closing connection as soon as everything that was taken has reached the peers. A reset overtakes what
+// the kernel has not sent yet, so it waits until that is acknowledged.
+func (l *loop) settle(c *conn) {
+	for s := range c.end {
+		e := &c.end[s]
+		switch {
+		case c.relay[s].held != 0:
+			return
+		case e.is(broken):
+			if !e.is(ended) {
+				return
+			}
+		case e.is(tcp) && unacknowledged(e.fd) > 0:
+			return
+		}
+	}
+	l.close(c, true)
+}
+
+func (l *loop) startLinger(c *conn) {
+	l.lingering = append(l.lingering, linger{ref: c.ref(client), since: l.now})
+	l.arm(sweepLinger, l.now+lingerTime)
+}
+
+// sweepLinger looks after the closing connections: epoll has no event for "all was acknowledged".
+func (l *loop) sweepLinger() {
+	lingering := l.lingering
+	l.lingering = nil
+	for _, g := range lingering {
+		for _, s := range []side{client, backend} {
+			if c := l.lookup(g.ref); c != nil {
+				l.pump(c, s)
+			}
+		}
+		if c := l.lookup(g.ref); c != nil {
+			l.settle(c)
+		}
+		c := l.lookup(g.ref)
+		if c == nil {
+			continue
+		}
+		progress := c.relay[client].bytes + c.relay[backend].bytes
+		for i := range c.end {
+			if c.end[i].is(tcp) {
+				progress -= uint64(unacknowledged(c.end[i].fd))
+			}
+		}
+		if progress != g.progress {
+			g.progress, g.since = progress, l.now
+		}
+		if l.now-g.since >= lingerMax {
+			l.close(c, true)
+			continue
+		}
+		l.lingering = append(l.lingering, g)
+	}
+	if len(l.lingering) > 0 {
+		l.arm(sweepLinger, l.now+lingerTime)
+	}
+}
+
+// cut resets a connection now.
+func (l *loop) cut(r ref, reason Reason) {
+	if c := l.lookup(r); c != nil {
+		if !c.closing {
+			c.reason = reason
+		}
+		l.close(c, true)
+	}
+}
+
+// close ends a connection and gives back all it had. With reset both peers see a reset, where their kind of socket has
+// such a thing; else the end of the stream.
+func (l *loop) close(c *conn, reset bool) {
+	l.report(EventClosed, c)
+	l.endDial(c)
+	for s := range c.end {
+		l.drop(&c.relay[s])
+		e := &c.end[s]
+		if e.fd < 0 {
+			continue
+		}
+		if reset && e.is(tcp) {
+			resetOnClose(e.fd)
+		}
+		closeFD(e.fd)
+	}
+	source := c.address[client].source()
+	l.release(c)
+	l.registry.remove(&l.slabs)
+	l.load.Add(-1)
+	l.proxy.slots.release(source)
+}
+
+// socketFlags returns what is known of a socket of that family before its first event.
+func socketFlags(family uint16) endFlags {
+	if isInet(family) {
+		return tcp
+	}
+	if family == unix.AF_UNIX {
+		return exact // SCM_RIGHTS and MSG_OOB make reads stop early: unix(7)
+	}
+	return exact | noSplice
+}

@@ -1,0 +1,181 @@
+package forward
+
+import (
+	"golang.org/x/sys/unix"
+)
+
+// side names one end of a connection, and the relay that reads from it.
+type side uint8
+
+const (
+	client  side = 0
+	backend side = 1
+)
+
+func (s side) other() side { return 1 - s }
+
+// endFlags is what is known of one end's socket.
+type endFlags uint16
+
+const (
+	readable endFlags = 1 << iota // a read may give something: set by an event, cleared by EAGAIN
+	writable                      // a write may take something: likewise
+	finSeen                       // its FIN has arrived; bytes may be queued ahead of it
+	ended                         // everything it will ever send has been read
+	broken                        // reset or failed; what it had sent can still be read
+	tcp                           // splits into TCP and AF_UNIX
+	exact                         // a short read does not mean that the socket is empty
+	noSplice                      // splice(2) cannot serve this socket
+)
+
+// end is one of the two sockets of a connection.
+type end struct {
+	fd    int32
+	flags endFlags
+}
+
+func (e *end) is(f endFlags) bool { return e.flags&f != 0 }
+func (e *end) set(f endFlags)     { e.flags |= f }
+func (e *end) clear(f endFlags)   { e.flags &^= f }
+
+// relay is one direction of a connection, from the end of the same index to the other.
+type relay struct {
+	bytes     uint64 // delivered to the socket of the destination
+	since     int64  // when window began, loop time
+	window    uint32 // bytes since then; what the rate of a stream is measured by
+	lowat     int32  // SO_RCVLOWAT of the source; 0: as the kernel has it, 1
+	held      uint32 // index into loop.held of bytes taken and not delivered; 0: none
+	streaming bool   // splice rather than copy
+	finished  bool   // the FIN was passed on
+	queued    bool   // in loop.again
+	pauses    uint8  // how often this stream stopped short of its lowat
+}
+
+// conn is one connection. It holds plain values and no pointer: the collector need not look into the slabs, and the
+// whole state can be copied out for a reader.
+type conn struct {
+	id      uint64 // 0: the slot is free
+	opened  int64  // loop time, ns
+	active  int64  // loop time of the last byte, ns
+	end     [2]end
+	relay   [2]relay
+	address [2]address
+	gen     int32  // counts the users of the slot, to tell late events from true ones
+	slot    uint32 // where this is
+	dial    uint32 // index+1 into loop.dials while the backend is not connected
+	errno   uint16 // why it broke
+	from    uint16 // index of its listener
+	closing bool   // no more than what was taken is delivered
+	flush   bool   // closing because of a deadline: nothing more is read from either end
+	reason  Reason
+}
+
+func (c *conn) token(s side) token { return token{key: int32(c.slot<<1 | uint32(s)), gen: c.gen} }
+
+func (c *conn) ref(s side) ref { return ref{slot: c.slot, gen: c.gen, side: s} }
+
+// token is what epoll keeps for a socket: for a connection slot and side with the slot's generation, for other
+// descriptors a negative key.
+type token struct{ key, gen int32 }
+
+const (
+	keyMailbox  = -1
+	keyListener = -2 // and below: listener i has keyListener-i
+)
+
+// ref remembers a connection across events; loop.lookup tells whether it still exists.
+type ref struct {
+	slot uint32
+	gen  int32
+	side side
+}
+
+const slabSize = 256
+
+// slabs hands out connections whose addresses never change.
+type slabs struct {
+	slab []*[slabSize]conn
+	free []uint32
+}
+
+func (s *slabs) at(slot uint32) *conn { return &s.slab[slot/slabSize][slot%slabSize] }
+
+func (s *slabs) alloc() *conn {
+	if len(s.free) == 0 {
+		base := uint32(len(s.slab) * slabSize)
+		s.slab = append(s.slab, new([slabSize]conn))
+		for i := range uint32(slabSize) {
+			s.free = append(s.free, base+slabSize-1-i)
+		}
+	}
+	slot := s.free[len(s.free)-1]
+	s.free = s.free[:len(s.free)-1]
+	c := s.at(slot)
+	*c = conn{gen: c.gen, slot: slot}
+	return c
+}
+
+func (s *slabs) release(c *conn) {
+	c.id = 0
+	c.gen++
+	s.free = append(s.free, c.slot)
+}
+
+// lookup returns nil for a connection that is gone.
+func (s *slabs) lookup(r ref) *conn {
+	c := s.at(r.slot)
+	if c.id == 0 || c.gen != r.gen {
+		return nil
+	}
+	return c
+}
+
+// registry lists the connections of a loop by id. Ids come in ascending order, so appending keeps it sorted; entries of
+// connections that are gone stay until they are the larger part.
+type registry struct {
+	entries []entry
+	live    int
+}
+
+type entry struct {
+	id   uint64
+	slot uint32
+}
+
+func (r *registry) add(c *conn) {
+	r.entries = append(r.entries, entry{c.id, c.slot})
+	r.live++
+}
+
+// remove is told after the connection was released.
+func (r *registry) remove(s *slabs) {
+	r.live--
+	if len(r.entries) < 2*r.live+64 {
+		return
+	}
+	kept := r.entries[:0]
+	for _, e := range r.entries {
+		if s.at(e.slot).id == e.id {
+			kept = append(kept, e)
+		}
+	}
+	r.entries = kept
+}
+
+// heldBytes is what a relay has taken from its source and not delivered: in a pipe, or in memory.
+type heldBytes struct {
+	pipe     pipe
+	inPipe   int
+	memory   []byte
+	overhead int // leading bytes that are not the client's: the PROXY header
+}
+
+// isGone says whether an error is how a peer's end shows on a socket.
+func isGone(errno sysErr) bool {
+	switch errno {
+	case unix.ECONNRESET, unix.EPIPE, unix.ETIMEDOUT, unix.EHOSTUNREACH, unix.ENETUNREACH, unix.ENOTCONN,
+		unix.ECONNREFUSED, unix.ECONNABORTED:
+		return true
+	}
+	return false
+}

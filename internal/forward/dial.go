@@ -1,0 +1,238 @@
+package forward
+
+import (
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	dialPauseMin = 5e6   // ns before the second round
+	dialPauseMax = 200e6 // ns between two rounds, once the backend has been away for a while
+)
+
+// dial is the way of one connection to its backend: rounds over all addresses, with pauses in between.
+type dial struct {
+	slot      uint32
+	next      int        // index of the address to try next
+	addresses []sockaddr // of this round; nil while the name is being resolved
+	deadline  int64      // loop time: end of the attempt or of the pause
+	giveUp    int64      // loop time after which no further round begins
+	pause     int64      // ns before the next round
+	pausing   bool
+	mayHeal   bool // one failure of this round, at least, is of a kind that waiting may heal
+	err       error
+}
+
+// dialError says which step toward the backend failed.
+type dialError struct {
+	backend string
+	errno   sysErr
+}
+
+func (e *dialError) Error() string {
+	return fmt.Sprintf("cannot connect to %s: %v", e.backend, e.errno)
+}
+func (e *dialError) Unwrap() error { return e.errno }
+
+// startDial connects a new connection to the backend.
+func (l *loop) startDial(c *conn) {
+	l.dials = append(l.dials, dial{
+		slot:   c.slot,
+		giveUp: after(l.now, l.proxy.cfg.ConnectRetry),
+		pause:  dialPauseMin,
+	})
+	c.dial = uint32(len(l.dials))
+	l.dialRound(c)
+}
+
+// after is a time plus a span, where Infinity is never.
+func after(now int64, span time.Duration) int64 {
+	if int64(span) > never-now {
+		return never
+	}
+	return now + int64(span)
+}
+
+// dialRound begins a round: with the literal address, or the name resolved once more.
+func (l *loop) dialRound(c *conn) {
+	d := &l.dials[c.dial-1]
+	d.next, d.pausing, d.mayHeal = 0, false, false
+	if d.addresses = l.proxy.cfg.Target.fixed; d.addresses != nil {
+		l.dialNext(c)
+		return
+	}
+	r := c.ref(backend)
+	d.deadline = never // the resolver has a time-out of its own
+	addresses, known := l.proxy.resolver.lookup(func(addresses []sockaddr, err error) {
+		l.mailbox.post(func() {
+			if c := l.lookup(r); c != nil {
+				l.resolved(c, addresses, err)
+			}
+		})
+	})
+	if known {
+		l.resolved(c, addresses, nil)
+	}
+}
+
+func (l *loop) resolved(c *conn, addresses []sockaddr, err error) {
+	d := &l.dials[c.dial-1]
+	if err != nil {
+		d.err, d.mayHeal = err, true // names of containers appear with them
+		l.dialRoundFailed(c)
+		return
+	}
+	d.addresses = addresses
+	l.dialNext(c)
+}
+
+// dialNext tries the addresses that are left, until an attempt is under way.
+func (l *loop) dialNext(c *conn) {
+	d := &l.dials[c.dial-1]
+	for d.next < len(d.addresses) {
+		sa := &d.addresses[d.next]
+		d.next++
+		errno := l.dialAddress(c, sa)
+		switch errno {
+		case 0:
+			l.connected(c, sa)
+			return
+		case unix.EINPROGRESS:
+			d.deadline = after(l.now, l.proxy.cfg.ConnectTimeout)
+			l.arm(sweepDials, d.deadline)
+			return
+		}
+		l.dialFailed(c, sa, errno)
+	}
+	l.dialRoundFailed(c)
+}
+
+// dialAddress begins an attempt; EINPROGRESS says that an event will tell how it ends.
+func (l *loop) dialAddress(c *conn, sa *sockaddr) sysErr {
+	fd, errno := socket(sa.family())
+	if errno != 0 {
+		return errno
+	}
+	e := &c.end[backend]
+	*e = end{fd: fd, flags: socketFlags(sa.family())}
+	if e.is(tcp) {
+		setsockopt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+		setsockopt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+	}
+	result := connect(fd, sa)
+	if result != 0 && result != unix.EINPROGRESS {
+		return result
+	}
+	if errno := epollAdd(l.epfd, fd, interest, c.token(backend)); errno != 0 {
+		return errno
+	}
+	return result
+}
+
+// dialFailed notes the end of an attempt.
+func (l *loop) dialFailed(c *conn, sa *sockaddr, errno sysErr) {
+	d := &l.dials[c.dial-1]
+	d.err = &dialError{sa.String(), errno}
+	d.mayHeal = d.mayHeal || mayHeal(errno)
+	if e := &c.end[backend]; e.fd >= 0 {
+		closeFD(e.fd)
+		*e = end{fd: -1}
+	}
+}
+
+// mayHeal says whether an error of connect(2) is one of a backend that is not there yet, or of a resource that may
+// come back.
+func mayHeal(errno sysErr) bool {
+	switch errno {
+	case unix.ECONNREFUSED, unix.ENOENT, unix.EAGAIN, // EAGAIN: the backlog of an AF_UNIX listener is full
+		unix.EHOSTUNREACH, unix.ENETUNREACH, unix.EHOSTDOWN, unix.ENETDOWN, unix.ETIMEDOUT, unix.ECONNRESET,
+		unix.EADDRNOTAVAIL, unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:
+		return true
+	}
+	return false
+}
+
+// dialRoundFailed pauses before the next round, or gives up.
+func (l *loop) dialRoundFailed(c *conn) {
+	d := &l.dials[c.dial-1]
+	if !d.mayHeal || l.now+d.pause > d.giveUp {
+		l.counts.failed++
+		c.reason = ReasonConnectFailed
+		l.close(c, true)
+		return
+	}
+	d.pausing = true
+	d.deadline = l.now + d.pause
+	d.pause = min(2*d.pause, dialPauseMax)
+	l.arm(sweepDials, d.deadline)
+}
+
+// dialled takes the news of a backend socket that is connecting; true when it is connected.
+func (l *loop) dialled(c *conn, events uint32) bool {
+	d := &l.dials[c.dial-1]
+	sa := &d.addresses[d.next-1]
+	if events&unix.EPOLLERR != 0 {
+		if errno := socketError(c.end[backend].fd); errno != 0 {
+			l.dialFailed(c, sa, errno)
+			l.dialNext(c)
+			return false
+		}
+	}
+	if events&unix.EPOLLOUT == 0 {
+		return false
+	}
+	l.connected(c, sa)
+	return true
+}
+
+// connected opens the way between the two ends.
+func (l *loop) connected(c *conn, sa *sockaddr) {
+	c.address[backend] = sa.address()
+	l.endDial(c)
+	if header := l.proxy.header(c); header != nil {
+		c.relay[client].held = l.hold(heldBytes{memory: header, overhead: len(header)})
+	}
+}
+
+// sweepDials ends attempts that took too long, and pauses.
+func (l *loop) sweepDials() {
+	var due []ref
+	next := int64(never)
+	for i := range l.dials {
+		if d := &l.dials[i]; d.deadline <= l.now {
+			due = append(due, l.at(d.slot).ref(backend))
+		} else {
+			next = min(next, d.deadline)
+		}
+	}
+	// A walk over all dials at most every few milliseconds, however many different deadlines there are.
+	l.arm(sweepDials, max(next, l.now+dialPauseMin))
+	for _, r := range due {
+		c := l.lookup(r)
+		if c == nil || c.dial == 0 {
+			continue
+		}
+		d := &l.dials[c.dial-1]
+		if d.pausing {
+			l.dialRound(c)
+			continue
+		}
+		l.dialFailed(c, &d.addresses[d.next-1], unix.ETIMEDOUT)
+		l.dialNext(c)
+	}
+}
+
+// endDial forgets the dial of a connection, if it has one.
+func (l *loop) endDial(c *conn) {
+	if c.dial == 0 {
+		return
+	}
+	i, last := c.dial-1, len(l.dials)-1
+	l.dials[i] = l.dials[last]
+	l.at(l.dials[i].slot).dial = i + 1
+	l.dials[last] = dial{}
+	l.dials = l.dials[:last]
+	c.dial = 0
+}

@@ -1,0 +1,127 @@
+package forward
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"example.org/socketproxy/internal/timespan"
+)
+
+const (
+	logWindow = 5 * time.Second
+	logBurst  = 20 // lines of one kind in a window; the rest is summed up at its end
+)
+
+// eventAcceptTrouble is a happening that no subscriber gets.
+const eventAcceptTrouble = EventCountChanged + 1
+
+// eventLog writes what happens into the log: what needs somebody's attention always, the end of each connection at debug
+// level. A flood of clients does not become a flood of lines.
+type eventLog struct {
+	log  *slog.Logger
+	kind [eventAcceptTrouble + 1]struct {
+		window  time.Time
+		lines   int
+		leftOut int
+		last    string // reason of the last line left out
+	}
+}
+
+func newEventLog(log *slog.Logger) *eventLog {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &eventLog{log: log}
+}
+
+func (g *eventLog) wantsDetail() bool { return g.log.Enabled(context.Background(), slog.LevelDebug) }
+
+// event writes the line for an event, if it deserves one; true if the line was left out.
+func (g *eventLog) event(e *Event) (leftOut bool) {
+	c := &e.Connection
+	who := []any{"client", c.Client, "listener", c.Listener, "reason", e.Reason.String()}
+	switch {
+	case e.Kind == EventRefused:
+		return g.limited(e.Kind, e.Reason.String(), func() {
+			g.log.Warn(fmt.Sprintf("Refused client %s: %s.", c.Client, refusal(e.Reason)), who...)
+		})
+	case e.Kind == EventClosed && (e.Reason == ReasonConnectFailed || e.Reason == ReasonResources):
+		return g.limited(e.Kind, e.Reason.String(), func() {
+			g.log.Warn(fmt.Sprintf("Client %s got no backend after %s: %v.", c.Client, briefly(c.Age), e.Err),
+				append(who, "connection_id", c.ID, "backend", c.Backend, "error", e.Err)...)
+		})
+	case e.Kind == EventClosed && g.wantsDetail():
+		what := e.Reason.String()
+		if e.Err != nil {
+			what = fmt.Sprintf("%s (%v)", what, e.Err)
+		}
+		g.log.Debug(fmt.Sprintf("Connection %d from %s to %s ended after %s, %s: %d bytes to the backend, %d to the client.",
+			c.ID, c.Client, c.Backend, briefly(c.Age), what, c.BytesToBackend, c.BytesToClient),
+			append(who, "connection_id", c.ID, "backend", c.Backend, "duration_usec", c.Age.Microseconds(),
+				"bytes_to_backend", c.BytesToBackend, "bytes_to_client", c.BytesToClient)...)
+	case e.Kind == EventStateChanged:
+		g.log.Info(fmt.Sprintf("Now %s.", e.State))
+	}
+	return false
+}
+
+func refusal(r Reason) string {
+	switch r {
+	case ReasonLimit:
+		return "the limit of --connections-max= is reached"
+	case ReasonSourceLimit:
+		return "the limit of --connections-max-per-source= is reached"
+	}
+	return "draining"
+}
+
+// briefly rounds to what a reader of the log wants to know.
+func briefly(d time.Duration) string { return timespan.FormatAccuracy(d, time.Millisecond) }
+
+func (g *eventLog) acceptTrouble(l *Listener, err error, backoff time.Duration) (leftOut bool) {
+	return g.limited(eventAcceptTrouble, err.Error(), func() {
+		g.log.Error(fmt.Sprintf("Cannot accept on %s: %v; trying again in %s. Clients wait.", l.address, err, briefly(backoff)),
+			"listener", l.address, "error", err)
+	})
+}
+
+func (g *eventLog) lost(n uint64) {
+	g.log.Warn(fmt.Sprintf("Too much happened at once: %d events were not logged.", n))
+}
+
+// limited calls write unless the kind has had its lines for this window.
+func (g *eventLog) limited(kind EventKind, reason string, write func()) (leftOut bool) {
+	k := &g.kind[kind]
+	if now := time.Now(); now.Sub(k.window) >= logWindow {
+		k.window, k.lines = now, 0
+	}
+	if k.lines >= logBurst {
+		k.leftOut++
+		k.last = reason
+		return true
+	}
+	k.lines++
+	write()
+	return false
+}
+
+// summarize makes up for the lines left out; false if there were none.
+func (g *eventLog) summarize() (any bool) {
+	for i := range g.kind {
+		k := &g.kind[i]
+		if k.leftOut == 0 {
+			continue
+		}
+		any = true
+		text := map[EventKind]string{
+			EventRefused:       "%d more clients were refused, the last one because of: %s.",
+			EventClosed:        "%d more clients got no backend, the last one because of: %s.",
+			eventAcceptTrouble: "Accepting failed %d more times, the last one because of: %s.",
+		}[EventKind(i)]
+		g.log.Warn(fmt.Sprintf(text, k.leftOut, k.last), "suppressed", k.leftOut)
+		k.leftOut = 0
+	}
+	return any
+}

@@ -1,0 +1,314 @@
+package forward
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// flushTime is how long before a deadline the last bytes are taken, so that they are delivered by then; a fifth of the
+// whole time where that is less.
+const flushTime = time.Second
+
+// lifecycle owns the Proxy's state: running, draining, drained, exiting, and the times at which it changes by itself.
+type lifecycle struct {
+	proxy *Proxy
+	wake  chan struct{} // holds one: look again
+	done  chan struct{}
+
+	idleSince atomic.Int64 // loop time at which the last connection went
+	watchIdle atomic.Bool  // somebody wants to know when the next one that is the last goes
+
+	mu           sync.Mutex
+	state        State
+	exitIdleTime time.Duration
+	exit         bool      // end once drained
+	kill         bool      // end now
+	deadline     time.Time // connections are cut; zero: never
+	flushAt      time.Time // nothing more is read from them; zero: never, or done
+}
+
+func (y *lifecycle) init(p *Proxy) {
+	y.proxy = p
+	y.wake = make(chan struct{}, 1)
+	y.done = make(chan struct{})
+	y.exitIdleTime = p.cfg.ExitIdleTime
+}
+
+// idle is called by a loop that has closed the last connection.
+func (y *lifecycle) idle() {
+	y.idleSince.Store(y.proxy.clock())
+	if y.watchIdle.Load() {
+		y.poke()
+	}
+}
+
+func (y *lifecycle) poke() {
+	select {
+	case y.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run is the lifecycle's goroutine.
+func (y *lifecycle) run() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-y.wake:
+		case <-timer.C:
+		}
+		next, end := y.step()
+		if end {
+			y.end()
+			return
+		}
+		timer.Stop()
+		if next != Infinity {
+			timer.Reset(next)
+		}
+	}
+}
+
+// step does what is due and returns the time until it should look again.
+func (y *lifecycle) step() (next time.Duration, end bool) {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	if y.kill {
+		return 0, true
+	}
+	y.watchIdle.Store(true) // before the look, so that nobody's last connection goes unnoticed
+	connections := y.proxy.NumConnections()
+	if y.state == StateRunning {
+		return y.stepRunning(connections)
+	}
+	now := time.Now()
+	if connections > 0 && !y.flushAt.IsZero() && !now.Before(y.flushAt) {
+		y.flushAt = time.Time{}
+		y.eachConnection((*loop).flushAndReset)
+	}
+	if connections > 0 && !y.deadline.IsZero() && !now.Before(y.deadline) {
+		y.deadline = time.Time{}
+		y.eachConnection(func(l *loop, r ref) { l.cut(r, ReasonDeadline) })
+	}
+	if y.proxy.NumConnections() > 0 {
+		switch {
+		case !y.flushAt.IsZero():
+			return max(y.flushAt.Sub(now), 0), false
+		case !y.deadline.IsZero():
+			return max(y.deadline.Sub(now), 0), false
+		}
+		return Infinity, false
+	}
+	if y.exit {
+		return 0, true
+	}
+	y.deadline, y.flushAt = time.Time{}, time.Time{}
+	y.setState(StateDrained)
+	return Infinity, false
+}
+
+func (y *lifecycle) stepRunning(connections int) (next time.Duration, end bool) {
+	if y.exitIdleTime == Infinity {
+		y.watchIdle.Store(false)
+		return Infinity, false
+	}
+	if connections > 0 {
+		return Infinity, false // idle will tell
+	}
+	y.watchIdle.Store(false)
+	left := y.exitIdleTime - time.Duration(y.proxy.clock()-y.idleSince.Load())
+	if left > 0 {
+		return left, false
+	}
+	// Whoever connects while this process ends is left in the backlog, for which systemd starts it again. Whoever has
+	// connected before is found there, or was accepted and is counted.
+	y.setAccepting(false)
+	if y.proxy.NumConnections() == 0 && !y.backlog() {
+		y.exit = true
+		y.setState(StateExiting)
+		return 0, true
+	}
+	y.setAccepting(true)
+	return min(y.exitIdleTime, countInterval), false
+}
+
+// backlog says whether a client waits at a listener.
+func (y *lifecycle) backlog() bool {
+	var fds []unix.PollFd
+	for _, listener := range y.proxy.cfg.Listeners {
+		fds = append(fds, unix.PollFd{Fd: listener.fd, Events: unix.POLLIN})
+	}
+	n, err := unix.Poll(fds, 0)
+	return n > 0 || err != nil
+}
+
+// end closes everything. The subscribers get the last events before their channels close.
+func (y *lifecycle) end() {
+	y.mu.Lock()
+	y.exit = true
+	y.setState(StateExiting)
+	y.mu.Unlock()
+	for _, l := range y.proxy.loops {
+		l.mailbox.post(func() { l.stop = true })
+	}
+	for _, l := range y.proxy.loops {
+		<-l.ended
+	}
+	y.proxy.resolver.close()
+	for _, listener := range y.proxy.cfg.Listeners {
+		listener.Close()
+	}
+	y.proxy.observers.close()
+	close(y.done)
+}
+
+func (y *lifecycle) setState(s State) {
+	if y.state != s {
+		y.state = s
+		y.proxy.observers.add(happening{kind: EventStateChanged, state: s})
+	}
+}
+
+func (y *lifecycle) setAccepting(on bool) {
+	for _, l := range y.proxy.loops {
+		l.call(func() { l.setAccepting(on) })
+	}
+}
+
+func (y *lifecycle) eachConnection(f func(*loop, ref)) {
+	for _, l := range y.proxy.loops {
+		l.call(func() {
+			for _, r := range l.refs(func(*conn) bool { return true }) {
+				f(l, r)
+			}
+		})
+	}
+}
+
+// setDeadline is counted from now; 0 and Infinity mean none.
+func (y *lifecycle) setDeadline(timeout time.Duration) {
+	y.deadline, y.flushAt = time.Time{}, time.Time{}
+	if timeout > 0 && timeout != Infinity {
+		now := time.Now()
+		y.deadline = now.Add(timeout)
+		y.flushAt = y.deadline.Add(-min(flushTime, timeout/5))
+	}
+}
+
+// Done is closed when the Proxy has ended: after its idle time, Exit, Kill, or a drain that was to end it. By then every
+// socket is closed.
+func (p *Proxy) Done() <-chan struct{} { return p.lifecycle.done }
+
+// State returns the state.
+func (p *Proxy) State() State {
+	p.lifecycle.mu.Lock()
+	defer p.lifecycle.mu.Unlock()
+	return p.lifecycle.state
+}
+
+// DrainDeadline is when the connections of a drain are cut; zero if they are not.
+func (p *Proxy) DrainDeadline() time.Time {
+	p.lifecycle.mu.Lock()
+	defer p.lifecycle.mu.Unlock()
+	return p.lifecycle.deadline
+}
+
+// ExitIdleTime is the span in force.
+func (p *Proxy) ExitIdleTime() time.Duration {
+	p.lifecycle.mu.Lock()
+	defer p.lifecycle.mu.Unlock()
+	return p.lifecycle.exitIdleTime
+}
+
+// SetExitIdleTime changes Config.ExitIdleTime. A Proxy that has been idle for that long already ends now. A negative span
+// counts as 0.
+func (p *Proxy) SetExitIdleTime(span time.Duration) {
+	y := &p.lifecycle
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	y.exitIdleTime = max(span, 0)
+	y.poke()
+}
+
+// DrainOptions are the terms of a drain.
+type DrainOptions struct {
+	Timeout time.Duration // after which the connections are cut; 0 and Infinity: never
+	Exit    bool          // end the Proxy once it is drained
+	Refuse  bool          // turn newcomers away with a reset, rather than leave them in the backlog
+}
+
+// Drain stops accepting and returns; connections may go on until they end. It fails with [ErrDraining] or [ErrExiting],
+// and changes nothing then.
+func (p *Proxy) Drain(options DrainOptions) error {
+	y := &p.lifecycle
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	switch y.state {
+	case StateDraining, StateDrained:
+		return ErrDraining
+	case StateExiting:
+		return ErrExiting
+	}
+	p.refusing.Store(options.Refuse)
+	if !options.Refuse {
+		y.setAccepting(false)
+	}
+	y.exit = options.Exit
+	y.setDeadline(options.Timeout)
+	y.setState(StateDraining)
+	y.poke()
+	return nil
+}
+
+// Resume ends a drain: who waits in the backlog is served. It fails with [ErrNotDraining] or [ErrExiting].
+func (p *Proxy) Resume() error {
+	y := &p.lifecycle
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	switch y.state {
+	case StateRunning:
+		return ErrNotDraining
+	case StateExiting:
+		return ErrExiting
+	}
+	y.exit = false
+	y.setDeadline(Infinity)
+	y.idleSince.Store(p.clock())
+	p.refusing.Store(false)
+	y.setAccepting(true)
+	y.setState(StateRunning)
+	y.poke()
+	return nil
+}
+
+// Exit stops accepting, gives the connections that long to finish, delivers what was taken from them, resets the rest and
+// ends the Proxy. 0 is Kill, Infinity waits for the last one. It fails with [ErrExiting] where that is under way.
+func (p *Proxy) Exit(timeout time.Duration) error {
+	y := &p.lifecycle
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	if y.state == StateExiting {
+		return ErrExiting
+	}
+	p.refusing.Store(false)
+	y.setAccepting(false)
+	y.exit = true
+	y.kill = timeout <= 0
+	y.setDeadline(timeout)
+	y.setState(StateExiting)
+	y.poke()
+	return nil
+}
+
+// Kill resets every connection and ends the Proxy now.
+func (p *Proxy) Kill() {
+	y := &p.lifecycle
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	y.kill = true
+	y.poke()
+}

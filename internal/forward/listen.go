@@ -1,0 +1,180 @@
+package forward
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNotStream says that a socket passed in cannot be accepted from.
+var ErrNotStream = errors.New("not a listening stream socket")
+
+// Listener is a listening stream socket, TCP or AF_UNIX.
+type Listener struct {
+	fd      int32
+	address string
+	name    string
+	unlink  string // the path to take away at the end
+}
+
+// AdoptListener takes over a listening SOCK_STREAM socket that somebody else has opened, such as systemd, and closes
+// file; its name is file.Name(). It fails with an error that wraps ErrNotStream for anything else, and leaves file open
+// then.
+func AdoptListener(file *os.File) (*Listener, error) {
+	// A duplicate, because an os.File is known to the runtime's poller, which every client would wake, and is closed
+	// by the garbage collector when nobody points at it.
+	fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file.Name(), err)
+	}
+	l, err := newListener(int32(fd), file.Name())
+	if err != nil {
+		closeFD(int32(fd))
+		return nil, fmt.Errorf("file descriptor %d (%s): %w", file.Fd(), file.Name(), err)
+	}
+	return l, file.Close()
+}
+
+func newListener(fd int32, name string) (*Listener, error) {
+	if kind, errno := getsockopt(fd, unix.SOL_SOCKET, unix.SO_TYPE); errno != 0 || kind != unix.SOCK_STREAM {
+		return nil, ErrNotStream
+	}
+	if listening, errno := getsockopt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); errno != 0 || listening == 0 {
+		return nil, ErrNotStream
+	}
+	if err := unix.SetNonblock(int(fd), true); err != nil {
+		return nil, err
+	}
+	var sa sockaddr
+	getsockname(fd, &sa)
+	if isInet(sa.family()) {
+		// Accepted sockets inherit these, which saves two calls for each of them.
+		setsockopt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+		setsockopt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+	}
+	return &Listener{fd: fd, address: sa.String(), name: name}, nil
+}
+
+func isInet(family uint16) bool { return family == unix.AF_INET || family == unix.AF_INET6 }
+
+// Address is where the socket listens, such as "127.0.0.1:80", "/run/web.sock" or "@web".
+func (l *Listener) Address() string { return l.address }
+
+// Close gives the socket up. Only for a Listener that was not handed to Start.
+func (l *Listener) Close() {
+	if l.unlink != "" {
+		_ = os.Remove(l.unlink) // best effort: it may be gone, and nothing can be done about it
+	}
+	closeFD(l.fd)
+}
+
+// ListenAddress is an address to listen on.
+type ListenAddress struct {
+	text string
+	sa   sockaddr
+	any  bool // the IPv6 wildcard for a bare port, which IPv4 stands in for where there is no IPv6
+}
+
+// ParseListenAddress reads what ListenStream= of systemd.socket(5) takes for stream sockets: "/path", "@name", "PORT"
+// (all addresses), "IPv4:PORT" and "[IPv6]:PORT".
+func ParseListenAddress(s string) (ListenAddress, error) {
+	a := ListenAddress{text: s}
+	if s == "" {
+		return a, errors.New("empty address")
+	}
+	if s[0] == '/' || s[0] == '@' {
+		a.sa = unixSockaddr(s)
+		return a, checkUnixName(s)
+	}
+	if strings.Trim(s, "0123456789") == "" {
+		port, err := strconv.ParseUint(s, 10, 16)
+		if err != nil || port == 0 {
+			return a, fmt.Errorf("port %s is not between 1 and 65535", s)
+		}
+		a.any = true
+		a.sa = inetSockaddr(netip.AddrPortFrom(netip.IPv6Unspecified(), uint16(port)))
+		return a, nil
+	}
+	ap, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return a, errors.New("neither a path, @NAME, PORT, IPv4:PORT nor [IPv6]:PORT")
+	}
+	if zone := ap.Addr().Zone(); zone != "" && zoneIndex(zone) == 0 {
+		return a, fmt.Errorf("no network interface %q", zone)
+	}
+	a.sa = inetSockaddr(ap)
+	return a, nil
+}
+
+// String returns the address as it was given.
+func (a ListenAddress) String() string { return a.text }
+
+// Listen binds the address and listens. A socket file that nobody listens on any more is replaced, one in use is not.
+func (a ListenAddress) Listen() (*Listener, error) {
+	l, err := a.listen(&a.sa)
+	if a.any && errors.Is(err, unix.EAFNOSUPPORT) {
+		port := a.sa.address().port
+		sa := inetSockaddr(netip.AddrPortFrom(netip.IPv4Unspecified(), port))
+		l, err = a.listen(&sa)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen on %s: %w", a.text, err)
+	}
+	return l, nil
+}
+
+func (a ListenAddress) listen(sa *sockaddr) (*Listener, error) {
+	fd, errno := socket(sa.family())
+	if errno != 0 {
+		return nil, errno
+	}
+	err := bindAndListen(fd, sa)
+	if err != nil {
+		closeFD(fd)
+		return nil, err
+	}
+	l, err := newListener(fd, a.text)
+	if err != nil {
+		closeFD(fd)
+		return nil, err
+	}
+	if path := sa.unixName(); strings.HasPrefix(path, "/") {
+		l.unlink = path
+	}
+	return l, nil
+}
+
+func bindAndListen(fd int32, sa *sockaddr) error {
+	path := ""
+	if sa.family() == unix.AF_UNIX {
+		path = sa.unixName()
+	} else {
+		setsockopt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	}
+	errno := bind(fd, sa)
+	if errno == unix.EADDRINUSE && strings.HasPrefix(path, "/") && isStale(sa) {
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+		errno = bind(fd, sa)
+	}
+	if errno != 0 {
+		return errno
+	}
+	return unix.Listen(int(fd), unix.SOMAXCONN)
+}
+
+// isStale says whether a socket file was left behind by a listener that is gone: unix(7), ECONNREFUSED.
+func isStale(sa *sockaddr) bool {
+	fd, errno := socket(unix.AF_UNIX)
+	if errno != 0 {
+		return false
+	}
+	defer closeFD(fd)
+	return connect(fd, sa) == unix.ECONNREFUSED
+}

@@ -1,0 +1,250 @@
+package forward
+
+import (
+	"fmt"
+	"math"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// never is a loop time that does not come.
+const never = math.MaxInt64
+
+// interest is what every socket of a connection is watched for. EPOLLPRI shows TCP urgent data, which no splice gets past.
+const interest = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET&math.MaxUint32
+
+// loop is one event loop and the only owner of its connections. Only its goroutine touches anything in it, but for the
+// mailbox and load.
+type loop struct {
+	proxy   *Proxy
+	epfd    int32
+	mailbox *mailbox
+	ended   chan struct{}
+	stop    bool
+
+	slabs
+	registry registry
+	held     []heldBytes // [0] is not used
+	heldFree []uint32
+	pipes    pipePool
+	again    []ref // relays that stopped for fairness, not because a socket would block
+
+	dials     []dial
+	marked    []mark
+	lingering []linger
+	sweeps    [sweepKinds]int64 // when each is due
+	due       int64             // the earliest of them
+
+	accepting bool   // the listeners are wanted in the epoll set
+	watched   []bool // by listener: it is in the epoll set
+	backoff   int64  // of accepting, ns; 0: no trouble
+
+	now    int64     // ns since the start of the Proxy, read once for each batch of events
+	moved  [2]uint64 // bytes, by the side they came from
+	counts counts
+	load   atomic.Int64 // connections here, for whoever shares clients out
+	buf    [copySize]byte
+	sa     sockaddr
+	events [256]unix.EpollEvent
+}
+
+// The sweeps: what a loop does when a time has come, rather than an event.
+const (
+	sweepDials  = iota // attempts and pauses that are over
+	sweepMarks         // streams that stopped below their SO_RCVLOWAT
+	sweepLinger        // closing connections
+	sweepIdle          // connections without a byte for Config.IdleTimeout
+	sweepAccept        // accepting again after a back-off
+	sweepPipes         // pipes that nobody needs
+	sweepKinds
+)
+
+func newLoop(p *Proxy) (*loop, error) {
+	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("cannot create an epoll instance: %w", err)
+	}
+	l := &loop{proxy: p, epfd: int32(epfd), ended: make(chan struct{}), held: make([]heldBytes, 1), due: never}
+	for i := range l.sweeps {
+		l.sweeps[i] = never
+	}
+	l.pipes.budget = p.pipes
+	l.watched = make([]bool, len(p.cfg.Listeners))
+	if l.mailbox, err = newMailbox(); err != nil {
+		closeFD(l.epfd)
+		return nil, fmt.Errorf("cannot create an eventfd: %w", err)
+	}
+	if errno := epollAdd(l.epfd, l.mailbox.eventfd, unix.EPOLLIN, token{key: keyMailbox}); errno != 0 {
+		closeFD(l.mailbox.eventfd)
+		closeFD(l.epfd)
+		return nil, fmt.Errorf("cannot watch an eventfd: %w", errno)
+	}
+	return l, nil
+}
+
+// run is the loop's goroutine, named so that it shows in a stack dump.
+func (l *loop) run() {
+	for !l.stop {
+		n := l.wait()
+		l.now = l.proxy.clock()
+		for i := range n {
+			l.dispatch(&l.events[i])
+		}
+		l.resumeRelays()
+		if l.now >= l.due {
+			l.sweep()
+		}
+	}
+	l.end()
+}
+
+// wait returns the number of events.
+func (l *loop) wait() int {
+	if len(l.again) > 0 {
+		return epollPoll(l.epfd, l.events[:])
+	}
+	timeout := -1
+	if l.due != never {
+		timeout = int(min((max(l.due-l.now, 0)+999_999)/1_000_000, math.MaxInt32))
+	}
+	return epollBlock(l.epfd, l.events[:], timeout)
+}
+
+func (l *loop) dispatch(ev *unix.EpollEvent) {
+	switch key := ev.Fd; {
+	case key >= 0:
+		c := l.lookup(ref{slot: uint32(key >> 1), gen: ev.Pad})
+		if c != nil {
+			l.handle(c, side(key&1), ev.Events)
+		}
+	case key == keyMailbox:
+		for _, f := range l.mailbox.take() {
+			f()
+		}
+	default:
+		l.acceptFrom(keyListener - int(key))
+	}
+}
+
+// handle takes the news of one end of a connection.
+func (l *loop) handle(c *conn, s side, events uint32) {
+	e := &c.end[s]
+	if s == backend && c.dial != 0 {
+		if !l.dialled(c, events) {
+			return
+		}
+	}
+	if events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP) != 0 {
+		e.set(readable)
+	}
+	if events&unix.EPOLLOUT != 0 {
+		e.set(writable)
+	}
+	if events&unix.EPOLLRDHUP != 0 {
+		e.set(finSeen)
+	}
+	if events&unix.EPOLLPRI != 0 {
+		e.set(exact | noSplice)
+	}
+	if events&unix.EPOLLERR != 0 {
+		l.broke(c, s, socketError(e.fd))
+		return
+	}
+	if c.dial != 0 {
+		return // the client's bytes wait in its socket until the backend is there
+	}
+	r := c.ref(s)
+	l.pump(c, s)
+	if l.lookup(r) != nil {
+		l.pump(c, s.other())
+	}
+}
+
+// arm brings a sweep forward to a time.
+func (l *loop) arm(kind int, at int64) {
+	if at < l.sweeps[kind] {
+		l.sweeps[kind] = at
+		l.due = min(l.due, at)
+	}
+}
+
+// sweep runs what is due. Each kind says when it wants to run next.
+func (l *loop) sweep() {
+	runs := [sweepKinds]func(){
+		sweepDials: l.sweepDials, sweepMarks: l.sweepMarks, sweepLinger: l.sweepLinger,
+		sweepIdle: l.sweepIdle, sweepAccept: l.watchListeners, sweepPipes: l.sweepPipes,
+	}
+	for kind, run := range runs {
+		if l.now >= l.sweeps[kind] {
+			l.sweeps[kind] = never
+			run()
+		}
+	}
+	l.due = never
+	for _, at := range l.sweeps {
+		l.due = min(l.due, at)
+	}
+}
+
+func (l *loop) sweepPipes() {
+	l.pipes.trim()
+	if len(l.pipes.free) > 0 {
+		l.arm(sweepPipes, l.now+pipeTrimTime)
+	}
+}
+
+// sweepIdle ends the connections that were idle for too long. It looks at all of them, so that moving a byte costs no
+// more than a store; an eighth of the time-out lies between two looks at the least.
+func (l *loop) sweepIdle() {
+	timeout := int64(l.proxy.cfg.IdleTimeout)
+	next := l.now + timeout
+	idle := l.refs(func(c *conn) bool {
+		if c.dial != 0 || c.closing {
+			return false
+		}
+		next = min(next, max(c.active+timeout, l.now))
+		return c.active+timeout <= l.now
+	})
+	for _, r := range idle {
+		l.cut(r, ReasonIdle)
+	}
+	if l.registry.live > 0 {
+		l.arm(sweepIdle, max(next, l.now+timeout/8))
+	}
+}
+
+// refs returns the connections that match.
+func (l *loop) refs(match func(*conn) bool) (refs []ref) {
+	for _, e := range l.registry.entries {
+		if c := l.at(e.slot); c.id == e.id && match(c) {
+			refs = append(refs, c.ref(client))
+		}
+	}
+	return refs
+}
+
+// call runs f on the loop and waits for it. Once the loop has ended, f runs here: nobody else touches the loop then.
+func (l *loop) call(f func()) {
+	done := make(chan struct{})
+	if l.mailbox.post(func() { f(); close(done) }) {
+		<-done
+		return
+	}
+	<-l.ended
+	f()
+}
+
+// end closes all that the loop owns.
+func (l *loop) end() {
+	for _, r := range l.refs(func(*conn) bool { return true }) {
+		l.cut(r, ReasonDeadline)
+	}
+	l.pipes.spare = len(l.pipes.free)
+	l.pipes.trim()
+	closeFD(l.epfd)
+	for _, f := range l.mailbox.close() {
+		f()
+	}
+	close(l.ended)
+}

@@ -1,0 +1,262 @@
+package forward
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	observeQueueMax = 4096                   // happenings that wait for the observers' goroutine
+	countInterval   = 250 * time.Millisecond // between two EventCountChanged
+)
+
+// Subscription is a bounded queue of events. A reader that falls behind loses events, never the data plane its time.
+type Subscription struct {
+	// C delivers the events in order. It is closed by Close, and when the Proxy has ended.
+	C <-chan Event
+
+	c         chan Event
+	kinds     uint
+	dropped   atomic.Uint64
+	observers *observers
+}
+
+// Dropped is how many events the subscriber has lost because its queue was full.
+func (s *Subscription) Dropped() uint64 { return s.dropped.Load() }
+
+// Close ends the subscription.
+func (s *Subscription) Close() {
+	s.observers.mu.Lock()
+	defer s.observers.mu.Unlock()
+	s.observers.remove(s)
+}
+
+// Subscribe delivers events of these kinds from now on, with room for n that the reader has not taken yet.
+func (p *Proxy) Subscribe(n int, kinds ...EventKind) *Subscription {
+	o := p.observers
+	s := &Subscription{c: make(chan Event, n), observers: o}
+	s.C = s.c
+	for _, kind := range kinds {
+		s.kinds |= 1 << kind
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		close(s.c)
+		return s
+	}
+	o.subscriptions[s] = struct{}{}
+	o.updateWanted()
+	return s
+}
+
+// happening is an [Event] as a loop writes it down.
+type happening struct {
+	kind     EventKind
+	at       time.Time
+	record   record
+	reason   Reason
+	err      error
+	state    State
+	listener *Listener // of accept trouble, which only the log hears of
+	backoff  time.Duration
+}
+
+// observers tells the log and the subscribers what happens. The loops put happenings into its queue and go on; one
+// goroutine does the slow part.
+type observers struct {
+	proxy *Proxy
+	log   *eventLog
+	wake  chan struct{} // holds one
+	ended chan struct{}
+
+	wanted     atomic.Uint64 // bit set of the kinds that somebody subscribed to
+	countDirty atomic.Bool   // the number of connections changed since it was last told
+
+	mu            sync.Mutex
+	queue         []happening
+	lost          uint64
+	closed        bool
+	subscriptions map[*Subscription]struct{}
+}
+
+func newObservers(p *Proxy) *observers {
+	return &observers{
+		proxy: p, log: newEventLog(p.cfg.Log), wake: make(chan struct{}, 1), ended: make(chan struct{}),
+		subscriptions: map[*Subscription]struct{}{},
+	}
+}
+
+func (o *observers) wants(kind EventKind) bool { return o.wanted.Load()&(1<<kind) != 0 }
+
+func (o *observers) updateWanted() {
+	var wanted uint
+	for s := range o.subscriptions {
+		wanted |= s.kinds
+	}
+	o.wanted.Store(uint64(wanted))
+}
+
+func (o *observers) remove(s *Subscription) {
+	if _, ok := o.subscriptions[s]; ok {
+		delete(o.subscriptions, s)
+		close(s.c)
+		o.updateWanted()
+	}
+}
+
+// report tells of a connection that was opened or closed.
+func (l *loop) report(kind EventKind, c *conn) {
+	o := l.proxy.observers
+	o.countChanged()
+	trouble := kind == EventClosed && (c.reason == ReasonConnectFailed || c.reason == ReasonResources)
+	if !trouble && !o.wants(kind) && !(kind == EventClosed && o.log.wantsDetail()) {
+		return
+	}
+	h := happening{kind: kind, record: l.record(c), reason: c.reason}
+	switch {
+	case c.dial != 0 && l.dials[c.dial-1].err != nil:
+		h.err = l.dials[c.dial-1].err
+	case c.errno != 0:
+		h.err = sysErr(c.errno)
+	}
+	o.add(h)
+}
+
+// reportRefused tells of a client that was turned away.
+func (l *loop) reportRefused(fd int32, address address, listener int, reason Reason) {
+	h := happening{kind: EventRefused, reason: reason}
+	h.record.listener = uint16(listener)
+	h.record.address[client] = address
+	if address.named {
+		h.record.names[client] = l.sa.unixName()
+	}
+	l.proxy.observers.add(h)
+}
+
+// acceptTrouble tells of a failing accept.
+func (o *observers) acceptTrouble(listener *Listener, errno sysErr, backoff time.Duration) {
+	o.add(happening{kind: eventAcceptTrouble, err: errno, listener: listener, backoff: backoff})
+}
+
+// countChanged costs a load where nobody asked or it is known already.
+func (o *observers) countChanged() {
+	if o.wants(EventCountChanged) && !o.countDirty.Load() && !o.countDirty.Swap(true) {
+		o.poke()
+	}
+}
+
+func (o *observers) add(h happening) {
+	h.at = time.Now()
+	o.mu.Lock()
+	if len(o.queue) < observeQueueMax {
+		o.queue = append(o.queue, h)
+	} else {
+		o.lost++
+	}
+	o.mu.Unlock()
+	o.poke()
+}
+
+func (o *observers) poke() {
+	select {
+	case o.wake <- struct{}{}:
+	default: // it will look
+	}
+}
+
+// run is the observers' goroutine; it ends when the queue is empty after close.
+func (o *observers) run() {
+	defer close(o.ended)
+	counted := time.NewTimer(0) // when the count may be told again
+	summary := time.NewTicker(logWindow)
+	defer summary.Stop()
+	summary.Stop()
+	mayCount := false
+	for {
+		select {
+		case <-o.wake:
+		case <-counted.C:
+			mayCount = true
+		case <-summary.C:
+			if !o.log.summarize() {
+				summary.Stop()
+			}
+		}
+		o.mu.Lock()
+		queue, lost, closed := o.queue, o.lost, o.closed
+		o.queue, o.lost = nil, 0
+		o.mu.Unlock()
+		for i := range queue {
+			if o.tell(&queue[i]) {
+				summary.Reset(logWindow)
+			}
+		}
+		if lost > 0 {
+			o.log.lost(lost)
+			o.countLost(lost)
+		}
+		if mayCount && o.countDirty.Swap(false) {
+			mayCount = false
+			counted.Reset(countInterval)
+			o.send(Event{Kind: EventCountChanged, Time: time.Now()})
+		}
+		if closed {
+			counted.Stop()
+			o.log.summarize()
+			return
+		}
+	}
+}
+
+// tell passes one happening on; true where the log left out a line that a summary must make up for.
+func (o *observers) tell(h *happening) (leftOut bool) {
+	e := Event{Kind: h.kind, Time: h.at, Reason: h.reason, Err: h.err, State: h.state}
+	switch h.kind {
+	case EventOpened, EventClosed, EventRefused:
+		e.Connection = o.proxy.connection(&h.record)
+	case eventAcceptTrouble:
+		return o.log.acceptTrouble(h.listener, h.err, h.backoff)
+	}
+	leftOut = o.log.event(&e)
+	o.send(e)
+	return leftOut
+}
+
+func (o *observers) send(e Event) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for s := range o.subscriptions {
+		if s.kinds&(1<<e.Kind) == 0 {
+			continue
+		}
+		select {
+		case s.c <- e:
+		default:
+			s.dropped.Add(1)
+		}
+	}
+}
+
+func (o *observers) countLost(n uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for s := range o.subscriptions {
+		s.dropped.Add(n)
+	}
+}
+
+// close lets the goroutine finish its queue, waits for it and ends all subscriptions.
+func (o *observers) close() {
+	o.mu.Lock()
+	o.closed = true
+	o.mu.Unlock()
+	o.poke()
+	<-o.ended
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for s := range o.subscriptions {
+		o.remove(s)
+	}
+}

@@ -1,0 +1,177 @@
+// Package forward moves the bytes of stream connections between clients and one backend.
+//
+//	target, err := forward.ParseTarget("127.0.0.1:8080")
+//	address, err := forward.ParseListenAddress("[::]:80")
+//	listener, err := address.Listen()
+//	p, err := forward.Start(forward.Config{
+//		Target: target, Listeners: []*forward.Listener{listener}, ConnectionsMax: 256,
+//		ExitIdleTime: forward.Infinity, IdleTimeout: forward.Infinity,
+//		ConnectTimeout: forward.DefaultConnectTimeout, ConnectRetry: forward.DefaultConnectRetry,
+//	})
+//	defer p.Exit(forward.DefaultDrainTimeout)
+//
+// A [Proxy] has a few event loops, each a goroutine with an epoll instance of its own and the only owner of the
+// connections in it. A connection is two ends and two relays; it costs a slot of some two hundred bytes and two file
+// descriptors, and while it is idle nothing else. Everybody outside speaks to a loop through its mailbox.
+//
+// The package reads nothing of what it forwards, speaks no TLS, does no D-Bus and knows no systemd.
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Errors of a Proxy's methods.
+var (
+	ErrLimitZero   = errors.New("connection limit is too low")
+	ErrNotDraining = errors.New("not draining")
+	ErrDraining    = errors.New("already draining")
+	ErrExiting     = errors.New("already exiting")
+)
+
+// loopsMax bounds the number of loops on large machines, where more of them would cost memory and bring nothing.
+const loopsMax = 16
+
+// Proxy forwards the clients of its listeners to its target. Its methods may be called from any goroutine.
+type Proxy struct {
+	cfg       Config
+	started   time.Time
+	loops     []*loop
+	slots     *slots
+	pipes     *pipeBudget
+	resolver  *resolver
+	observers *observers
+	lastID    atomic.Uint64
+	refusing  atomic.Bool // newcomers are turned away rather than left in the backlog
+
+	lifecycle lifecycle
+}
+
+// Start checks the configuration, takes the listeners over and begins to accept. It raises RLIMIT_NOFILE to its hard
+// limit, and GOMAXPROCS so that the loops never keep the last processor from other goroutines. After an error the
+// listeners are the caller's still.
+func Start(cfg Config) (*Proxy, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	if cfg.Loops == 0 {
+		cfg.Loops = min(runtime.GOMAXPROCS(0), loopsMax)
+	}
+	if runtime.GOMAXPROCS(0) <= cfg.Loops {
+		runtime.GOMAXPROCS(cfg.Loops + 1)
+	}
+	p := &Proxy{cfg: cfg, started: time.Now(), pipes: newPipeBudget(), resolver: newResolver(cfg.Target)}
+	p.observers = newObservers(p)
+	p.lifecycle.init(p)
+	p.slots = newSlots(cfg.ConnectionsMax, cfg.ConnectionsMaxPerSource, p.lifecycle.idle)
+	for range cfg.Loops {
+		l, err := newLoop(p)
+		if err != nil {
+			for _, l := range p.loops {
+				l.end()
+			}
+			return nil, err
+		}
+		p.loops = append(p.loops, l)
+	}
+	p.checkFiles(raiseFileLimit())
+	go p.observers.run()
+	for _, l := range p.loops {
+		l.setAccepting(true)
+		go l.run()
+	}
+	go p.lifecycle.run()
+	return p, nil
+}
+
+// clock is the time since the start, which is what loop times are.
+func (p *Proxy) clock() int64 { return int64(time.Since(p.started)) }
+
+// lightest returns the loop that a client accepted by l should live in: l itself, unless another has clearly less to do.
+// The kernel wakes the loop that waits for the shortest time, so that without this one loop would have them all.
+func (p *Proxy) lightest(l *loop) *loop {
+	own := l.load.Load()
+	best, least := l, own-own/8-4
+	for _, other := range p.loops {
+		if load := other.load.Load(); load < least {
+			best, least = other, load
+		}
+	}
+	return best
+}
+
+// raiseFileLimit returns the number of file descriptors this process may have.
+func raiseFileLimit() uint64 {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return 1024
+	}
+	if limit.Cur < limit.Max {
+		raised := unix.Rlimit{Cur: limit.Max, Max: limit.Max}
+		if unix.Setrlimit(unix.RLIMIT_NOFILE, &raised) == nil {
+			return raised.Cur
+		}
+	}
+	return limit.Cur
+}
+
+// otherFiles is what the process needs beside its connections, loops and listeners: standard streams, the journal, the
+// bus, a few pipes, look-ups.
+const otherFiles = 32
+
+// checkFiles says it in the log where the connection limit cannot be reached.
+func (p *Proxy) checkFiles(limit uint64) {
+	own := uint64(otherFiles + 2*len(p.loops) + len(p.cfg.Listeners))
+	needed := own + 2*uint64(p.cfg.ConnectionsMax)
+	if needed <= limit || p.cfg.Log == nil {
+		return
+	}
+	room := uint64(0)
+	if limit > own {
+		room = (limit - own) / 2
+	}
+	p.cfg.Log.Warn(fmt.Sprintf("File descriptors are enough for about %d connections only, not for --connections-max=%d; "+
+		"LimitNOFILE=%d or more would do.", room, p.cfg.ConnectionsMax, needed))
+}
+
+// NumConnections is how many connections there are.
+func (p *Proxy) NumConnections() int { return int(p.slots.used.Load()) }
+
+// ConnectionsMax is the limit in force.
+func (p *Proxy) ConnectionsMax() uint32 { return uint32(p.slots.max.Load()) }
+
+// SetConnectionsMax changes the limit for clients to come; lowering it closes nobody. 0 is refused with [ErrLimitZero].
+func (p *Proxy) SetConnectionsMax(n uint32) error {
+	if n == 0 {
+		return ErrLimitZero
+	}
+	p.slots.max.Store(int64(n))
+	return nil
+}
+
+// Alive returns nil once every loop has answered, or the error of ctx.
+func (p *Proxy) Alive(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for _, l := range p.loops {
+		wg.Add(1)
+		if !l.mailbox.post(wg.Done) {
+			wg.Done()
+		}
+	}
+	answered := make(chan struct{})
+	go func() { wg.Wait(); close(answered) }()
+	select {
+	case <-answered:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("an event loop does not answer: %w", ctx.Err())
+	}
+}

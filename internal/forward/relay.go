@@ -1,0 +1,256 @@
+package forward
+
+import (
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// copySize is the size of a loop's one buffer. A direction that fills it with one read is a stream.
+	copySize = 64 << 10
+	// pumpBudget is how many bytes one direction may move before the others have their turn.
+	pumpBudget = 1 << 20
+	// trickle is what a splice must bring for its direction to remain a stream; copying so little is cheaper.
+	trickle = 16 << 10
+)
+
+// pump moves bytes from one end to the other until a socket would block, the budget is used up or the end has come.
+// The sockets are edge-triggered: to stop for any other reason than EAGAIN, pump must see to it that it is called again.
+// It may close the connection.
+func (l *loop) pump(c *conn, from side) {
+	r, src, dst := &c.relay[from], &c.end[from], &c.end[from.other()]
+	for budget := pumpBudget; ; {
+		if r.held != 0 && !l.deliver(c, from) {
+			return
+		}
+		if src.is(ended) {
+			l.finish(c, from)
+			return
+		}
+		if !src.is(readable) || dst.flags&(writable|broken) != writable || c.flush {
+			return
+		}
+		if budget <= 0 {
+			l.queue(c, from)
+			return
+		}
+		var n int
+		if r.streaming {
+			n = l.spliceOnce(c, from)
+		} else {
+			n = l.copyOnce(c, from)
+		}
+		if n < 0 {
+			return
+		}
+		budget -= n
+	}
+}
+
+// copyOnce moves what one read gives and returns its size: 0 where there is nothing to read now, -1 where the relay is
+// not to go on.
+func (l *loop) copyOnce(c *conn, from side) int {
+	r, src, dst := &c.relay[from], &c.end[from], &c.end[from.other()]
+	n, errno := read(src.fd, l.buf[:])
+	if n <= 0 {
+		return l.nothingRead(c, from, errno)
+	}
+	switch {
+	case n == copySize:
+		r.streaming = !src.is(noSplice) && !dst.is(noSplice)
+	case src.is(exact):
+	case src.is(finSeen):
+		src.set(ended) // nothing comes after a FIN
+	default:
+		src.clear(readable) // epoll(7): a short read has emptied a stream socket
+	}
+	m, errno := write(dst.fd, l.buf[:n])
+	if errno != 0 {
+		if errno != unix.EAGAIN {
+			l.broke(c, from.other(), errno)
+			return -1
+		}
+		dst.clear(writable)
+		m = 0
+	}
+	l.account(c, from, m)
+	if m < n {
+		r.held = l.hold(heldBytes{memory: append([]byte(nil), l.buf[m:n]...)})
+	}
+	return n
+}
+
+// spliceOnce is copyOnce for a stream, through a borrowed pipe.
+func (l *loop) spliceOnce(c *conn, from side) int {
+	r, src, dst := &c.relay[from], &c.end[from], &c.end[from.other()]
+	p, ok := l.pipes.get(l.now)
+	if !ok {
+		r.streaming = false
+		return l.copyOnce(c, from)
+	}
+	l.arm(sweepPipes, l.now+pipeTrimTime)
+	n, errno := splice(src.fd, p.w, p.size)
+	if n <= 0 {
+		l.pipes.put(p)
+		if errno == unix.EINVAL { // a socket that only knows read(2)
+			src.set(noSplice)
+			r.streaming = false
+			return 0
+		}
+		return l.nothingRead(c, from, errno)
+	}
+	l.gauge(c, from, n)
+	left := n
+	for left > 0 {
+		m, errno := splice(p.r, dst.fd, left)
+		if errno == unix.EAGAIN {
+			dst.clear(writable)
+			break
+		}
+		if errno != 0 {
+			l.pipes.discard(p)
+			l.broke(c, from.other(), errno)
+			return -1
+		}
+		left -= m
+		l.account(c, from, m)
+	}
+	if left > 0 {
+		r.held = l.hold(heldBytes{pipe: p, inPipe: left})
+	} else {
+		l.pipes.put(p)
+	}
+	if n < trickle {
+		r.streaming = false
+	}
+	if r.lowat > 1 && !src.is(finSeen) {
+		// What is left is less than the kernel is asked to wake us for: let it gather.
+		src.clear(readable)
+	}
+	return n
+}
+
+// nothingRead deals with a read that gave no bytes, and returns what copyOnce does.
+func (l *loop) nothingRead(c *conn, from side, errno sysErr) int {
+	src := &c.end[from]
+	switch {
+	case errno == unix.EAGAIN:
+		src.clear(readable)
+	case errno == 0 || src.is(broken):
+		src.set(ended)
+	default:
+		l.broke(c, from, errno)
+		return -1
+	}
+	return 0
+}
+
+// deliver writes out what the relay holds. It returns false where something remains, or where the connection broke.
+func (l *loop) deliver(c *conn, from side) bool {
+	r, dst := &c.relay[from], &c.end[from.other()]
+	h := &l.held[r.held]
+	for h.inPipe > 0 || len(h.memory) > 0 {
+		if !dst.is(writable) {
+			return false
+		}
+		var n int
+		var errno sysErr
+		if h.inPipe > 0 {
+			n, errno = splice(h.pipe.r, dst.fd, h.inPipe)
+		} else {
+			n, errno = write(dst.fd, h.memory)
+		}
+		if errno == unix.EAGAIN {
+			dst.clear(writable)
+			return false
+		}
+		if errno != 0 {
+			l.broke(c, from.other(), errno)
+			return false
+		}
+		if h.inPipe > 0 {
+			h.inPipe -= n
+		} else {
+			h.memory = h.memory[n:]
+		}
+		overhead := min(n, h.overhead)
+		h.overhead -= overhead
+		l.account(c, from, n-overhead)
+	}
+	l.drop(r)
+	return true
+}
+
+// account counts bytes that the destination's socket has taken.
+func (l *loop) account(c *conn, from side, n int) {
+	c.relay[from].bytes += uint64(n)
+	c.active = l.now
+	l.moved[from] += uint64(n)
+}
+
+// finish passes the end of a stream on, once every byte before it is delivered.
+func (l *loop) finish(c *conn, from side) {
+	if c.closing {
+		l.settle(c)
+		return
+	}
+	r := &c.relay[from]
+	if r.finished {
+		return
+	}
+	r.finished = true
+	if c.relay[from.other()].finished {
+		c.reason = ReasonFinished
+		l.close(c, false)
+		return
+	}
+	// ENOTCONN: the peer is gone altogether, of which epoll brings the news.
+	shutdownWrite(c.end[from.other()].fd)
+}
+
+// queue has the relay go on after the other events.
+func (l *loop) queue(c *conn, from side) {
+	if r := &c.relay[from]; !r.queued {
+		r.queued = true
+		l.again = append(l.again, c.ref(from))
+	}
+}
+
+func (l *loop) resumeRelays() {
+	n := len(l.again)
+	for _, r := range l.again[:n] {
+		if c := l.lookup(r); c != nil {
+			c.relay[r.side].queued = false
+			l.pump(c, r.side)
+		}
+	}
+	l.again = l.again[:copy(l.again, l.again[n:])]
+}
+
+// hold keeps bytes for a relay.
+func (l *loop) hold(h heldBytes) uint32 {
+	if n := len(l.heldFree); n > 0 {
+		i := l.heldFree[n-1]
+		l.heldFree = l.heldFree[:n-1]
+		l.held[i] = h
+		return i
+	}
+	l.held = append(l.held, h)
+	return uint32(len(l.held) - 1)
+}
+
+// drop lets go of what the relay holds: nothing, after it was delivered.
+func (l *loop) drop(r *relay) {
+	if r.held == 0 {
+		return
+	}
+	h := &l.held[r.held]
+	switch {
+	case h.inPipe > 0:
+		l.pipes.discard(h.pipe)
+	case h.pipe.size > 0:
+		l.pipes.put(h.pipe)
+	}
+	*h = heldBytes{}
+	l.heldFree = append(l.heldFree, r.held)
+	r.held = 0
+}

@@ -1,0 +1,157 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Target is the backend: an AF_UNIX socket, or a host and a port. The zero value is no target.
+type Target struct {
+	text  string
+	host  string     // a name to resolve; "" where fixed says it all
+	port  uint16     // of host
+	fixed []sockaddr // the one address of a literal or of an AF_UNIX socket
+}
+
+// defaultPort is what systemd-socket-proxyd(8) takes when the target names none.
+const defaultPort = "80"
+
+// sunPathMax is the longest AF_UNIX path that leaves room for its final NUL: unix(7). An abstract name gets as much.
+const sunPathMax = 107
+
+// ParseTarget reads a target as systemd-socket-proxyd(8) does: "/path" and "@name" are AF_UNIX sockets, all else is
+// HOST:PORT, split at the last colon, where PORT may be a service name of services(5) and is 80 when left out. On top
+// of that an IPv6 address may stand in brackets, "[::1]:80". Host names are not looked up here.
+func ParseTarget(s string) (Target, error) {
+	if s == "" {
+		return Target{}, errors.New("empty target")
+	}
+	if s[0] == '/' || s[0] == '@' {
+		if err := checkUnixName(s); err != nil {
+			return Target{}, err
+		}
+		return Target{text: s, fixed: []sockaddr{unixSockaddr(s)}}, nil
+	}
+	host, port, err := splitHostPort(s)
+	if err != nil {
+		return Target{}, err
+	}
+	number, err := parsePort(port)
+	if err != nil {
+		return Target{}, err
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		if zone := ip.Zone(); zone != "" && zoneIndex(zone) == 0 {
+			return Target{}, fmt.Errorf("no network interface %q", zone)
+		}
+		return Target{text: s, fixed: []sockaddr{inetSockaddr(netip.AddrPortFrom(ip, number))}}, nil
+	}
+	if err := checkHostName(host); err != nil {
+		return Target{}, err
+	}
+	return Target{text: s, host: host, port: number}, nil
+}
+
+// String returns the target as it was given.
+func (t Target) String() string { return t.text }
+
+func (t Target) isZero() bool { return t.text == "" }
+
+func checkUnixName(s string) error {
+	switch {
+	case len(s) < 2:
+		return fmt.Errorf("%q names no socket", s)
+	case len(s) > sunPathMax:
+		return fmt.Errorf("socket path of %d bytes is longer than %d", len(s), sunPathMax)
+	case strings.ContainsRune(s, 0):
+		return errors.New("socket path contains a NUL byte")
+	}
+	return nil
+}
+
+func splitHostPort(s string) (host, port string, err error) {
+	if rest, ok := strings.CutPrefix(s, "["); ok {
+		host, rest, ok = strings.Cut(rest, "]")
+		if ip, err := netip.ParseAddr(host); !ok || err != nil || !ip.Is6() {
+			return "", "", errors.New("not an IPv6 address in brackets")
+		}
+		if rest == "" {
+			return host, defaultPort, nil
+		}
+		port, ok = strings.CutPrefix(rest, ":")
+		if !ok {
+			return "", "", errors.New("no colon after the bracket")
+		}
+		return host, port, nil
+	}
+	host, port = s, defaultPort
+	if i := strings.LastIndexByte(s, ':'); i >= 0 {
+		host, port = s[:i], s[i+1:]
+	}
+	if host == "" {
+		return "", "", errors.New("empty host")
+	}
+	return host, port, nil
+}
+
+// parsePort takes a number from 1 to 65535 or a service name.
+func parsePort(s string) (uint16, error) {
+	if s == "" {
+		return 0, errors.New("empty port")
+	}
+	n, err := net.DefaultResolver.LookupPort(context.Background(), "tcp", s)
+	if err != nil {
+		if strings.Trim(s, "0123456789") == "" {
+			return 0, fmt.Errorf("port %s is not between 1 and 65535", s)
+		}
+		return 0, fmt.Errorf("unknown service %q", s)
+	}
+	if n < 1 {
+		return 0, errors.New("port 0 cannot be connected to")
+	}
+	return uint16(n), nil
+}
+
+// checkHostName refuses what no resolver could find, so that a slip shows at the start: RFC 1123, section 2.1, with the
+// underscore that private zones use.
+func checkHostName(host string) error {
+	name := strings.TrimSuffix(host, ".")
+	if name == "" || len(name) > 253 {
+		return fmt.Errorf("%q is not a host name", host)
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		if label == "" || len(label) > 63 || strings.HasPrefix(label, "-") || strings.HasSuffix(label, "-") {
+			return fmt.Errorf("%q is not a host name", host)
+		}
+		for _, r := range label {
+			if r < 0x80 && r != '-' && r != '_' && !('0' <= r && r <= '9') && !('a' <= r|0x20 && r|0x20 <= 'z') {
+				return fmt.Errorf("%q is not a host name", host)
+			}
+		}
+	}
+	return nil
+}
+
+// allAddresses turns a resolver's answer into what connect(2) takes, in the resolver's order.
+func allAddresses(ips []netip.Addr, port uint16) []sockaddr {
+	addresses := make([]sockaddr, 0, len(ips))
+	for _, ip := range ips {
+		addresses = append(addresses, inetSockaddr(netip.AddrPortFrom(ip.Unmap(), port)))
+	}
+	return addresses
+}
+
+// String writes the address as a person would type it.
+func (sa *sockaddr) String() string {
+	a := sa.address()
+	if a.family == unix.AF_UNIX {
+		return sa.unixName()
+	}
+	return a.describe("")
+}
