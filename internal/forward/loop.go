@@ -3,10 +3,15 @@ package forward
 import (
 	"fmt"
 	"math"
+	"runtime"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
+
+// yieldTime (ns) is half the time after which the Go runtime takes a goroutine off its processor by force, with a signal
+// and a chase of the monitor thread after it, that cost a busy loop two or three per cent.
+const yieldTime = 5e6
 
 // never is a loop time that does not come.
 const never = math.MaxInt64
@@ -40,13 +45,14 @@ type loop struct {
 	watched   []bool // by listener: it is in the epoll set
 	backoff   int64  // of accepting, ns; 0: no trouble
 
-	now    int64     // ns since the start of the Proxy, read once for each batch of events
-	moved  [2]uint64 // bytes, by the side they came from
-	counts counts
-	load   atomic.Int64 // connections here, for whoever shares clients out
-	buf    [copySize]byte
-	sa     sockaddr
-	events [256]unix.EpollEvent
+	yielded int64     // when the scheduler last had its turn
+	now     int64     // ns since the start of the Proxy, read once for each batch of events
+	moved   [2]uint64 // bytes, by the side they came from
+	counts  counts
+	load    atomic.Int64 // connections here, for whoever shares clients out
+	buf     [copySize]byte
+	sa      sockaddr
+	events  [256]unix.EpollEvent
 }
 
 // The sweeps: what a loop does when a time has come, rather than an event.
@@ -88,6 +94,10 @@ func (l *loop) run() {
 	for !l.stop {
 		n := l.wait()
 		l.now = l.proxy.clock()
+		if l.now-l.yielded >= yieldTime {
+			l.yielded = l.now
+			runtime.Gosched()
+		}
 		for i := range n {
 			l.dispatch(&l.events[i])
 		}
@@ -138,7 +148,8 @@ func (l *loop) handle(c *conn, s side, events uint32) {
 	if events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP) != 0 {
 		e.set(readable)
 	}
-	if events&unix.EPOLLOUT != 0 {
+	unblocked := events&unix.EPOLLOUT != 0 && !e.is(writable)
+	if unblocked {
 		e.set(writable)
 	}
 	if events&unix.EPOLLRDHUP != 0 {
@@ -146,6 +157,7 @@ func (l *loop) handle(c *conn, s side, events uint32) {
 	}
 	if events&unix.EPOLLPRI != 0 {
 		e.set(exact | noSplice)
+		c.relay[s].streaming = false
 	}
 	if events&unix.EPOLLERR != 0 {
 		l.broke(c, s, socketError(e.fd))
@@ -154,11 +166,14 @@ func (l *loop) handle(c *conn, s side, events uint32) {
 	if c.dial != 0 {
 		return // the client's bytes wait in its socket until the backend is there
 	}
-	r := c.ref(s)
-	l.pump(c, s)
-	if l.lookup(r) != nil {
+	if unblocked {
+		r := c.ref(s)
 		l.pump(c, s.other())
+		if l.lookup(r) == nil {
+			return
+		}
 	}
+	l.pump(c, s)
 }
 
 // arm brings a sweep forward to a time.

@@ -43,7 +43,7 @@ func (m *mailbox) take() []func() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var counter [8]byte
-	read(m.eventfd, counter[:])
+	_, _ = unix.Read(int(m.eventfd), counter[:])
 	queue := m.queue
 	m.queue = nil
 	return queue

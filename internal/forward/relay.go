@@ -63,7 +63,11 @@ func (l *loop) copyOnce(c *conn, from side) int {
 	default:
 		src.clear(readable) // epoll(7): a short read has emptied a stream socket
 	}
-	m, errno := write(dst.fd, l.buf[:n])
+	flags := 0
+	if src.is(ended) && !c.closing {
+		flags = unix.MSG_MORE // the FIN that finish sends at once goes along in the same segment
+	}
+	m, errno := write(dst.fd, l.buf[:n], flags)
 	if errno != 0 {
 		if errno != unix.EAGAIN {
 			l.broke(c, from.other(), errno)
@@ -91,7 +95,11 @@ func (l *loop) spliceOnce(c *conn, from side) int {
 	n, errno := splice(src.fd, p.w, p.size)
 	if n <= 0 {
 		l.pipes.put(p)
-		if errno == unix.EINVAL { // a socket that only knows read(2)
+		switch errno {
+		case 0: // the end, or urgent data and the FIN behind it: only read(2) can tell them apart
+			r.streaming = false
+			return l.copyOnce(c, from)
+		case unix.EINVAL: // a socket that only knows read(2)
 			src.set(noSplice)
 			r.streaming = false
 			return 0
@@ -157,7 +165,7 @@ func (l *loop) deliver(c *conn, from side) bool {
 		if h.inPipe > 0 {
 			n, errno = splice(h.pipe.r, dst.fd, h.inPipe)
 		} else {
-			n, errno = write(dst.fd, h.memory)
+			n, errno = write(dst.fd, h.memory, 0)
 		}
 		if errno == unix.EAGAIN {
 			dst.clear(writable)

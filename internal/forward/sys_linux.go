@@ -9,15 +9,17 @@ import (
 
 // The system calls of the data plane, in one place. All but epollBlock use RawSyscall: their descriptors are
 // non-blocking, so each call returns at once, and telling the Go scheduler about it would cost more than it saves.
-// A count is -1 where the error is not 0.
+// They are those of package syscall, because the ones of x/sys/unix go through one more layer. A count is -1 where the
+// error is not 0.
 
 // sysErr is an error number of the kernel; 0 is success.
 type sysErr = syscall.Errno
 
+// read takes from a socket what is there. recv(2) has a shorter way through the kernel than read(2).
 func read(fd int32, p []byte) (int, sysErr) {
 	for {
-		n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd),
-			uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+		n, _, errno := syscall.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd),
+			uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), 0, 0, 0)
 		if errno != unix.EINTR {
 			return int(n), errno
 		}
@@ -25,10 +27,10 @@ func read(fd int32, p []byte) (int, sysErr) {
 }
 
 // write sends without raising SIGPIPE, which write(2) would do on a socket whose peer is gone.
-func write(fd int32, p []byte) (int, sysErr) {
+func write(fd int32, p []byte, flags int) (int, sysErr) {
 	for {
-		n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd),
-			uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), unix.MSG_NOSIGNAL, 0, 0)
+		n, _, errno := syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(fd),
+			uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), uintptr(unix.MSG_NOSIGNAL|flags), 0, 0)
 		if errno != unix.EINTR {
 			return int(n), errno
 		}
@@ -39,7 +41,7 @@ func write(fd int32, p []byte) (int, sysErr) {
 // message back for up to 200 ms.
 func splice(from, to int32, n int) (int, sysErr) {
 	for {
-		n, _, errno := unix.RawSyscall6(unix.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(n),
+		n, _, errno := syscall.RawSyscall6(unix.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(n),
 			unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
 		if errno != unix.EINTR {
 			return int(n), errno
@@ -50,7 +52,7 @@ func splice(from, to int32, n int) (int, sysErr) {
 func accept(fd int32, sa *sockaddr) (int32, sysErr) {
 	for {
 		sa.len = uint32(len(sa.raw))
-		n, _, errno := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(fd), uintptr(unsafe.Pointer(&sa.raw)),
+		n, _, errno := syscall.RawSyscall6(unix.SYS_ACCEPT4, uintptr(fd), uintptr(unsafe.Pointer(&sa.raw)),
 			uintptr(unsafe.Pointer(&sa.len)), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
 		if errno != unix.EINTR {
 			return int32(n), errno
@@ -59,14 +61,14 @@ func accept(fd int32, sa *sockaddr) (int32, sysErr) {
 }
 
 func socket(family uint16) (int32, sysErr) {
-	n, _, errno := unix.RawSyscall(unix.SYS_SOCKET, uintptr(family),
+	n, _, errno := syscall.RawSyscall(unix.SYS_SOCKET, uintptr(family),
 		unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	return int32(n), errno
 }
 
 // connect after EINTR goes on in the background: connect(2).
 func connect(fd int32, sa *sockaddr) sysErr {
-	_, _, errno := unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&sa.raw)), uintptr(sa.len))
+	_, _, errno := syscall.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&sa.raw)), uintptr(sa.len))
 	if errno == unix.EINTR {
 		return unix.EINPROGRESS
 	}
@@ -74,26 +76,26 @@ func connect(fd int32, sa *sockaddr) sysErr {
 }
 
 func bind(fd int32, sa *sockaddr) sysErr {
-	_, _, errno := unix.RawSyscall(unix.SYS_BIND, uintptr(fd), uintptr(unsafe.Pointer(&sa.raw)), uintptr(sa.len))
+	_, _, errno := syscall.RawSyscall(unix.SYS_BIND, uintptr(fd), uintptr(unsafe.Pointer(&sa.raw)), uintptr(sa.len))
 	return errno
 }
 
 func getpeername(fd int32, sa *sockaddr) sysErr {
 	sa.len = uint32(len(sa.raw))
-	_, _, errno := unix.RawSyscall(unix.SYS_GETPEERNAME, uintptr(fd),
+	_, _, errno := syscall.RawSyscall(unix.SYS_GETPEERNAME, uintptr(fd),
 		uintptr(unsafe.Pointer(&sa.raw)), uintptr(unsafe.Pointer(&sa.len)))
 	return errno
 }
 
 func getsockname(fd int32, sa *sockaddr) sysErr {
 	sa.len = uint32(len(sa.raw))
-	_, _, errno := unix.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd),
+	_, _, errno := syscall.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd),
 		uintptr(unsafe.Pointer(&sa.raw)), uintptr(unsafe.Pointer(&sa.len)))
 	return errno
 }
 
 func setsockopt(fd int32, level, opt int, value int32) sysErr {
-	_, _, errno := unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), uintptr(level), uintptr(opt),
+	_, _, errno := syscall.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), uintptr(level), uintptr(opt),
 		uintptr(unsafe.Pointer(&value)), unsafe.Sizeof(value), 0)
 	return errno
 }
@@ -102,13 +104,13 @@ func setsockopt(fd int32, level, opt int, value int32) sysErr {
 // AF_UNIX has no such thing.
 func resetOnClose(fd int32) {
 	linger := unix.Linger{Onoff: 1}
-	unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_LINGER,
+	syscall.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_LINGER,
 		uintptr(unsafe.Pointer(&linger)), unsafe.Sizeof(linger), 0)
 }
 
 func getsockopt(fd int32, level, opt int) (int32, sysErr) {
 	var value, size int32 = 0, 4
-	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(opt),
+	_, _, errno := syscall.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(opt),
 		uintptr(unsafe.Pointer(&value)), uintptr(unsafe.Pointer(&size)), 0)
 	return value, errno
 }
@@ -125,7 +127,7 @@ func socketError(fd int32) sysErr {
 // peerCredentials says who connected an AF_UNIX socket: unix(7), SO_PEERCRED.
 func peerCredentials(fd int32) (cred unix.Ucred) {
 	size := uint32(unix.SizeofUcred)
-	unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_PEERCRED,
+	syscall.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_PEERCRED,
 		uintptr(unsafe.Pointer(&cred)), uintptr(unsafe.Pointer(&size)), 0)
 	return cred
 }
@@ -134,7 +136,7 @@ func peerCredentials(fd int32) (cred unix.Ucred) {
 // what the peer has not read, kernel overhead included.
 func unacknowledged(fd int32) int {
 	var n int32
-	_, _, errno := unix.RawSyscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCOUTQ, uintptr(unsafe.Pointer(&n)))
+	_, _, errno := syscall.RawSyscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCOUTQ, uintptr(unsafe.Pointer(&n)))
 	if errno != 0 {
 		return 0
 	}
@@ -142,25 +144,25 @@ func unacknowledged(fd int32) int {
 }
 
 func shutdownWrite(fd int32) sysErr {
-	_, _, errno := unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(fd), unix.SHUT_WR, 0)
+	_, _, errno := syscall.RawSyscall(unix.SYS_SHUTDOWN, uintptr(fd), unix.SHUT_WR, 0)
 	return errno
 }
 
 // closeFD is not repeated after EINTR: close(2) says that the descriptor is gone by then.
 func closeFD(fd int32) {
-	unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0)
+	syscall.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0)
 }
 
 func newPipe() (r, w int32, errno sysErr) {
 	var fds [2]int32
-	_, _, errno = unix.RawSyscall(unix.SYS_PIPE2, uintptr(unsafe.Pointer(&fds)), unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	_, _, errno = syscall.RawSyscall(unix.SYS_PIPE2, uintptr(unsafe.Pointer(&fds)), unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	return fds[0], fds[1], errno
 }
 
 // resizePipe asks for a size in bytes and returns the true one, which is smaller where the user's pages are used up.
 func resizePipe(fd int32, size int) int {
-	unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_SETPIPE_SZ, uintptr(size))
-	n, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_GETPIPE_SZ, 0)
+	syscall.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_SETPIPE_SZ, uintptr(size))
+	n, _, errno := syscall.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_GETPIPE_SZ, 0)
 	if errno != 0 {
 		return 0
 	}
@@ -169,20 +171,20 @@ func resizePipe(fd int32, size int) int {
 
 func epollAdd(epfd, fd int32, events uint32, t token) sysErr {
 	ev := unix.EpollEvent{Events: events, Fd: t.key, Pad: t.gen}
-	_, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epfd), unix.EPOLL_CTL_ADD, uintptr(fd),
+	_, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epfd), unix.EPOLL_CTL_ADD, uintptr(fd),
 		uintptr(unsafe.Pointer(&ev)), 0, 0)
 	return errno
 }
 
 func epollDel(epfd, fd int32) {
 	var ev unix.EpollEvent
-	unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epfd), unix.EPOLL_CTL_DEL, uintptr(fd),
+	syscall.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epfd), unix.EPOLL_CTL_DEL, uintptr(fd),
 		uintptr(unsafe.Pointer(&ev)), 0, 0)
 }
 
 // epollPoll fetches what is ready now; 0 where nothing is.
 func epollPoll(epfd int32, events []unix.EpollEvent) int {
-	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd),
+	n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd),
 		uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), 0, 0, 0)
 	if errno != 0 {
 		return 0
@@ -192,7 +194,7 @@ func epollPoll(epfd int32, events []unix.EpollEvent) int {
 
 // epollBlock waits; timeout is in milliseconds, -1 for ever. The scheduler is told, so that other goroutines run.
 func epollBlock(epfd int32, events []unix.EpollEvent, timeout int) int {
-	n, _, errno := unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd),
+	n, _, errno := syscall.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd),
 		uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), uintptr(timeout), 0, 0)
 	if errno != 0 {
 		return 0
