@@ -126,6 +126,7 @@ func (l *loop) open(fd int32, address address, listener int) {
 	c.end[backend].fd = -1
 	l.registry.add(c)
 	l.report(EventOpened, c)
+	l.proxy.observers.countChanged()
 	if l.proxy.cfg.IdleTimeout != Infinity {
 		l.arm(sweepIdle, l.now+int64(l.proxy.cfg.IdleTimeout))
 	}

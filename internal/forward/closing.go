@@ -151,6 +151,7 @@ func (l *loop) close(c *conn, reset bool) {
 	l.registry.remove(&l.slabs)
 	l.load.Add(-1)
 	l.proxy.slots.release(source)
+	l.proxy.observers.countChanged()
 }
 
 // socketFlags returns what is known of a socket of that family before its first event.

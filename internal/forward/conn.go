@@ -1,9 +1,5 @@
 package forward
 
-import (
-	"golang.org/x/sys/unix"
-)
-
 // side names one end of a connection, and the relay that reads from it.
 type side uint8
 
@@ -168,14 +164,4 @@ type heldBytes struct {
 	inPipe   int
 	memory   []byte
 	overhead int // leading bytes that are not the client's: the PROXY header
-}
-
-// isGone says whether an error is how a peer's end shows on a socket.
-func isGone(errno sysErr) bool {
-	switch errno {
-	case unix.ECONNRESET, unix.EPIPE, unix.ETIMEDOUT, unix.EHOSTUNREACH, unix.ENETUNREACH, unix.ENOTCONN,
-		unix.ECONNREFUSED, unix.ECONNABORTED:
-		return true
-	}
-	return false
 }

@@ -190,6 +190,7 @@ func (l *loop) dialled(c *conn, events uint32) bool {
 // connected opens the way between the two ends.
 func (l *loop) connected(c *conn, sa *sockaddr) {
 	c.address[backend] = sa.address()
+	c.active = l.now // the wait for the backend was not the connection's idle time
 	l.endDial(c)
 	if header := l.proxy.header(c); header != nil {
 		c.relay[client].held = l.hold(heldBytes{memory: header, overhead: len(header)})

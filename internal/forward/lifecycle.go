@@ -104,6 +104,7 @@ func (y *lifecycle) step() (next time.Duration, end bool) {
 		return Infinity, false
 	}
 	if y.exit {
+		y.setState(StateExiting) // Resume comes too late from here on
 		return 0, true
 	}
 	y.deadline, y.flushAt = time.Time{}, time.Time{}
@@ -133,7 +134,8 @@ func (y *lifecycle) stepRunning(connections int) (next time.Duration, end bool) 
 		return 0, true
 	}
 	y.setAccepting(true)
-	return min(y.exitIdleTime, countInterval), false
+	// Not at once: accepting may be failing.
+	return min(max(y.exitIdleTime, acceptBackoffMin), countInterval), false
 }
 
 // backlog says whether a client waits at a listener.

@@ -186,14 +186,24 @@ func (l *loop) arm(kind int, at int64) {
 
 // sweep runs what is due. Each kind says when it wants to run next.
 func (l *loop) sweep() {
-	runs := [sweepKinds]func(){
-		sweepDials: l.sweepDials, sweepMarks: l.sweepMarks, sweepLinger: l.sweepLinger,
-		sweepIdle: l.sweepIdle, sweepAccept: l.watchListeners, sweepPipes: l.sweepPipes,
-	}
-	for kind, run := range runs {
-		if l.now >= l.sweeps[kind] {
-			l.sweeps[kind] = never
-			run()
+	for kind, at := range l.sweeps {
+		if l.now < at {
+			continue
+		}
+		l.sweeps[kind] = never
+		switch kind {
+		case sweepDials:
+			l.sweepDials()
+		case sweepMarks:
+			l.sweepMarks()
+		case sweepLinger:
+			l.sweepLinger()
+		case sweepIdle:
+			l.sweepIdle()
+		case sweepAccept:
+			l.watchListeners()
+		case sweepPipes:
+			l.sweepPipes()
 		}
 	}
 	l.due = never
@@ -252,14 +262,14 @@ func (l *loop) call(f func()) {
 
 // end closes all that the loop owns.
 func (l *loop) end() {
+	for _, f := range l.mailbox.close() {
+		f()
+	}
 	for _, r := range l.refs(func(*conn) bool { return true }) {
 		l.cut(r, ReasonDeadline)
 	}
 	l.pipes.spare = len(l.pipes.free)
 	l.pipes.trim()
 	closeFD(l.epfd)
-	for _, f := range l.mailbox.close() {
-		f()
-	}
 	close(l.ended)
 }

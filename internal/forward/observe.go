@@ -109,7 +109,6 @@ func (o *observers) remove(s *Subscription) {
 // report tells of a connection that was opened or closed.
 func (l *loop) report(kind EventKind, c *conn) {
 	o := l.proxy.observers
-	o.countChanged()
 	trouble := kind == EventClosed && (c.reason == ReasonConnectFailed || c.reason == ReasonResources)
 	if !trouble && !o.wants(kind) && !(kind == EventClosed && o.log.wantsDetail()) {
 		return
@@ -140,7 +139,8 @@ func (o *observers) acceptTrouble(listener *Listener, errno sysErr, backoff time
 	o.add(happening{kind: eventAcceptTrouble, err: errno, listener: listener, backoff: backoff})
 }
 
-// countChanged costs a load where nobody asked or it is known already.
+// countChanged is called after the slot was taken or given back, so that whoever hears of it reads the new count. It costs
+// a load where nobody asked or it is known already.
 func (o *observers) countChanged() {
 	if o.wants(EventCountChanged) && !o.countDirty.Load() && !o.countDirty.Swap(true) {
 		o.poke()
@@ -169,41 +169,37 @@ func (o *observers) poke() {
 // run is the observers' goroutine; it ends when the queue is empty after close.
 func (o *observers) run() {
 	defer close(o.ended)
-	counted := time.NewTimer(0) // when the count may be told again
-	summary := time.NewTicker(logWindow)
-	defer summary.Stop()
-	summary.Stop()
-	mayCount := false
+	var (
+		pause   <-chan time.Time // until the count may be told again; nil: it may
+		summary <-chan time.Time // when the lines left out are summed up; nil: there are none
+	)
 	for {
 		select {
 		case <-o.wake:
-		case <-counted.C:
-			mayCount = true
-		case <-summary.C:
-			if !o.log.summarize() {
-				summary.Stop()
-			}
+		case <-pause:
+			pause = nil
+		case <-summary:
+			summary = nil
+			o.log.summarize()
 		}
 		o.mu.Lock()
 		queue, lost, closed := o.queue, o.lost, o.closed
 		o.queue, o.lost = nil, 0
 		o.mu.Unlock()
 		for i := range queue {
-			if o.tell(&queue[i]) {
-				summary.Reset(logWindow)
+			if o.tell(&queue[i]) && summary == nil {
+				summary = time.After(logWindow)
 			}
 		}
 		if lost > 0 {
 			o.log.lost(lost)
 			o.countLost(lost)
 		}
-		if mayCount && o.countDirty.Swap(false) {
-			mayCount = false
-			counted.Reset(countInterval)
+		if pause == nil && o.countDirty.Swap(false) {
+			pause = time.After(countInterval)
 			o.send(Event{Kind: EventCountChanged, Time: time.Now()})
 		}
 		if closed {
-			counted.Stop()
 			o.log.summarize()
 			return
 		}

@@ -99,7 +99,7 @@ func (p *Proxy) clock() int64 { return int64(time.Since(p.started)) }
 // The kernel wakes the loop that waits for the shortest time, so that without this one loop would have them all.
 func (p *Proxy) lightest(l *loop) *loop {
 	own := l.load.Load()
-	best, least := l, own-own/8-4
+	best, least := l, own-own/8-1
 	for _, other := range p.loops {
 		if load := other.load.Load(); load < least {
 			best, least = other, load

@@ -63,7 +63,7 @@ func (l *loop) record(c *conn) record {
 		bytes: [2]uint64{c.relay[client].bytes, c.relay[backend].bytes},
 	}
 	switch {
-	case c.dial != 0:
+	case c.address[backend].family == unix.AF_UNSPEC:
 		r.state = ConnectionConnecting
 	case c.closing:
 		r.state = ConnectionClosing

@@ -1,0 +1,43 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// firstPassedFD is SD_LISTEN_FDS_START of sd_listen_fds(3).
+const firstPassedFD = 3
+
+// passedFiles returns the sockets that the service manager passed in, under their names from FileDescriptorName=, and
+// takes them out of the environment, as sd_listen_fds_with_names(3) does.
+//
+// It stands in for go-systemd's activation, which brings crypto/tls along: 0.9 MB of program and 0.8 MB of memory.
+func passedFiles() ([]*os.File, error) {
+	pid, count, names := os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS"), os.Getenv("LISTEN_FDNAMES")
+	for _, variable := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
+		_ = os.Unsetenv(variable) // fails only for names that are none
+	}
+	if pid != strconv.Itoa(os.Getpid()) || count == "" {
+		return nil, nil // meant for another process, or nothing passed
+	}
+	n, err := strconv.ParseUint(count, 10, 16)
+	if err != nil {
+		return nil, startError(fmt.Sprintf("Failed to receive sockets from parent. LISTEN_FDS=%s is not a number of them.", count))
+	}
+	byName := strings.Split(names, ":")
+	files := make([]*os.File, n)
+	for i := range files {
+		fd := firstPassedFD + i
+		unix.CloseOnExec(fd)
+		name := "unknown" // systemd's word for it
+		if i < len(byName) && byName[i] != "" {
+			name = byName[i]
+		}
+		files[i] = os.NewFile(uintptr(fd), name)
+	}
+	return files, nil
+}

@@ -1,0 +1,51 @@
+package main
+
+import (
+	"runtime/debug"
+	"strings"
+)
+
+// help is what --help prints; a test holds it against the options that parseOptions knows.
+const help = `proxyd [OPTIONS...] HOST:PORT
+proxyd [OPTIONS...] SOCKET
+
+Forward the clients of listening sockets to one backend, in both directions.
+
+  -h --help                 Show this help
+     --version              Show package version
+     --listen=ADDRESS       Listen here, beside the sockets from systemd; may be
+                            given more than once
+  -c --connections-max=N    How many connections there may be (256)
+     --connections-max-per-source=N
+                            How many of them one client address, or one user of
+                            a local socket, may have (0: all)
+     --exit-idle-time=SPAN  Exit after this long without connections (infinity)
+     --proxy-protocol=off|v1|v2
+                            Tell the backend the client's address in a PROXY
+                            protocol header (off)
+     --connect-timeout=SPAN Give up an attempt to connect after this long (10s)
+     --connect-retry=SPAN   Keep a client waiting this long for a backend that
+                            does not listen yet (5s)
+     --idle-timeout=SPAN    Close a connection after this long without a byte in
+                            either direction (infinity)
+     --drain-timeout=SPAN   On SIGTERM, let connections finish this long (5s)
+     --log-level=LEVEL      Log only what is at least this important: emerg,
+                            alert, crit, err, warning, notice, info, debug, or
+                            0 to 7 (info)
+
+See the proxyd(8) man page for details.
+`
+
+// version is set by the Makefile: -ldflags "-X main.version=1.0".
+var version string
+
+// programVersion is version, or else what Go knows of the source it built.
+func programVersion() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return strings.Trim(info.Main.Version, "()") // "(devel)" is Go's word for a checkout
+	}
+	return "devel"
+}

@@ -1,0 +1,153 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"unicode"
+
+	"github.com/coreos/go-systemd/v22/journal"
+)
+
+// sink takes a finished message to where it is read; journal.Send is one.
+type sink func(message string, priority journal.Priority, fields map[string]string) error
+
+// newLogger logs to the journal where stderr is connected to it, as text on stderr elsewhere.
+//
+// A message is a whole sentence that names the client and the backend it is about, because that is all that
+// journalctl(1) and a terminal show. Its attributes repeat them for filters: journalctl CLIENT=… .
+func newLogger(stderr io.Writer, level slog.Leveler) *slog.Logger {
+	write := plainText(stderr)
+	// An error means that JOURNAL_STREAM= is malformed, so that nothing says that stderr is the journal.
+	if ok, err := journal.StderrIsJournalStream(); ok && err == nil {
+		write = journalOr(journalStream(stderr))
+	}
+	return slog.New(&logHandler{level: level, write: write, mu: new(sync.Mutex)})
+}
+
+// plainText writes one line a message, for terminals, files and the logs of containers.
+func plainText(w io.Writer) sink {
+	return func(message string, _ journal.Priority, _ map[string]string) error {
+		_, err := fmt.Fprintf(w, "proxyd: %s\n", message)
+		return err
+	}
+}
+
+// journalStream writes to a stderr that the journal reads, which takes the priority from a prefix: sd-daemon(3).
+func journalStream(w io.Writer) sink {
+	return func(message string, priority journal.Priority, _ map[string]string) error {
+		_, err := fmt.Fprintf(w, "<%d>%s\n", priority, message)
+		return err
+	}
+}
+
+// journalOr sends to the journal's socket, which takes fields, and falls back where it cannot be reached, as in a
+// service with RootDirectory= whose stderr is still connected.
+func journalOr(fallback sink) sink {
+	return func(message string, priority journal.Priority, fields map[string]string) error {
+		if journal.Send(message, priority, fields) == nil {
+			return nil
+		}
+		return fallback(message, priority, fields)
+	}
+}
+
+// logHandler is a slog.Handler in front of a sink.
+type logHandler struct {
+	level  slog.Leveler
+	mu     *sync.Mutex // one message at a time
+	write  sink
+	fields []slog.Attr // of Logger.With, their keys made into field names
+	group  string      // of Logger.WithGroup, in front of the names to come
+}
+
+func (h *logHandler) Enabled(_ context.Context, level slog.Level) bool {
+	return level >= h.level.Level()
+}
+
+func (h *logHandler) Handle(_ context.Context, record slog.Record) error {
+	fields := map[string]string{"SYSLOG_IDENTIFIER": "proxyd"}
+	for _, field := range h.fields {
+		fields[field.Key] = field.Value.String()
+	}
+	record.Attrs(func(attr slog.Attr) bool {
+		for _, field := range appendFields(nil, h.group, attr) {
+			fields[field.Key] = field.Value.String()
+		}
+		return true
+	})
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.write(oneLine(record.Message), priorityOf(record.Level), fields)
+}
+
+func (h *logHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	with := *h
+	with.fields = append([]slog.Attr(nil), h.fields...)
+	for _, attr := range attrs {
+		with.fields = appendFields(with.fields, h.group, attr)
+	}
+	return &with
+}
+
+func (h *logHandler) WithGroup(name string) slog.Handler {
+	with := *h
+	if name != "" {
+		with.group += name + "_"
+	}
+	return &with
+}
+
+// appendFields turns an attribute into fields of the journal; the journal knows no groups, so their names go in front.
+func appendFields(fields []slog.Attr, group string, attr slog.Attr) []slog.Attr {
+	value := attr.Value.Resolve()
+	if value.Kind() == slog.KindGroup {
+		if attr.Key != "" {
+			group += attr.Key + "_"
+		}
+		for _, member := range value.Group() {
+			fields = appendFields(fields, group, member)
+		}
+		return fields
+	}
+	if name := fieldName(group + attr.Key); name != "" {
+		fields = append(fields, slog.Attr{Key: name, Value: value})
+	}
+	return fields
+}
+
+// fieldName makes a name that the journal takes from a client: upper case letters, digits and underscores, with a
+// letter first.
+func fieldName(key string) string {
+	name := strings.Map(func(r rune) rune {
+		switch {
+		case 'a' <= r && r <= 'z':
+			return r - 'a' + 'A'
+		case 'A' <= r && r <= 'Z', '0' <= r && r <= '9':
+			return r
+		}
+		return '_'
+	}, key)
+	return strings.TrimLeft(name, "_0123456789")
+}
+
+// oneLine keeps a message on one line of printable text. The names in it are those of clients, whose AF_UNIX sockets
+// may be called anything, and must not look like another message, nor make journalctl show a blob in place of it.
+func oneLine(message string) string {
+	message = strings.ToValidUTF8(message, "\uFFFD")
+	if !strings.ContainsFunc(message, unicode.IsControl) {
+		return message
+	}
+	var line strings.Builder
+	for _, r := range message {
+		if unicode.IsControl(r) {
+			fmt.Fprintf(&line, `\x%02x`, r)
+		} else {
+			line.WriteRune(r)
+		}
+	}
+	return line.String()
+}

@@ -1,0 +1,111 @@
+// Command proxyd forwards the clients of listening sockets, its own or systemd's, to one backend.
+//
+//	systemd-socket-activate -l 8080 proxyd 127.0.0.1:3000
+//	proxyd --listen=8080 127.0.0.1:3000
+//
+// It takes the command line of systemd-socket-proxyd(8) and gives its messages for it. This package reads the options,
+// keeps the order of the start, and stands between the proxy and the world: signals, the service manager, the log. What
+// happens to a byte is decided in internal/forward.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync"
+	"time"
+
+	"example.org/socketproxy/internal/forward"
+	"example.org/socketproxy/internal/timespan"
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	// Go ends a program that writes to a stdout or stderr without a reader, and takes a signal for each splice(2) to a
+	// peer that has gone; ignored in the kernel, both are plain EPIPE.
+	signal.Ignore(unix.SIGPIPE)
+
+	// SIGHUP keeps its default, as in systemd-socket-proxyd: there is no configuration to read again, a proxyd on a
+	// terminal ends with it, and nohup(1) is obeyed.
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
+
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr, signals))
+}
+
+// run is the whole program; it returns the exit status, 0 or 1.
+func run(args []string, stdout, stderr io.Writer, signals <-chan os.Signal) int {
+	level := new(slog.LevelVar)
+	log := newLogger(stderr, level)
+
+	opts, err := parseOptions(args)
+	switch {
+	case errors.Is(err, errHelp):
+		_, err = io.WriteString(stdout, help)
+	case errors.Is(err, errVersion):
+		_, err = fmt.Fprintln(stdout, "proxyd", programVersion())
+	case err == nil:
+		level.Set(opts.logLevel)
+		err = serve(opts, log, signals)
+	}
+	if err != nil {
+		log.Error(err.Error())
+		return 1
+	}
+	return 0
+}
+
+// serve runs the proxy from its sockets to its end.
+func serve(opts *options, log *slog.Logger, signals <-chan os.Signal) error {
+	listeners, err := openListeners(opts.listen)
+	if err != nil {
+		return err
+	}
+	proxy, err := forward.Start(opts.config(listeners, log))
+	if err != nil {
+		closeAll(listeners)
+		return err
+	}
+	logStart(log, listeners, opts.target)
+
+	var reports sync.WaitGroup
+	startReports(&reports, proxy, log)
+	stopOnSignals(proxy, signals, opts.drainTimeout, log)
+	reports.Wait()
+	return nil
+}
+
+func logStart(log *slog.Logger, listeners []*forward.Listener, target forward.Target) {
+	for _, l := range listeners {
+		log.Info(fmt.Sprintf("Forwarding the clients of %s to %s.", l.Address(), target),
+			"listener", l.Address(), "backend", target.String())
+	}
+}
+
+// stopOnSignals returns when the proxy has ended, by itself or because the first signal asked it to; the second one
+// does not wait for the connections.
+func stopOnSignals(proxy *forward.Proxy, signals <-chan os.Signal, drainTimeout time.Duration, log *slog.Logger) {
+	select {
+	case <-proxy.Done():
+		return
+	case sig := <-signals:
+		what := fmt.Sprintf("Received %s, stopping", signalName(sig))
+		if n := proxy.NumConnections(); n > 0 && drainTimeout > 0 {
+			what += fmt.Sprintf("; %s may take %s to finish", countConnections(n), timespan.Format(drainTimeout))
+		}
+		log.Info(what + ".")
+		_ = proxy.Exit(drainTimeout) // fails only where it is exiting already
+	}
+	select {
+	case <-proxy.Done():
+	case sig := <-signals:
+		log.Info(fmt.Sprintf("Received %s, cutting %s.", signalName(sig), countConnections(proxy.NumConnections())))
+		proxy.Kill()
+		<-proxy.Done()
+	}
+}
+
+func signalName(sig os.Signal) string { return unix.SignalName(sig.(unix.Signal)) }

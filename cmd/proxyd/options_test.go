@@ -1,0 +1,228 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"example.org/socketproxy/internal/forward"
+	"github.com/spf13/pflag"
+)
+
+// parsed is what parseOptions makes of a command line that must be right.
+func parsed(t *testing.T, args ...string) *options {
+	t.Helper()
+	opts, err := parseOptions(args)
+	if err != nil {
+		t.Fatalf("proxyd %q: %v", args, err)
+	}
+	return opts
+}
+
+func TestDefaultsAreThoseOfTheManual(t *testing.T) {
+	target, err := forward.ParseTarget("localhost:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &options{
+		target:         target,
+		connectionsMax: 256,
+		exitIdleTime:   forward.Infinity,
+		connectTimeout: 10 * time.Second,
+		connectRetry:   5 * time.Second,
+		drainTimeout:   5 * time.Second,
+		idleTimeout:    forward.Infinity,
+		logLevel:       slog.LevelInfo,
+	}
+	if got := parsed(t, "localhost:80"); !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func TestOptionsSetWhatTheirNamesSay(t *testing.T) {
+	for _, test := range []struct {
+		args string
+		set  func(*options)
+	}{
+		{"-c 5", func(o *options) { o.connectionsMax = 5 }},
+		{"-c5", func(o *options) { o.connectionsMax = 5 }},
+		{"--connections-max=5", func(o *options) { o.connectionsMax = 5 }},
+		{"--connections-max 0x10", func(o *options) { o.connectionsMax = 16 }},
+		{"--connections-max=010", func(o *options) { o.connectionsMax = 8 }},
+		{"-c 4294967295", func(o *options) { o.connectionsMax = 4294967295 }},
+		{"--connections-max-per-source=3", func(o *options) { o.connectionsMaxPerSource = 3 }},
+		{"--exit-idle-time=5min", func(o *options) { o.exitIdleTime = 5 * time.Minute }},
+		{"--exit-idle-time=0", func(o *options) { o.exitIdleTime = 0 }},
+		{"--proxy-protocol=v1", func(o *options) { o.proxyProtocol = forward.ProxyProtocolV1 }},
+		{"--proxy-protocol=v2", func(o *options) { o.proxyProtocol = forward.ProxyProtocolV2 }},
+		{"--connect-timeout=1.5s", func(o *options) { o.connectTimeout = 1500 * time.Millisecond }},
+		{"--connect-timeout=0", func(o *options) { o.connectTimeout = forward.Infinity }},
+		{"--connect-retry=1min", func(o *options) { o.connectRetry = time.Minute }},
+		{"--connect-retry=0", func(o *options) { o.connectRetry = 0 }},
+		{"--drain-timeout=infinity", func(o *options) { o.drainTimeout = forward.Infinity }},
+		{"--drain-timeout=0", func(o *options) { o.drainTimeout = 0 }},
+		{"--idle-timeout=1h", func(o *options) { o.idleTimeout = time.Hour }},
+		{"--idle-timeout=0", func(o *options) { o.idleTimeout = forward.Infinity }},
+		{"--log-level=debug", func(o *options) { o.logLevel = slog.LevelDebug }},
+		{"--log-level=3", func(o *options) { o.logLevel = slog.LevelError }},
+
+		// The last occurrence wins, except that every --listen= counts.
+		{"-c 5 --connections-max=6", func(o *options) { o.connectionsMax = 6 }},
+		{"--proxy-protocol=v2 --proxy-protocol=off", func(*options) {}},
+		{"--connections-max-per-source=3 --connections-max-per-source=0", func(*options) {}},
+		{"--listen=80 --listen=@web", func(o *options) { o.listen = listenAddresses(t, "80", "@web") }},
+	} {
+		want := parsed(t, "/target")
+		test.set(want)
+		args := strings.Fields(test.args)
+		for _, order := range [][]string{
+			append([]string{"/target"}, args...),
+			append(slices.Clone(args), "/target"),
+			append(slices.Clone(args), "--", "/target"),
+		} {
+			if got := parsed(t, order...); !reflect.DeepEqual(got, want) {
+				t.Errorf("proxyd %q:\ngot  %+v\nwant %+v", order, got, want)
+			}
+		}
+	}
+}
+
+func listenAddresses(t *testing.T, texts ...string) (addresses []forward.ListenAddress) {
+	t.Helper()
+	for _, text := range texts {
+		address, err := forward.ParseListenAddress(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		addresses = append(addresses, address)
+	}
+	return addresses
+}
+
+func TestConfigCarriesEveryOption(t *testing.T) {
+	opts := parsed(t, "-c1", "--connections-max-per-source=2", "--exit-idle-time=3", "--proxy-protocol=v2",
+		"--connect-timeout=4", "--connect-retry=5", "--idle-timeout=6", "127.0.0.1:80")
+	listeners, log := []*forward.Listener{}, discardLog()
+	want := forward.Config{
+		Target:                  opts.target,
+		Listeners:               listeners,
+		ConnectionsMax:          1,
+		ConnectionsMaxPerSource: 2,
+		ExitIdleTime:            3 * time.Second,
+		ProxyProtocol:           forward.ProxyProtocolV2,
+		ConnectTimeout:          4 * time.Second,
+		ConnectRetry:            5 * time.Second,
+		IdleTimeout:             6 * time.Second,
+		Log:                     log,
+	}
+	if got := opts.config(listeners, log); !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func TestBadInputGetsOneLineThatNamesItAndExitStatus1(t *testing.T) {
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{}, "Not enough parameters."},
+		{[]string{"-c", "5"}, "Not enough parameters."},
+		{[]string{"--"}, "Not enough parameters."},
+		{[]string{"a", "b"}, "Too many parameters."},
+		{[]string{"a", ""}, "Too many parameters."},
+		{[]string{"--", "-c", "a"}, "Too many parameters."},
+
+		{[]string{"--bogus", "a"}, "unrecognized option '--bogus'"},
+		{[]string{"--bogus=3", "a"}, "unrecognized option '--bogus'"},
+		{[]string{"---c", "a"}, "unrecognized option '---c'"},
+		{[]string{"-z", "a"}, "invalid option -- 'z'"},
+		{[]string{"-zc", "a"}, "invalid option -- 'z'"},
+		{[]string{"-c"}, "option requires an argument -- 'c'"},
+		{[]string{"--connections-max"}, "option '--connections-max' requires an argument"},
+		{[]string{"--help=3"}, "option '--help' doesn't allow an argument"},
+
+		{[]string{"-c", "x", "a"}, "Failed to parse --connections-max= argument: x"},
+		{[]string{"-c", "", "a"}, "Failed to parse --connections-max= argument: "},
+		{[]string{"-c", "-5", "a"}, "Failed to parse --connections-max= argument: -5"},
+		{[]string{"-c", "1_000", "a"}, "Failed to parse --connections-max= argument: 1_000"},
+		{[]string{"-c", "4294967296", "a"}, "Failed to parse --connections-max= argument: 4294967296"},
+		{[]string{"-c", "5\n6", "a"}, `Failed to parse --connections-max= argument: 5\x0a6`},
+		{[]string{"-c", "0", "-c", "5", "a"}, "Connection limit is too low."},
+		{[]string{"--connections-max-per-source=x", "a"}, "Failed to parse --connections-max-per-source= argument: x"},
+		{[]string{"--exit-idle-time", "a"}, "Failed to parse --exit-idle-time= argument: a"},
+		{[]string{"--exit-idle-time=", "a"}, "Failed to parse --exit-idle-time= argument: "},
+		{[]string{"--exit-idle-time=-1", "a"}, "Failed to parse --exit-idle-time= argument: -1"},
+		{[]string{"--proxy-protocol=v3", "a"}, "Failed to parse --proxy-protocol= argument: v3"},
+		{[]string{"--connect-timeout=-0", "a"}, "Failed to parse --connect-timeout= argument: -0"},
+		{[]string{"--connect-retry=x", "a"}, "Failed to parse --connect-retry= argument: x"},
+		{[]string{"--drain-timeout=x", "a"}, "Failed to parse --drain-timeout= argument: x"},
+		{[]string{"--idle-timeout=x", "a"}, "Failed to parse --idle-timeout= argument: x"},
+		{[]string{"--log-level=loud", "a"}, "Failed to parse --log-level= argument: loud"},
+		{[]string{"--listen=0", "a"}, "Failed to parse --listen= argument: 0: port 0 is not between 1 and 65535"},
+
+		{[]string{""}, "Failed to parse target: : empty target"},
+		{[]string{"a:99999"}, "Failed to parse target: a:99999: port 99999 is not between 1 and 65535"},
+		{[]string{"/" + strings.Repeat("x", 107)},
+			"Failed to parse target: /" + strings.Repeat("x", 107) + ": socket path of 108 bytes is longer than 107"},
+
+		// The first mistake on the command line is the one to tell.
+		{[]string{"a", "b", "-c", "x", "--bogus"}, "Failed to parse --connections-max= argument: x"},
+		{[]string{"-c", "x", "--help"}, "Failed to parse --connections-max= argument: x"},
+	} {
+		// Was anything opened, this address would be tried first, and it cannot be bound.
+		args := append([]string{"--listen=/nowhere/at/all"}, test.args...)
+		status, stdout, stderr := runProxyd(args...)
+		if want := "proxyd: " + test.want + "\n"; status != 1 || stdout != "" || stderr != want {
+			t.Errorf("proxyd %q: exit status %d, stdout %q\nstderr %q\nwant   %q", args, status, stdout, stderr, want)
+		}
+	}
+}
+
+func TestHelpTellsOfEveryOptionAndFitsATerminal(t *testing.T) {
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	new(options).define(flags)
+	var known []string
+	flags.VisitAll(func(flag *pflag.Flag) {
+		known = append(known, "--"+flag.Name)
+		if flag.Shorthand != "" && !strings.Contains(help, fmt.Sprintf("  -%s --%s", flag.Shorthand, flag.Name)) {
+			t.Errorf("--help does not tell of -%s", flag.Shorthand)
+		}
+	})
+	told := regexp.MustCompile(`--[a-z-]+`).FindAllString(help, -1)
+	slices.Sort(known)
+	slices.Sort(told)
+	if !slices.Equal(told, known) {
+		t.Errorf("--help tells of %q\nbut there are  %q", told, known)
+	}
+	for line := range strings.Lines(help) {
+		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 80 {
+			t.Errorf("%d columns: %s", n, line)
+		}
+	}
+}
+
+func FuzzParseOptions(f *testing.F) {
+	for _, seed := range []string{
+		"a", "-c 0x10 [::1]:80", "--exit-idle-time=5min -- a", "-hc", "--log-level=8 a b", "-test.v", "-=", "--=",
+		"--listen=@\x00 --listen=1 /run/x", "--connections-max= -c", "\xff --\xff",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, line string) {
+		opts, err := parseOptions(strings.Split(line, " "))
+		switch {
+		case (opts == nil) == (err == nil):
+			t.Errorf("%q: options %v with error %v", line, opts, err)
+		case err == nil && opts.connectionsMax == 0:
+			t.Errorf("%q: a connection limit of 0", line)
+		case err != nil && oneLine(err.Error()) == "":
+			t.Errorf("%q: an error that says nothing", line)
+		}
+	})
+}
