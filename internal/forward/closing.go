@@ -30,7 +30,7 @@ func (l *loop) broke(c *conn, s side, errno sysErr) {
 		return
 	}
 	c.closing = true
-	e.set(broken | readable)
+	e.set(broken | readable | finSeen) // nothing will come behind what has come
 	l.drop(&c.relay[s.other()])
 	r := c.ref(s)
 	l.pump(c, s)

@@ -174,7 +174,14 @@ func (l *loop) dialled(c *conn, events uint32) bool {
 	d := &l.dials[c.dial-1]
 	sa := &d.addresses[d.next-1]
 	if events&unix.EPOLLERR != 0 {
-		if errno := socketError(c.end[backend].fd); errno != 0 {
+		switch errno := socketError(c.end[backend].fd); errno {
+		case 0:
+		case unix.ECONNRESET, unix.EPIPE:
+			// A reset that refuses the connection is ECONNREFUSED; this one came after the handshake.
+			l.connected(c, sa)
+			l.broke(c, backend, errno)
+			return false
+		default:
 			l.dialFailed(c, sa, errno)
 			l.dialNext(c)
 			return false

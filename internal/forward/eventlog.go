@@ -61,6 +61,8 @@ func (g *eventLog) event(e *Event) (leftOut bool) {
 			c.ID, c.Client, c.Backend, briefly(c.Age), what, c.BytesToBackend, c.BytesToClient),
 			append(who, "connection_id", c.ID, "backend", c.Backend, "duration_usec", c.Age.Microseconds(),
 				"bytes_to_backend", c.BytesToBackend, "bytes_to_client", c.BytesToClient)...)
+	case e.Kind == EventStateChanged && e.Reason == ReasonIdle:
+		g.log.Info("Idle for as long as --exit-idle-time= says, exiting.")
 	case e.Kind == EventStateChanged:
 		g.log.Info(fmt.Sprintf("Now %s.", e.State))
 	}

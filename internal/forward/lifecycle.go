@@ -130,7 +130,8 @@ func (y *lifecycle) stepRunning(connections int) (next time.Duration, end bool) 
 	y.setAccepting(false)
 	if y.proxy.NumConnections() == 0 && !y.backlog() {
 		y.exit = true
-		y.setState(StateExiting)
+		y.state = StateExiting
+		y.proxy.observers.add(happening{kind: EventStateChanged, state: StateExiting, reason: ReasonIdle})
 		return 0, true
 	}
 	y.setAccepting(true)

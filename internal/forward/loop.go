@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"runtime"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -20,12 +21,13 @@ const never = math.MaxInt64
 const interest = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET&math.MaxUint32
 
 // loop is one event loop and the only owner of its connections. Only its goroutine touches anything in it, but for the
-// mailbox and load.
+// mailbox, load and late.
 type loop struct {
 	proxy   *Proxy
 	epfd    int32
 	mailbox *mailbox
 	ended   chan struct{}
+	late    sync.Mutex // keeps those apart who call once it has ended
 	stop    bool
 
 	slabs
@@ -249,7 +251,7 @@ func (l *loop) refs(match func(*conn) bool) (refs []ref) {
 	return refs
 }
 
-// call runs f on the loop and waits for it. Once the loop has ended, f runs here: nobody else touches the loop then.
+// call runs f on the loop and waits for it. Once the loop has ended, f runs here: only such calls touch the loop then.
 func (l *loop) call(f func()) {
 	done := make(chan struct{})
 	if l.mailbox.post(func() { f(); close(done) }) {
@@ -257,6 +259,8 @@ func (l *loop) call(f func()) {
 		return
 	}
 	<-l.ended
+	l.late.Lock()
+	defer l.late.Unlock()
 	f()
 }
 

@@ -7,8 +7,9 @@ import (
 const (
 	// copySize is the size of a loop's one buffer. A direction that fills it with one read is a stream.
 	copySize = 64 << 10
-	// pumpBudget is how many bytes one direction may move before the others have their turn.
-	pumpBudget = 1 << 20
+	// pumpBudget is how many bytes one direction may move before the others have their turn, some two milliseconds of
+	// work. While it moves them, the bytes of the others gather; turns that are much shorter cost half as much again.
+	pumpBudget = 8 << 20
 	// trickle is what a splice must bring for its direction to remain a stream; copying so little is cheaper.
 	trickle = 16 << 10
 )

@@ -111,7 +111,10 @@ const pageSize = 256
 // page copies out the connections with the lowest ids above after.
 func (l *loop) page(after uint64) []record {
 	l.now = l.proxy.clock()
-	i, _ := slices.BinarySearchFunc(l.registry.entries, after+1, compareEntry)
+	i, found := slices.BinarySearchFunc(l.registry.entries, after, compareEntry)
+	if found {
+		i++
+	}
 	page := make([]record, 0, min(pageSize, l.registry.live))
 	for _, e := range l.registry.entries[i:] {
 		if len(page) == pageSize {
