@@ -1,0 +1,142 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// bulk takes streams from the origin as fast as they come. What it is measured with is discarded unread, so that the load
+// does not hold the proxy up; what was under way at the end is read, and held against the pattern at its place in the
+// stream, and then the count of bytes that the origin sent.
+type bulk struct {
+	poller  poller
+	fds     []int
+	got     []int64 // bytes of each stream
+	total   int64
+	discard func(fd int) (int, unix.Errno)
+}
+
+// sinkWakes is how many bytes must have come before a TCP stream wakes the load (SO_RCVLOWAT). On loopback it is the proxy
+// that pays for waking its client, which no network card makes it do. It is the same for all proxies.
+const sinkWakes = 128 << 10
+
+func newBulk(address string, streams int) (*bulk, error) {
+	p, err := newPoller(streams)
+	if err != nil {
+		return nil, err
+	}
+	l := &bulk{poller: p, got: make([]int64, streams), discard: discardTCP}
+	tcp := !strings.HasPrefix(address, "/")
+	if !tcp {
+		l.discard = discardUnix()
+	}
+	for i := range streams {
+		fd, err := connectTo(address)
+		if err != nil {
+			l.close()
+			return nil, err
+		}
+		l.fds = append(l.fds, fd)
+		if tcp {
+			err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVLOWAT, sinkWakes)
+		}
+		if err := errors.Join(err, p.add(fd, i), sendAll(fd, []byte{startSource})); err != nil {
+			l.close()
+			return nil, err
+		}
+	}
+	return l, nil
+}
+
+func discardTCP(fd int) (int, unix.Errno) { return rawDiscard(fd, 1<<20) }
+
+// discardUnix reads into a buffer, because AF_UNIX streams know no other way to throw data away.
+func discardUnix() func(fd int) (int, unix.Errno) {
+	buffer := make([]byte, bulkChunk)
+	return func(fd int) (int, unix.Errno) { return rawRead(fd, buffer) }
+}
+
+func (l *bulk) step() error {
+	ready, err := l.poller.wait()
+	if err != nil {
+		return err
+	}
+	for _, event := range ready {
+		n, errno := l.discard(l.fds[event.Fd])
+		if errno == unix.EINTR || errno == unix.EAGAIN {
+			continue
+		}
+		if errno != 0 {
+			return fmt.Errorf("cannot receive: %w", errno)
+		}
+		if n == 0 {
+			return errors.New("a stream ended before its time")
+		}
+		l.got[event.Fd] += int64(n)
+		l.total += int64(n)
+	}
+	return nil
+}
+
+func (l *bulk) units() int64         { return l.total }
+func (l *bulk) latencies() *recorder { return nil }
+
+// settle ends the streams.
+func (l *bulk) settle() error {
+	for _, fd := range l.fds {
+		if err := sendAll(fd, []byte{stopSource}); err != nil {
+			return err
+		}
+	}
+	for i := range l.fds {
+		if err := l.drain(i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// drain reads the rest of a stream. Its last eight bytes are the trailer, so the rest is checked up to there.
+func (l *bulk) drain(i int) error {
+	if err := unix.SetsockoptInt(l.fds[i], unix.SOL_SOCKET, unix.SO_RCVLOWAT, 1); err != nil {
+		return err
+	}
+	const trailer = 8
+	buffer := make([]byte, bulkChunk)
+	held := 0
+	for {
+		n, err := receive(l.fds[i], buffer[held:])
+		if err != nil {
+			return err
+		}
+		held += n
+		if n == 0 {
+			break
+		}
+		if body := held - trailer; body > 0 {
+			if err := checkPattern(buffer[:body], l.got[i]); err != nil {
+				return err
+			}
+			l.got[i] += int64(body)
+			held = copy(buffer, buffer[body:held])
+		}
+	}
+	if held != trailer {
+		return fmt.Errorf("a stream ended after %d bytes without its trailer", l.got[i])
+	}
+	if sent := int64(binary.BigEndian.Uint64(buffer)); sent != l.got[i] {
+		return fmt.Errorf("of %d bytes sent %d arrived", sent, l.got[i])
+	}
+	return nil
+}
+
+func (l *bulk) close() {
+	for _, fd := range l.fds {
+		unix.Close(fd)
+	}
+	l.poller.close()
+}
