@@ -20,18 +20,13 @@ type bulk struct {
 	discard func(fd int) (int, unix.Errno)
 }
 
-// sinkWakes is how many bytes must have come before a TCP stream wakes the load (SO_RCVLOWAT). On loopback it is the proxy
-// that pays for waking its client, which no network card makes it do. It is the same for all proxies.
-const sinkWakes = 128 << 10
-
 func newBulk(address string, streams int) (*bulk, error) {
 	p, err := newPoller(streams)
 	if err != nil {
 		return nil, err
 	}
 	l := &bulk{poller: p, got: make([]int64, streams), discard: discardTCP}
-	tcp := !strings.HasPrefix(address, "/")
-	if !tcp {
+	if strings.HasPrefix(address, "/") {
 		l.discard = discardUnix()
 	}
 	for i := range streams {
@@ -41,10 +36,7 @@ func newBulk(address string, streams int) (*bulk, error) {
 			return nil, err
 		}
 		l.fds = append(l.fds, fd)
-		if tcp {
-			err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVLOWAT, sinkWakes)
-		}
-		if err := errors.Join(err, p.add(fd, i), sendAll(fd, []byte{startSource})); err != nil {
+		if err := errors.Join(p.add(fd, i), sendAll(fd, []byte{startSource})); err != nil {
 			l.close()
 			return nil, err
 		}
@@ -102,9 +94,6 @@ func (l *bulk) settle() error {
 
 // drain reads the rest of a stream. Its last eight bytes are the trailer, so the rest is checked up to there.
 func (l *bulk) drain(i int) error {
-	if err := unix.SetsockoptInt(l.fds[i], unix.SOL_SOCKET, unix.SO_RCVLOWAT, 1); err != nil {
-		return err
-	}
 	const trailer = 8
 	buffer := make([]byte, bulkChunk)
 	held := 0

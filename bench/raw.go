@@ -21,8 +21,7 @@ func rawWrite(fd int, b []byte) (int, unix.Errno) {
 	return int(n), errno
 }
 
-// rawDiscard takes up to n bytes out of a TCP socket without copying them. It must not wait: a socket whose window is
-// full is ready with fewer bytes than SO_RCVLOWAT asks for, and a receive that waits for those would wait for ever.
+// rawDiscard takes up to n bytes out of a TCP socket without copying them, and does not wait for them.
 func rawDiscard(fd, n int) (int, unix.Errno) {
 	got, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), 0, uintptr(n), unix.MSG_TRUNC|unix.MSG_DONTWAIT, 0, 0)
 	return int(got), errno

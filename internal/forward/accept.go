@@ -20,19 +20,17 @@ func (l *loop) watchListeners() {
 			errno := epollAdd(l.epfd, listener.fd, unix.EPOLLIN|unix.EPOLLEXCLUSIVE, token{key: int32(keyListener - i)})
 			if errno != 0 {
 				l.acceptFailed(i, errno)
-				return
+				continue
 			}
 			l.watched[i] = true
 		}
 	}
 }
 
-func (l *loop) unwatchListeners() {
-	for i, listener := range l.proxy.cfg.Listeners {
-		if l.watched[i] {
-			epollDel(l.epfd, listener.fd)
-			l.watched[i] = false
-		}
+func (l *loop) unwatch(listener int) {
+	if l.watched[listener] {
+		epollDel(l.epfd, l.proxy.cfg.Listeners[listener].fd)
+		l.watched[listener] = false
 	}
 }
 
@@ -40,8 +38,10 @@ func (l *loop) setAccepting(on bool) {
 	l.accepting = on
 	if on {
 		l.watchListeners()
-	} else {
-		l.unwatchListeners()
+		return
+	}
+	for i := range l.watched {
+		l.unwatch(i)
 	}
 }
 
@@ -69,10 +69,10 @@ func (l *loop) acceptFrom(i int) {
 	}
 }
 
-// acceptFailed stays away from the listeners for a while: a failing accept takes nobody out of the backlog, so the
-// listener stays readable, and a loop that came back at once would spin.
+// acceptFailed stays away from a listener for a while: a failing accept takes nobody out of the backlog, so the listener
+// stays readable, and a loop that came back at once would spin. The others may still work.
 func (l *loop) acceptFailed(i int, errno sysErr) {
-	l.unwatchListeners()
+	l.unwatch(i)
 	l.backoff = min(max(2*l.backoff, acceptBackoffMin), acceptBackoffMax)
 	l.arm(sweepAccept, l.now+l.backoff)
 	l.proxy.observers.acceptTrouble(l.proxy.cfg.Listeners[i], errno, time.Duration(l.backoff))

@@ -37,14 +37,10 @@ func (e *end) clear(f endFlags)   { e.flags &^= f }
 // relay is one direction of a connection, from the end of the same index to the other.
 type relay struct {
 	bytes     uint64 // delivered to the socket of the destination
-	since     int64  // when window began, loop time
-	window    uint32 // bytes since then; what the rate of a stream is measured by
-	lowat     int32  // SO_RCVLOWAT of the source; 0: as the kernel has it, 1
 	held      uint32 // index into loop.held of bytes taken and not delivered; 0: none
 	streaming bool   // splice rather than copy
 	finished  bool   // the FIN was passed on
 	queued    bool   // in loop.again
-	pauses    uint8  // how often this stream stopped short of its lowat
 }
 
 // conn is one connection. It holds plain values and no pointer: the collector need not look into the slabs, and the

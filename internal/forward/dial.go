@@ -190,8 +190,23 @@ func (l *loop) dialled(c *conn, events uint32) bool {
 	if events&unix.EPOLLOUT == 0 {
 		return false
 	}
+	if fd := c.end[backend].fd; connectedToItself(fd, sa) {
+		resetOnClose(fd) // or TIME_WAIT would keep the port
+		l.dialFailed(c, sa, unix.ECONNREFUSED)
+		l.dialNext(c)
+		return false
+	}
 	l.connected(c, sa)
 	return true
+}
+
+// connectedToItself finds a socket whose near end the kernel gave the very port that it was to connect to. This happens
+// where nobody listens on a port of ip_local_port_range. Such a socket would send the client's bytes back to it, and keep
+// the port from the backend.
+func connectedToItself(fd int32, sa *sockaddr) bool {
+	var near sockaddr
+	getsockname(fd, &near)
+	return near.address() == sa.address()
 }
 
 // connected opens the way between the two ends.

@@ -38,7 +38,6 @@ type loop struct {
 	again    []ref // relays that stopped for fairness, not because a socket would block
 
 	dials     []dial
-	marked    []mark
 	lingering []linger
 	sweeps    [sweepKinds]int64 // when each is due
 	due       int64             // the earliest of them
@@ -60,7 +59,6 @@ type loop struct {
 // The sweeps: what a loop does when a time has come, rather than an event.
 const (
 	sweepDials  = iota // attempts and pauses that are over
-	sweepMarks         // streams that stopped below their SO_RCVLOWAT
 	sweepLinger        // closing connections
 	sweepIdle          // connections without a byte for Config.IdleTimeout
 	sweepAccept        // accepting again after a back-off
@@ -196,8 +194,6 @@ func (l *loop) sweep() {
 		switch kind {
 		case sweepDials:
 			l.sweepDials()
-		case sweepMarks:
-			l.sweepMarks()
 		case sweepLinger:
 			l.sweepLinger()
 		case sweepIdle:

@@ -107,7 +107,6 @@ func (l *loop) spliceOnce(c *conn, from side) int {
 		}
 		return l.nothingRead(c, from, errno)
 	}
-	l.gauge(c, from, n)
 	left := n
 	for left > 0 {
 		m, errno := splice(p.r, dst.fd, left)
@@ -130,10 +129,6 @@ func (l *loop) spliceOnce(c *conn, from side) int {
 	}
 	if n < trickle {
 		r.streaming = false
-	}
-	if r.lowat > 1 && !src.is(finSeen) {
-		// What is left is less than the kernel is asked to wake us for: let it gather.
-		src.clear(readable)
 	}
 	return n
 }
