@@ -5,8 +5,6 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
-
-	"golang.org/x/sys/unix"
 )
 
 // Sizes of pipes, in bytes. Splicing through less than pipeMin costs more than copying.
@@ -30,8 +28,10 @@ type pipeBudget struct {
 // pipe(7), beyond which a new pipe gets two pages. It leaves a quarter to the user's other processes.
 func newPipeBudget() *pipeBudget {
 	pages := int64(16384) // the kernel's default, for a sandbox that hides /proc/sys
-	if n, err := strconv.ParseInt(readSysctl("/proc/sys/fs/pipe-user-pages-soft"), 10, 64); err == nil {
-		pages = n
+	if text, err := os.ReadFile("/proc/sys/fs/pipe-user-pages-soft"); err == nil {
+		if n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil {
+			pages = n
+		}
 	}
 	b := &pipeBudget{total: pipeBudgetMax}
 	if pages > 0 { // 0: no limit
@@ -39,22 +39,6 @@ func newPipeBudget() *pipeBudget {
 	}
 	b.left.Store(b.total)
 	return b
-}
-
-// readSysctl returns a sysctl's value, or "". An os.File would start the runtime's poller, which nothing else needs while
-// the first client waits.
-func readSysctl(path string) string {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return ""
-	}
-	defer closeFD(int32(fd))
-	var text [64]byte
-	n, err := unix.Read(fd, text[:])
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(text[:n]))
 }
 
 // take reserves room for one pipe and returns its size: large while there is plenty, then small, then 0.

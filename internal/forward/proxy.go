@@ -68,6 +68,8 @@ func Start(cfg Config) (*Proxy, error) {
 	if runtime.GOMAXPROCS(0) <= cfg.Loops {
 		runtime.GOMAXPROCS(cfg.Loops + 1)
 	}
+	// The Go runtime opens its poller with the first timer, and dies where no file descriptor is left for it by then.
+	time.AfterFunc(time.Hour, func() {}).Stop()
 	p := &Proxy{cfg: cfg, started: time.Now(), pipes: newPipeBudget(), resolver: newResolver(cfg.Target)}
 	p.observers = newObservers(p)
 	p.lifecycle.init(p)
