@@ -50,14 +50,21 @@ func (l *loop) acceptFrom(i int) {
 	if !l.watched[i] {
 		return
 	}
-	fd := l.proxy.cfg.Listeners[i].fd
+	listener := l.proxy.cfg.Listeners[i]
 	for range acceptBatch {
-		client, errno := accept(fd, &l.sa)
+		inherits := listener.inherits.Load() // before the accept: another loop may set it meanwhile
+		client, errno := accept(listener.fd, &l.sa)
 		switch errno {
 		case 0:
 			l.backoff = 0
+			if !inherits && isInet(l.sa.family()) {
+				setStreamOptions(client)
+			}
 			l.admit(client, i)
 		case unix.EAGAIN:
+			if !inherits {
+				listener.inherits.Store(true)
+			}
 			return
 		case unix.ECONNABORTED, unix.EPROTO, unix.ENETDOWN, unix.ENOPROTOOPT, unix.EHOSTDOWN, unix.ENONET,
 			unix.EHOSTUNREACH, unix.ENETUNREACH, unix.ETIMEDOUT, unix.EPERM:

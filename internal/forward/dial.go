@@ -118,8 +118,7 @@ func (l *loop) dialAddress(c *conn, sa *sockaddr) sysErr {
 	e := &c.end[backend]
 	*e = end{fd: fd, flags: socketFlags(sa.family())}
 	if e.is(tcp) {
-		setsockopt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-		setsockopt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+		setStreamOptions(fd)
 	}
 	result := connect(fd, sa)
 	if result != 0 && result != unix.EINPROGRESS {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,6 +21,10 @@ type Listener struct {
 	address string
 	name    string
 	unlink  string // the path to take away at the end
+
+	// inherits says that accepted sockets have the stream options from this one, which saves two calls for each of them.
+	// The clients that were in the backlog before the options were set do not: it is set once the backlog was empty.
+	inherits atomic.Bool
 }
 
 // AdoptListener takes over a listening SOCK_STREAM socket that somebody else has opened, such as systemd, and closes
@@ -53,11 +58,15 @@ func newListener(fd int32, name string) (*Listener, error) {
 	var sa sockaddr
 	getsockname(fd, &sa)
 	if isInet(sa.family()) {
-		// Accepted sockets inherit these, which saves two calls for each of them.
-		setsockopt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-		setsockopt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+		setStreamOptions(fd)
 	}
 	return &Listener{fd: fd, address: sa.String(), name: name}, nil
+}
+
+// setStreamOptions are those of every TCP socket: bytes go on as they come, and a peer that has vanished is noticed.
+func setStreamOptions(fd int32) {
+	setsockopt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	setsockopt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
 }
 
 func isInet(family uint16) bool { return family == unix.AF_INET || family == unix.AF_INET6 }
