@@ -45,7 +45,10 @@ func run(proxyd, to string) error {
 	cmd := exec.CommandContext(ctx, proxyd, "--listen="+listen, "--log-level=debug", "--drain-timeout=2s", to)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for this program, which passes it on once
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Setpgid:   true,            // Ctrl-C is for this program, which passes it on once
+		Pdeathsig: syscall.SIGTERM, // should this program be killed
+	}
 	if err := cmd.Start(); err != nil {
 		return err
 	}

@@ -33,7 +33,7 @@ Forward the clients of listening sockets to one backend, in both directions.
                             alert, crit, err, warning, notice, info, debug, or
                             0 to 7 (info)
 
-See the proxyd(8) man page for details.
+Time spans are those of systemd.time(7).
 `
 
 // version is set by the Makefile: -ldflags "-X main.version=1.0".

@@ -56,7 +56,7 @@ func (l *loop) acceptFrom(i int) {
 		client, errno := accept(listener.fd, &l.sa)
 		switch errno {
 		case 0:
-			l.backoff = 0
+			l.backoff[i] = 0
 			if !inherits && isInet(l.sa.family()) {
 				setStreamOptions(client)
 			}
@@ -80,9 +80,9 @@ func (l *loop) acceptFrom(i int) {
 // stays readable, and a loop that came back at once would spin. The others may still work.
 func (l *loop) acceptFailed(i int, errno sysErr) {
 	l.unwatch(i)
-	l.backoff = min(max(2*l.backoff, acceptBackoffMin), acceptBackoffMax)
-	l.arm(sweepAccept, l.now+l.backoff)
-	l.proxy.observers.acceptTrouble(l.proxy.cfg.Listeners[i], errno, time.Duration(l.backoff))
+	l.backoff[i] = min(max(2*l.backoff[i], acceptBackoffMin), acceptBackoffMax)
+	l.arm(sweepAccept, l.now+l.backoff[i])
+	l.proxy.observers.acceptTrouble(l.proxy.cfg.Listeners[i], errno, time.Duration(l.backoff[i]))
 }
 
 // admit takes an accepted client in, or turns it away.
@@ -135,7 +135,7 @@ func (l *loop) open(fd int32, address address, listener int) {
 	l.report(EventOpened, c)
 	l.proxy.observers.countChanged()
 	if l.proxy.cfg.IdleTimeout != Infinity {
-		l.arm(sweepIdle, l.now+int64(l.proxy.cfg.IdleTimeout))
+		l.arm(sweepIdle, after(l.now, l.proxy.cfg.IdleTimeout))
 	}
 	if errno := epollAdd(l.epfd, fd, interest, c.token(client)); errno != 0 {
 		c.errno = uint16(errno)

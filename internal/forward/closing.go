@@ -14,6 +14,10 @@ type linger struct {
 	since    int64
 }
 
+func brokenReason(s side) Reason {
+	return [...]Reason{client: ReasonClientReset, backend: ReasonBackendReset}[s]
+}
+
 // broke deals with an end that was reset or failed. As on a direct connection, what it had sent before is delivered
 // still, then the other end is reset; what was on its way to it is void. It may close the connection.
 func (l *loop) broke(c *conn, s side, errno sysErr) {
@@ -23,7 +27,7 @@ func (l *loop) broke(c *conn, s side, errno sysErr) {
 	}
 	if !c.closing {
 		c.errno = uint16(errno)
-		c.reason = [...]Reason{client: ReasonClientReset, backend: ReasonBackendReset}[s]
+		c.reason = brokenReason(s)
 	}
 	if c.dial != 0 || c.flush || c.end[s.other()].is(broken) {
 		l.close(c, true)
@@ -39,7 +43,7 @@ func (l *loop) broke(c *conn, s side, errno sysErr) {
 	}
 }
 
-// flush reads no more from a connection, delivers what was taken from both ends, and then resets it.
+// flushAndReset reads no more from a connection, delivers what was taken from both ends, and then resets it.
 func (l *loop) flushAndReset(r ref) {
 	c := l.lookup(r)
 	if c == nil || c.flush {
@@ -68,7 +72,7 @@ func (l *loop) settle(c *conn) {
 		case c.relay[s].held != 0:
 			return
 		case e.is(broken):
-			if !e.is(ended) {
+			if !e.is(ended) && !c.relay[s].finished {
 				return
 			}
 		case e.is(tcp) && unacknowledged(e.fd) > 0:

@@ -43,20 +43,23 @@ type Config struct {
 	// ConnectionsMaxPerSource is the same for one client IP address, or one uid on AF_UNIX. If 0, there is no such limit.
 	ConnectionsMaxPerSource uint32
 
-	// ExitIdleTime is how long the Proxy stays without any connection before it ends by itself. Infinity: for ever.
+	// ExitIdleTime is how long the Proxy stays without any connection before it ends by itself. If 0, it ends as soon as it
+	// has none; Infinity: never.
 	ExitIdleTime time.Duration
 
-	// ConnectTimeout bounds one attempt to connect to one address. Infinity leaves it to the kernel.
+	// ConnectTimeout bounds one attempt to connect to one address. If 0, an attempt that does not succeed at once has
+	// failed; Infinity leaves it to the kernel.
 	ConnectTimeout time.Duration
 
 	// ConnectRetry is how long a client is held while the backend cannot be reached yet. If 0, there is one attempt
 	// at each address.
 	ConnectRetry time.Duration
 
-	// IdleTimeout ends a connection in which no byte moved, in either direction, for that long. Infinity: never.
+	// IdleTimeout ends a connection in which no byte moved, in either direction, for that long. If 0, that is at
+	// once; Infinity: never.
 	IdleTimeout time.Duration
 
-	// ProxyProtocol chooses the header sent to the backend ahead of the client's bytes.
+	// ProxyProtocol chooses the header sent to the backend ahead of the client's bytes. The zero value sends none.
 	ProxyProtocol ProxyProtocol
 
 	// Log receives what an administrator should know. If nil, nothing is logged. It is called from one goroutine that

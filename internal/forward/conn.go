@@ -14,12 +14,12 @@ func (s side) other() side { return 1 - s }
 type endFlags uint16
 
 const (
-	readable endFlags = 1 << iota // a read may give something: set by an event, cleared by EAGAIN
+	readable endFlags = 1 << iota // a read may give something: set by an event, cleared by EAGAIN or a short read
 	writable                      // a write may take something: likewise
 	finSeen                       // its FIN has arrived; bytes may be queued ahead of it
 	ended                         // everything it will ever send has been read
 	broken                        // reset or failed; what it had sent can still be read
-	tcp                           // splits into TCP and AF_UNIX
+	tcp                           // else AF_UNIX, most likely
 	exact                         // a short read does not mean that the socket is empty
 	noSplice                      // splice(2) cannot serve this socket
 )
@@ -39,7 +39,7 @@ type relay struct {
 	bytes     uint64 // delivered to the socket of the destination
 	held      uint32 // index into loop.held of bytes taken and not delivered; 0: none
 	streaming bool   // splice rather than copy
-	finished  bool   // the FIN was passed on
+	finished  bool   // the FIN was passed on, or the destination takes no more
 	queued    bool   // in loop.again
 }
 

@@ -156,14 +156,17 @@ func mayHeal(errno sysErr) bool {
 // dialRoundFailed pauses before the next round, or gives up.
 func (l *loop) dialRoundFailed(c *conn) {
 	d := &l.dials[c.dial-1]
-	if !d.mayHeal || l.now+d.pause > d.giveUp {
+	if l.proxy.cfg.Target.fixed == nil {
+		l.proxy.resolver.forget() // the next round asks again: the name may have moved
+	}
+	if !d.mayHeal || l.now >= d.giveUp {
 		l.counts.failed++
 		c.reason = ReasonConnectFailed
 		l.close(c, true)
 		return
 	}
 	d.pausing = true
-	d.deadline = l.now + d.pause
+	d.deadline = min(l.now+d.pause, d.giveUp)
 	d.pause = min(2*d.pause, dialPauseMax)
 	l.arm(sweepDials, d.deadline)
 }
@@ -189,7 +192,7 @@ func (l *loop) dialled(c *conn, events uint32) bool {
 	if events&unix.EPOLLOUT == 0 {
 		return false
 	}
-	if fd := c.end[backend].fd; connectedToItself(fd, sa) {
+	if fd := c.end[backend].fd; connectedToItself(fd) {
 		resetOnClose(fd) // or TIME_WAIT would keep the port
 		l.dialFailed(c, sa, unix.ECONNREFUSED)
 		l.dialNext(c)
@@ -202,10 +205,9 @@ func (l *loop) dialled(c *conn, events uint32) bool {
 // connectedToItself finds a socket whose near end the kernel gave the very port that it was to connect to. This happens
 // where nobody listens on a port of ip_local_port_range. Such a socket would send the client's bytes back to it, and keep
 // the port from the backend.
-func connectedToItself(fd int32, sa *sockaddr) bool {
-	var near sockaddr
-	getsockname(fd, &near)
-	return near.address() == sa.address()
+func connectedToItself(fd int32) bool {
+	var near, far sockaddr
+	return getsockname(fd, &near) == 0 && getpeername(fd, &far) == 0 && isInet(near.family()) && near == far
 }
 
 // connected opens the way between the two ends.

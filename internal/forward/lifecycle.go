@@ -18,7 +18,7 @@ type lifecycle struct {
 	wake  chan struct{} // holds one: look again
 	done  chan struct{}
 
-	idleSince atomic.Int64 // loop time at which the last connection went
+	idleSince atomic.Int64 // loop time of the last end of a connection
 	watchIdle atomic.Bool  // somebody wants to know when the next one that is the last goes
 
 	mu           sync.Mutex
@@ -37,9 +37,11 @@ func (y *lifecycle) init(p *Proxy) {
 	y.exitIdleTime = p.cfg.ExitIdleTime
 }
 
+// released is called by a loop that is closing a connection.
+func (y *lifecycle) released() { y.idleSince.Store(y.proxy.clock()) }
+
 // idle is called by a loop that has closed the last connection.
 func (y *lifecycle) idle() {
-	y.idleSince.Store(y.proxy.clock())
 	if y.watchIdle.Load() {
 		y.poke()
 	}
@@ -257,9 +259,8 @@ func (p *Proxy) Drain(options DrainOptions) error {
 		return ErrExiting
 	}
 	p.refusing.Store(options.Refuse)
-	if !options.Refuse {
-		y.setAccepting(false)
-	}
+	// With Refuse this is a barrier: when it returns, no loop is still taking in a client that it accepted before.
+	y.setAccepting(options.Refuse)
 	y.exit = options.Exit
 	y.setDeadline(options.Timeout)
 	y.setState(StateDraining)

@@ -20,7 +20,8 @@ type Listener struct {
 	fd      int32
 	address string
 	name    string
-	unlink  string // the path to take away at the end
+	path    string // of the socket file that Listen made; "": none
+	inode   uint64 // of that file: what has taken its place since is not ours
 
 	// inherits says that accepted sockets have the stream options from this one, which saves two calls for each of them.
 	// The clients that were in the backlog before the options were set do not: it is set once the backlog was empty.
@@ -76,8 +77,8 @@ func (l *Listener) Address() string { return l.address }
 
 // Close gives the socket up. Only for a Listener that was not handed to Start.
 func (l *Listener) Close() {
-	if l.unlink != "" {
-		_ = os.Remove(l.unlink) // best effort: it may be gone, and nothing can be done about it
+	if l.path != "" && socketInode(l.path) == l.inode {
+		_ = unix.Unlink(l.path) // best effort: nobody is left to tell
 	}
 	closeFD(l.fd)
 }
@@ -153,7 +154,7 @@ func (a ListenAddress) listen(sa *sockaddr) (*Listener, error) {
 		return nil, err
 	}
 	if path := sa.unixName(); strings.HasPrefix(path, "/") {
-		l.unlink = path
+		l.path, l.inode = path, socketInode(path)
 	}
 	return l, nil
 }
@@ -167,7 +168,7 @@ func bindAndListen(fd int32, sa *sockaddr) error {
 	}
 	errno := bind(fd, sa)
 	if errno == unix.EADDRINUSE && strings.HasPrefix(path, "/") && isStale(sa) {
-		if err := os.Remove(path); err != nil {
+		if err := unix.Unlink(path); err != nil {
 			return err
 		}
 		errno = bind(fd, sa)
@@ -178,8 +179,21 @@ func bindAndListen(fd int32, sa *sockaddr) error {
 	return unix.Listen(int(fd), unix.SOMAXCONN)
 }
 
-// isStale says whether a socket file was left behind by a listener that is gone: unix(7), ECONNREFUSED.
+// socketInode returns the inode of a socket file, 0 for anything else.
+func socketInode(path string) uint64 {
+	var st unix.Stat_t
+	if unix.Lstat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return 0
+	}
+	return st.Ino
+}
+
+// isStale says whether a socket file was left behind by a listener that is gone: unix(7), ECONNREFUSED, which connect(2)
+// gives for files of other kinds too.
 func isStale(sa *sockaddr) bool {
+	if socketInode(sa.unixName()) == 0 {
+		return false
+	}
 	fd, errno := socket(unix.AF_UNIX)
 	if errno != 0 {
 		return false

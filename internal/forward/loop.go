@@ -35,16 +35,17 @@ type loop struct {
 	held     []heldBytes // [0] is not used
 	heldFree []uint32
 	pipes    pipePool
-	again    []ref // relays that stopped for fairness, not because a socket would block
+	again    []ref // relays that wait for their turn, not for a socket
+	turn     int   // bytes that may still move before the next look for events
 
 	dials     []dial
 	lingering []linger
 	sweeps    [sweepKinds]int64 // when each is due
 	due       int64             // the earliest of them
 
-	accepting bool   // the listeners are wanted in the epoll set
-	watched   []bool // by listener: it is in the epoll set
-	backoff   int64  // of accepting, ns; 0: no trouble
+	accepting bool    // the listeners are wanted in the epoll set
+	watched   []bool  // by listener: it is in the epoll set
+	backoff   []int64 // by listener: of accepting, ns; 0: no trouble
 
 	yielded int64     // when the scheduler last had its turn
 	now     int64     // ns since the start of the Proxy, read once for each batch of events
@@ -77,6 +78,7 @@ func newLoop(p *Proxy) (*loop, error) {
 	}
 	l.pipes.budget = p.pipes
 	l.watched = make([]bool, len(p.cfg.Listeners))
+	l.backoff = make([]int64, len(p.cfg.Listeners))
 	if l.mailbox, err = newMailbox(); err != nil {
 		closeFD(l.epfd)
 		return nil, fmt.Errorf("cannot create an eventfd: %w", err)
@@ -98,10 +100,11 @@ func (l *loop) run() {
 			l.yielded = l.now
 			runtime.Gosched()
 		}
+		l.turn = turnBytes
+		l.resumeRelays()
 		for i := range n {
 			l.dispatch(&l.events[i])
 		}
-		l.resumeRelays()
 		if l.now >= l.due {
 			l.sweep()
 		}
@@ -220,20 +223,20 @@ func (l *loop) sweepPipes() {
 // sweepIdle ends the connections that were idle for too long. It looks at all of them, so that moving a byte costs no
 // more than a store; an eighth of the time-out lies between two looks at the least.
 func (l *loop) sweepIdle() {
-	timeout := int64(l.proxy.cfg.IdleTimeout)
-	next := l.now + timeout
+	next := after(l.now, l.proxy.cfg.IdleTimeout)
 	idle := l.refs(func(c *conn) bool {
 		if c.dial != 0 || c.closing {
 			return false
 		}
-		next = min(next, max(c.active+timeout, l.now))
-		return c.active+timeout <= l.now
+		expires := after(c.active, l.proxy.cfg.IdleTimeout)
+		next = min(next, expires)
+		return expires <= l.now
 	})
 	for _, r := range idle {
 		l.cut(r, ReasonIdle)
 	}
 	if l.registry.live > 0 {
-		l.arm(sweepIdle, max(next, l.now+timeout/8))
+		l.arm(sweepIdle, max(next, after(l.now, l.proxy.cfg.IdleTimeout/8)))
 	}
 }
 

@@ -115,7 +115,7 @@ func (l *loop) report(kind EventKind, c *conn) {
 	}
 	h := happening{kind: kind, record: l.record(c), reason: c.reason}
 	switch {
-	case c.dial != 0 && l.dials[c.dial-1].err != nil:
+	case c.reason == ReasonConnectFailed:
 		h.err = l.dials[c.dial-1].err
 	case c.errno != 0:
 		h.err = sysErr(c.errno)
@@ -150,7 +150,7 @@ func (o *observers) countChanged() {
 func (o *observers) add(h happening) {
 	h.at = time.Now()
 	o.mu.Lock()
-	if len(o.queue) < observeQueueMax {
+	if len(o.queue) < observeQueueMax || h.kind == EventStateChanged {
 		o.queue = append(o.queue, h)
 	} else {
 		o.lost++

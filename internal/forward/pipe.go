@@ -18,15 +18,19 @@ const (
 // than that in them.
 const pipeBudgetMax = 64 << 20
 
-// pipeBudget is the number of bytes of pipe that may still be made, over all loops.
+// pipeBudget is what pipes may still be made, over all loops.
 type pipeBudget struct {
-	left  atomic.Int64
+	left  atomic.Int64 // bytes
 	total int64
+	files atomic.Int64 // descriptors
 }
+
+// pipeFiles is how many of the descriptors of this process pipes may take: 160 pipes use the bytes up.
+func pipeFiles(limit uint64) uint64 { return min(2*160, limit/8) }
 
 // newPipeBudget stays below the kernel's limit for the pipes of an unprivileged user, fs.pipe-user-pages-soft of
 // pipe(7), beyond which a new pipe gets two pages. It leaves a quarter to the user's other processes.
-func newPipeBudget() *pipeBudget {
+func newPipeBudget(files uint64) *pipeBudget {
 	pages := int64(16384) // the kernel's default, for a sandbox that hides /proc/sys
 	if text, err := os.ReadFile("/proc/sys/fs/pipe-user-pages-soft"); err == nil {
 		if n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil {
@@ -38,6 +42,7 @@ func newPipeBudget() *pipeBudget {
 		b.total = min(b.total, pages*int64(os.Getpagesize())/4*3)
 	}
 	b.left.Store(b.total)
+	b.files.Store(int64(files))
 	return b
 }
 
@@ -47,14 +52,18 @@ func (b *pipeBudget) take() int {
 	if b.left.Load() < b.total/2 {
 		size = pipeSmall
 	}
-	if b.left.Add(-size) < 0 {
-		b.left.Add(size)
+	files, left := b.files.Add(-2), b.left.Add(-size)
+	if files < 0 || left < 0 {
+		b.give(int(size))
 		return 0
 	}
 	return int(size)
 }
 
-func (b *pipeBudget) give(size int) { b.left.Add(int64(size)) }
+func (b *pipeBudget) give(size int) {
+	b.files.Add(2)
+	b.left.Add(int64(size))
+}
 
 // pipe is a pair of descriptors through which splice(2) moves bytes.
 type pipe struct {

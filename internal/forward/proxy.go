@@ -14,7 +14,7 @@
 // connections in it. A connection is two ends and two relays; it costs a slot of some two hundred bytes and two file
 // descriptors, and while it is idle nothing else. Everybody outside speaks to a loop through its mailbox.
 //
-// The package reads nothing of what it forwards, speaks no TLS, does no D-Bus and knows no systemd.
+// The package reads nothing of what it forwards, speaks no TLS and does no D-Bus.
 package forward
 
 import (
@@ -44,6 +44,7 @@ const loopsMax = 16
 type Proxy struct {
 	cfg       Config
 	started   time.Time
+	files     uint64 // RLIMIT_NOFILE
 	loops     []*loop
 	slots     *slots
 	pipes     *pipeBudget
@@ -70,10 +71,11 @@ func Start(cfg Config) (*Proxy, error) {
 	}
 	// The Go runtime opens its poller with the first timer, and dies where no file descriptor is left for it by then.
 	time.AfterFunc(time.Hour, func() {}).Stop()
-	p := &Proxy{cfg: cfg, started: time.Now(), pipes: newPipeBudget(), resolver: newResolver(cfg.Target)}
+	files := raiseFileLimit()
+	p := &Proxy{cfg: cfg, started: time.Now(), files: files, pipes: newPipeBudget(pipeFiles(files)), resolver: newResolver(cfg.Target)}
 	p.observers = newObservers(p)
 	p.lifecycle.init(p)
-	p.slots = newSlots(cfg.ConnectionsMax, cfg.ConnectionsMaxPerSource, p.lifecycle.idle)
+	p.slots = newSlots(cfg.ConnectionsMax, cfg.ConnectionsMaxPerSource, p.lifecycle.released, p.lifecycle.idle)
 	for range cfg.Loops {
 		l, err := newLoop(p)
 		if err != nil {
@@ -84,7 +86,7 @@ func Start(cfg Config) (*Proxy, error) {
 		}
 		p.loops = append(p.loops, l)
 	}
-	p.checkFiles(raiseFileLimit())
+	p.checkFiles(cfg.ConnectionsMax)
 	go p.observers.run()
 	for _, l := range p.loops {
 		l.setAccepting(true)
@@ -126,22 +128,22 @@ func raiseFileLimit() uint64 {
 }
 
 // otherFiles is what the process needs beside its connections, loops and listeners: standard streams, the journal, the
-// bus, a few pipes, look-ups.
+// bus, look-ups.
 const otherFiles = 32
 
 // checkFiles says it in the log where the connection limit cannot be reached.
-func (p *Proxy) checkFiles(limit uint64) {
-	own := uint64(otherFiles + 2*len(p.loops) + len(p.cfg.Listeners))
-	needed := own + 2*uint64(p.cfg.ConnectionsMax)
-	if needed <= limit || p.cfg.Log == nil {
+func (p *Proxy) checkFiles(connectionsMax uint32) {
+	own := otherFiles + 2*uint64(len(p.loops)) + uint64(len(p.cfg.Listeners)) + pipeFiles(p.files)
+	needed := own + 2*uint64(connectionsMax)
+	if needed <= p.files || p.cfg.Log == nil {
 		return
 	}
 	room := uint64(0)
-	if limit > own {
-		room = (limit - own) / 2
+	if p.files > own {
+		room = (p.files - own) / 2
 	}
 	p.cfg.Log.Warn(fmt.Sprintf("File descriptors are enough for about %d connections only, not for --connections-max=%d; "+
-		"LimitNOFILE=%d or more would do.", room, p.cfg.ConnectionsMax, needed))
+		"LimitNOFILE=%d or more would do.", room, connectionsMax, needed))
 }
 
 // NumConnections is how many connections there are.
@@ -156,6 +158,7 @@ func (p *Proxy) SetConnectionsMax(n uint32) error {
 		return ErrLimitZero
 	}
 	p.slots.max.Store(int64(n))
+	p.checkFiles(n)
 	return nil
 }
 

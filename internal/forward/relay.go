@@ -7,9 +7,10 @@ import (
 const (
 	// copySize is the size of a loop's one buffer. A direction that fills it with one read is a stream.
 	copySize = 64 << 10
-	// pumpBudget is how many bytes one direction may move before the others have their turn, some two milliseconds of
-	// work. While it moves them, the bytes of the others gather; turns that are much shorter cost half as much again.
-	pumpBudget = 8 << 20
+	// turnBytes is how many bytes all streams of a loop may move before it looks for events again: some two milliseconds
+	// of work, for which somebody with a short message waits. Most often one stream uses the turn up, while the bytes of
+	// the others gather; turns that are much shorter cost half as much again.
+	turnBytes = 8 << 20
 	// trickle is what a splice must bring for its direction to remain a stream; copying so little is cheaper.
 	trickle = 16 << 10
 )
@@ -19,7 +20,7 @@ const (
 // It may close the connection.
 func (l *loop) pump(c *conn, from side) {
 	r, src, dst := &c.relay[from], &c.end[from], &c.end[from.other()]
-	for budget := pumpBudget; ; {
+	for moved := 0; !r.finished; {
 		if r.held != 0 && !l.deliver(c, from) {
 			return
 		}
@@ -30,7 +31,7 @@ func (l *loop) pump(c *conn, from side) {
 		if !src.is(readable) || dst.flags&(writable|broken) != writable || c.flush {
 			return
 		}
-		if budget <= 0 {
+		if l.turn <= 0 && (r.streaming || moved > 0) {
 			l.queue(c, from)
 			return
 		}
@@ -38,25 +39,26 @@ func (l *loop) pump(c *conn, from side) {
 		if r.streaming {
 			n = l.spliceOnce(c, from)
 		} else {
-			n = l.copyOnce(c, from)
+			n = l.copyOnce(c, from, l.buf[:])
 		}
 		if n < 0 {
 			return
 		}
-		budget -= n
+		moved += n
+		l.turn -= n
 	}
 }
 
 // copyOnce moves what one read gives and returns its size: 0 where there is nothing to read now, -1 where the relay is
 // not to go on.
-func (l *loop) copyOnce(c *conn, from side) int {
+func (l *loop) copyOnce(c *conn, from side, buf []byte) int {
 	r, src, dst := &c.relay[from], &c.end[from], &c.end[from.other()]
-	n, errno := read(src.fd, l.buf[:])
+	n, errno := read(src.fd, buf)
 	if n <= 0 {
 		return l.nothingRead(c, from, errno)
 	}
 	switch {
-	case n == copySize:
+	case n == len(buf):
 		r.streaming = !src.is(noSplice) && !dst.is(noSplice)
 	case src.is(exact):
 	case src.is(finSeen):
@@ -68,10 +70,10 @@ func (l *loop) copyOnce(c *conn, from side) int {
 	if src.is(ended) && !c.closing {
 		flags = unix.MSG_MORE // the FIN that finish sends at once goes along in the same segment
 	}
-	m, errno := write(dst.fd, l.buf[:n], flags)
+	m, errno := write(dst.fd, buf[:n], flags)
 	if errno != 0 {
 		if errno != unix.EAGAIN {
-			l.broke(c, from.other(), errno)
+			l.writeFailed(c, from, errno)
 			return -1
 		}
 		dst.clear(writable)
@@ -79,7 +81,7 @@ func (l *loop) copyOnce(c *conn, from side) int {
 	}
 	l.account(c, from, m)
 	if m < n {
-		r.held = l.hold(heldBytes{memory: append([]byte(nil), l.buf[m:n]...)})
+		r.held = l.hold(heldBytes{memory: append([]byte(nil), buf[m:n]...)})
 	}
 	return n
 }
@@ -90,7 +92,8 @@ func (l *loop) spliceOnce(c *conn, from side) int {
 	p, ok := l.pipes.get(l.now)
 	if !ok {
 		r.streaming = false
-		return l.copyOnce(c, from)
+		// A destination that stalls now leaves this much in memory, so it is less than usual.
+		return l.copyOnce(c, from, l.buf[:trickle])
 	}
 	l.arm(sweepPipes, l.now+pipeTrimTime)
 	n, errno := splice(src.fd, p.w, p.size)
@@ -99,7 +102,7 @@ func (l *loop) spliceOnce(c *conn, from side) int {
 		switch errno {
 		case 0: // the end, or urgent data and the FIN behind it: only read(2) can tell them apart
 			r.streaming = false
-			return l.copyOnce(c, from)
+			return l.copyOnce(c, from, l.buf[:])
 		case unix.EINVAL: // a socket that only knows read(2)
 			src.set(noSplice)
 			r.streaming = false
@@ -116,7 +119,7 @@ func (l *loop) spliceOnce(c *conn, from side) int {
 		}
 		if errno != 0 {
 			l.pipes.discard(p)
-			l.broke(c, from.other(), errno)
+			l.writeFailed(c, from, errno)
 			return -1
 		}
 		left -= m
@@ -168,7 +171,7 @@ func (l *loop) deliver(c *conn, from side) bool {
 			return false
 		}
 		if errno != 0 {
-			l.broke(c, from.other(), errno)
+			l.writeFailed(c, from, errno)
 			return false
 		}
 		if h.inPipe > 0 {
@@ -203,12 +206,40 @@ func (l *loop) finish(c *conn, from side) {
 	}
 	r.finished = true
 	if c.relay[from.other()].finished {
-		c.reason = ReasonFinished
-		l.close(c, false)
+		l.bothFinished(c)
 		return
 	}
 	// ENOTCONN: the peer is gone altogether, of which epoll brings the news.
 	shutdownWrite(c.end[from.other()].fd)
+}
+
+// writeFailed ends a relay whose destination takes no more. On AF_UNIX that is not the end of the destination: EPIPE
+// also comes where it has shut down reading only, and then it may still have something to say.
+func (l *loop) writeFailed(c *conn, from side, errno sysErr) {
+	to := from.other()
+	if c.end[to].is(tcp) || errno != unix.EPIPE || c.closing {
+		l.broke(c, to, errno)
+		return
+	}
+	r := &c.relay[from]
+	l.drop(r)
+	r.finished = true
+	c.errno = uint16(errno)
+	c.reason = brokenReason(to)
+	if c.relay[to].finished {
+		l.bothFinished(c)
+	}
+}
+
+// bothFinished closes a connection both of whose relays have come to their end; with a reset if bytes were lost.
+func (l *loop) bothFinished(c *conn) {
+	if c.errno == 0 {
+		c.reason = ReasonFinished
+		l.close(c, false)
+		return
+	}
+	c.closing = true
+	l.flushAndReset(c.ref(client))
 }
 
 // queue has the relay go on after the other events.
@@ -219,15 +250,17 @@ func (l *loop) queue(c *conn, from side) {
 	}
 }
 
+// resumeRelays goes on with the relays that had to wait, the longest waiting first, for as long as the turn lasts.
 func (l *loop) resumeRelays() {
-	n := len(l.again)
-	for _, r := range l.again[:n] {
-		if c := l.lookup(r); c != nil {
-			c.relay[r.side].queued = false
-			l.pump(c, r.side)
+	done := 0
+	for n := len(l.again); done < n && l.turn > 0; done++ {
+		if c := l.lookup(l.again[done]); c != nil {
+			s := l.again[done].side
+			c.relay[s].queued = false
+			l.pump(c, s)
 		}
 	}
-	l.again = l.again[:copy(l.again, l.again[n:])]
+	l.again = l.again[:copy(l.again, l.again[done:])]
 }
 
 // hold keeps bytes for a relay.
@@ -242,7 +275,7 @@ func (l *loop) hold(h heldBytes) uint32 {
 	return uint32(len(l.held) - 1)
 }
 
-// drop lets go of what the relay holds: nothing, after it was delivered.
+// drop lets go of what the relay holds. A pipe that is empty by now goes back to the pool.
 func (l *loop) drop(r *relay) {
 	if r.held == 0 {
 		return

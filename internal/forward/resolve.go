@@ -2,6 +2,7 @@ package forward
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -54,6 +55,9 @@ func (r *resolver) resolve() {
 	ctx, cancel := context.WithTimeout(r.ctx, resolveTimeout)
 	defer cancel()
 	ips, err := r.lookIP(ctx, "ip", r.host)
+	if err == nil && len(ips) == 0 {
+		err = errors.New("no address")
+	}
 	if err != nil {
 		err = fmt.Errorf("cannot resolve %s: %w", r.host, err)
 	}
@@ -70,6 +74,13 @@ func (r *resolver) resolve() {
 	for _, done := range waiting {
 		done(addresses, err)
 	}
+}
+
+// forget has the next look-up ask again.
+func (r *resolver) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.expires = time.Time{}
 }
 
 // close ends a look-up that is under way.

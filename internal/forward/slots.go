@@ -16,12 +16,12 @@ type slots struct {
 	mu      sync.Mutex
 	sources map[source]int
 
-	// onIdle is called by whoever gives the last slot back.
-	onIdle func()
+	onRelease func() // called before a slot is given back
+	onIdle    func() // called after the last one was
 }
 
-func newSlots(limit uint32, perSource uint32, onIdle func()) *slots {
-	s := &slots{perSource: int(perSource), sources: map[source]int{}, onIdle: onIdle}
+func newSlots(limit uint32, perSource uint32, onRelease, onIdle func()) *slots {
+	s := &slots{perSource: int(perSource), sources: map[source]int{}, onRelease: onRelease, onIdle: onIdle}
 	s.max.Store(int64(limit))
 	return s
 }
@@ -67,6 +67,7 @@ func (s *slots) release(from source) {
 }
 
 func (s *slots) giveBack() {
+	s.onRelease()
 	if s.used.Add(-1) == 0 {
 		s.onIdle()
 	}

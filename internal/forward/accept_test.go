@@ -1,0 +1,192 @@
+package forward
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestABrokenListenerNeitherSpinsNorFloodsTheLog(t *testing.T) {
+	log, buf := newTestLog(slog.LevelInfo)
+	r := newRig(t, "tcp", "tcp", func(c *Config) { c.Log = log })
+	client, server := r.pair()
+	listener := r.cfg.Listeners[0]
+	if err := unix.Shutdown(int(listener.fd), unix.SHUT_RDWR); err != nil {
+		t.Fatal(err)
+	}
+	noSpin(t, "self")
+	send(t, client, "forwarding goes on")
+	receive(t, server, "forwarding goes on")
+
+	since := time.Now()
+	r.Kill()
+	wait(t, "the Proxy ends", r.Done())
+	if took := time.Since(since); took > time.Second {
+		t.Errorf("the end took %v", took)
+	}
+	want := fmt.Sprintf("Cannot accept on %s: invalid argument; trying again in 5ms. Clients wait.", listener.address)
+	if lines := strings.Count(buf.String(), "Cannot accept"); lines > logBurst || !strings.Contains(buf.String(), want) {
+		t.Errorf("%d lines of trouble in the log: %s", lines, buf)
+	}
+}
+
+func TestABrokenListenerIsNoHarmToTheOthers(t *testing.T) {
+	checkLeaks(t)
+	b := listen(t, "tcp")
+	defer b.Close()
+	listeners := []*Listener{listenFor(t, "tcp"), listenFor(t, "tcp"), listenFor(t, "tcp")}
+	start(t, testConfig(t, b.Addr().String(), listeners...))
+	for _, broken := range []int{0, 2} {
+		if err := unix.Shutdown(int(listeners[broken].fd), unix.SHUT_RDWR); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 20 {
+		c := adoptDial(t, "tcp", listeners[1].Address())
+		send(t, c, "request")
+		receive(t, acceptFrom(t, b), "request")
+	}
+}
+
+func TestABrokenListenerDoesNotSpinWithoutIdleTimeEither(t *testing.T) {
+	r := newRig(t, "tcp", "tcp")
+	if err := unix.Shutdown(int(r.cfg.Listeners[0].fd), unix.SHUT_RDWR); err != nil {
+		t.Fatal(err)
+	}
+	r.SetExitIdleTime(0)
+	noSpin(t, "self")
+}
+
+func TestAcceptingGoesOnAfterTheBackOff(t *testing.T) {
+	r := newRig(t, "tcp", "tcp")
+	for _, l := range r.loops {
+		l.call(func() { l.acceptFailed(0, unix.EMFILE) })
+	}
+	r.pair()
+	for _, l := range r.loops {
+		l.call(func() {
+			for range 20 {
+				l.acceptFailed(0, unix.EMFILE)
+			}
+			equal(t, "longest pause", l.backoff[0], acceptBackoffMax)
+		})
+	}
+	since := time.Now()
+	r.pair()
+	if took := time.Since(since); took > 2*acceptBackoffMax {
+		t.Errorf("a client waited for %v", took)
+	}
+}
+
+// The child has descriptors for so many connections.
+const childConnections = 4
+
+// The test cannot run out of descriptors itself, so that a child does.
+func TestRunningOutOfDescriptorsHarmsNobody(t *testing.T) {
+	if target := os.Getenv(childEnv); target != "" {
+		runWithFewDescriptors(t, target)
+		return
+	}
+	checkLeaks(t)
+	listener := listen(t, "tcp").(*net.TCPListener)
+	file, err := listener.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	backend := listen(t, "unix")
+	r := &rig{t: t, network: "tcp", address: listener.Addr().String(), backend: backend}
+	r.serve(echo)
+
+	cmd := childOf(t, backend.Addr().String())
+	cmd.ExtraFiles = []*os.File{file}
+	var output strings.Builder
+	cmd.Stdout, cmd.Stderr = &output, &output
+	stop, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() { // for a test that failed half-way
+		stop.Close()
+		_ = cmd.Process.Kill()
+		<-ended
+		if t.Failed() {
+			t.Logf("the child said: %s", output.String())
+		}
+	})
+	file.Close()
+	listener.Close()
+
+	served := make(chan duplex)
+	const clients = 3 * childConnections
+	for range clients {
+		c := r.dial()
+		go func() {
+			if _, err := io.WriteString(c, "x"); err == nil {
+				_, _ = io.ReadFull(c, make([]byte, 1))
+			}
+			served <- c
+		}()
+	}
+	var open []duplex
+	for range childConnections {
+		open = append(open, wait(t, "a client is served", served))
+	}
+	noSpin(t, fmt.Sprint(cmd.Process.Pid))
+	select {
+	case <-served:
+		t.Fatal("more clients are served than the child has descriptors for")
+	default:
+	}
+	// Who goes makes room for who waits, until there is trouble no more.
+	for range clients - childConnections - 2 {
+		open[0].Close()
+		open = append(open[1:], wait(t, "the next client is served", served))
+	}
+	since := time.Now()
+	stop.Close() // with two clients in the backlog
+	if err := wait(t, "the child ends", ended); err != nil {
+		t.Error(err)
+	}
+	ended <- nil
+	if took := time.Since(since); took > 2*time.Second {
+		t.Errorf("the end took %v", took)
+	}
+	if n := strings.Count(output.String(), "Cannot accept"); n == 0 || n > logBurst+1 {
+		t.Errorf("%d lines of trouble", n)
+	}
+	for range 2 {
+		wait(t, "the last clients get an end", served)
+	}
+}
+
+// runWithFewDescriptors runs a Proxy until standard input ends.
+func runWithFewDescriptors(t *testing.T, target string) {
+	listener, err := AdoptListener(os.NewFile(3, "listener"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	limitDescriptors(t, 2+2*childConnections) // a loop has two
+	cfg := testConfig(t, target, listener)
+	cfg.Loops, cfg.ConnectRetry, cfg.Log = 1, patience, slog.New(slog.NewTextHandler(os.Stderr, nil))
+	p, err := Start(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	if err := p.Exit(time.Millisecond); err != nil {
+		t.Error(err)
+	}
+	<-p.Done()
+}

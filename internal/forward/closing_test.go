@@ -1,0 +1,297 @@
+package forward
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ends returns the next connection that ended.
+func ends(t *testing.T, s *Subscription, reason Reason) Event {
+	t.Helper()
+	e := wait(t, "a connection ends", s.C)
+	equal(t, "reason", e.Reason, reason)
+	return e
+}
+
+// eachWay calls f for both directions of a TCP connection: what happens at one end shows at the other.
+func eachWay(t *testing.T, f func(t *testing.T, r *rig, from side, src, dst duplex)) {
+	t.Helper()
+	for _, from := range []side{client, backend} {
+		t.Run([]string{"from the client", "from the backend"}[from], func(t *testing.T) {
+			r := newRig(t, "tcp", "tcp")
+			src, dst := r.pair()
+			if from == backend {
+				src, dst = dst, src
+			}
+			f(t, r, from, src, dst)
+		})
+	}
+}
+
+// brokenBy is the reason of a connection that this side has reset.
+func brokenBy(s side) Reason { return []Reason{ReasonClientReset, ReasonBackendReset}[s] }
+
+func TestAResetIsPassedOn(t *testing.T) {
+	for name, prepare := range map[string]func(*testing.T, duplex, duplex){
+		"without a byte": func(*testing.T, duplex, duplex) {},
+		"in a conversation": func(t *testing.T, src, dst duplex) {
+			send(t, src, "question")
+			receive(t, dst, "question")
+			send(t, dst, "answer")
+			receive(t, src, "answer")
+		},
+		"after a FIN from there": func(t *testing.T, src, dst duplex) {
+			finish(t, src)
+			receiveEnd(t, dst)
+		},
+		"after a FIN to there": func(t *testing.T, src, dst duplex) {
+			finish(t, dst)
+			receiveEnd(t, src)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachWay(t, func(t *testing.T, r *rig, from side, src, dst duplex) {
+				closed := r.Subscribe(1, EventClosed)
+				prepare(t, src, dst)
+				reset(t, src)
+				e := ends(t, closed, brokenBy(from))
+				if !errors.Is(e.Err, unix.ECONNRESET) && !errors.Is(e.Err, unix.EPIPE) {
+					t.Errorf("error %v", e.Err)
+				}
+				// A FIN before it ended what can be read; then the reset shows in writing.
+				if _, err := dst.Read(make([]byte, 1)); err == io.EOF {
+					eventually(t, "writing fails", func() bool {
+						_, err := dst.Write([]byte("x"))
+						return errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET)
+					})
+				} else if !errors.Is(err, unix.ECONNRESET) {
+					t.Errorf("reading after the reset: %v", err)
+				}
+			})
+		})
+	}
+}
+
+// acknowledged waits until all that was sent is beyond the reach of a reset by the sender.
+func acknowledged(t *testing.T, c duplex) {
+	t.Helper()
+	eventually(t, "all is acknowledged", func() (yes bool) {
+		control(t, c, func(fd int) error {
+			yes = unacknowledged(int32(fd)) == 0
+			return nil
+		})
+		return yes
+	})
+}
+
+func TestWhatWasSentBeforeAResetArrivesBeforeIt(t *testing.T) {
+	for _, size := range []int{1, 1000, 100_000} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			eachWay(t, func(t *testing.T, r *rig, from side, src, dst duplex) {
+				// With little room behind it, the Proxy holds a part, and has not taken another.
+				r.inspect(r.connection().ID, func(_ *loop, c *conn) {
+					setsockopt(c.end[from.other()].fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 8<<10)
+				})
+				send(t, src, string(noise[:size]))
+				acknowledged(t, src)
+				reset(t, src)
+				receive(t, dst, string(noise[:size]))
+				receiveReset(t, dst)
+			})
+		})
+	}
+}
+
+func TestAResetBehindAStalledReaderNeitherSpinsNorStays(t *testing.T) {
+	r := newRig(t, "tcp", "tcp")
+	closed := r.Subscribe(2, EventClosed)
+	var stalled []duplex
+	var since time.Time
+	for _, from := range []side{client, backend} {
+		src, dst := r.pair()
+		if from == backend {
+			src, dst = dst, src
+		}
+		r.fill(r.lastID.Load(), from, src)
+		since = time.Now()
+		reset(t, src)
+		stalled = append(stalled, dst)
+	}
+	noSpin(t, "self")
+	for _, c := range r.Connections(0, 0, nil) {
+		equal(t, "state", c.State, ConnectionClosing)
+	}
+	for range 2 {
+		e := wait(t, "a connection ends", closed.C)
+		equal(t, "reason", e.Reason, brokenBy(side(e.Connection.ID-1)))
+	}
+	if took := time.Since(since); took < lingerMax/2 || took > 4*lingerMax {
+		t.Errorf("it took %v, want about %v", took, time.Duration(lingerMax))
+	}
+	for _, c := range stalled {
+		if _, err := io.Copy(io.Discard, struct{ io.Reader }{c}); !errors.Is(err, unix.ECONNRESET) {
+			t.Errorf("the end that stalled: %v", err)
+		}
+	}
+}
+
+func TestAReaderThatComesBackGetsAllThatWasSentBeforeAReset(t *testing.T) {
+	eachWay(t, func(t *testing.T, r *rig, from side, src, dst duplex) {
+		id := r.connection().ID
+		r.inspect(id, func(_ *loop, c *conn) {
+			setsockopt(c.end[from.other()].fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 8<<10)
+		})
+		text := string(noise[:120_000])
+		send(t, src, text)
+		acknowledged(t, src)
+		reset(t, src)
+		eventually(t, "the Proxy knows of the reset", func() bool { return r.connection().State == ConnectionClosing })
+		// Each piece is progress, for which the Proxy stays.
+		for len(text) > 0 {
+			n := min(10_000, len(text))
+			receive(t, dst, text[:n])
+			text = text[n:]
+		}
+		receiveReset(t, dst)
+	})
+}
+
+func TestAResetOfBothEndsAtOnce(t *testing.T) {
+	r := newRig(t, "tcp", "tcp")
+	closed := r.Subscribe(1, EventClosed)
+	client, server := r.pair()
+	thaw := r.freeze()
+	reset(t, client)
+	reset(t, server)
+	thaw()
+	wait(t, "the connection ends", closed.C)
+}
+
+// receiveBroken wants the end of a connection that broke: AF_UNIX has no reset, but the kernel makes one of bytes that
+// the peer did not read.
+func receiveBroken(t *testing.T, c net.Conn) {
+	t.Helper()
+	if rest, err := io.ReadAll(c); err != nil && !errors.Is(err, unix.ECONNRESET) || len(rest) > 0 {
+		t.Fatalf("received %.80q, %v; want the end", rest, err)
+	}
+}
+
+func TestABrokenUnixPeerEndsTheConnection(t *testing.T) {
+	t.Run("a client that closed does not want the answer", func(t *testing.T) {
+		r := newRig(t, "unix", "tcp")
+		closed := r.Subscribe(1, EventClosed)
+		client, server := r.pair()
+		send(t, client, "request")
+		client.Close()
+		receive(t, server, "request")
+		receiveEnd(t, server)
+		send(t, server, "answer")
+		ends(t, closed, ReasonClientReset)
+	})
+	t.Run("a client that closed without reading all", func(t *testing.T) {
+		r := newRig(t, "unix", "tcp")
+		closed := r.Subscribe(1, EventClosed)
+		client, server := r.pair()
+		send(t, server, "answer")
+		id := r.connection().ID
+		eventually(t, "the answer is at the client", func() bool {
+			c, err := r.Connection(id)
+			return err == nil && c.BytesToClient == 6
+		})
+		send(t, client, "request")
+		client.Close() // with the answer unread, which is a reset
+		receive(t, server, "request")
+		receiveReset(t, server)
+		ends(t, closed, ReasonClientReset)
+	})
+	t.Run("a backend sees no more than the end of a client that reset", func(t *testing.T) {
+		r := newRig(t, "tcp", "unix")
+		closed := r.Subscribe(1, EventClosed)
+		client, server := r.pair()
+		send(t, client, "request")
+		acknowledged(t, client)
+		reset(t, client)
+		receive(t, server, "request")
+		receiveBroken(t, server)
+		ends(t, closed, ReasonClientReset)
+	})
+	t.Run("a client sees the end of a backend that is gone", func(t *testing.T) {
+		r := newRig(t, "unix", "unix")
+		closed := r.Subscribe(1, EventClosed)
+		client, server := r.pair()
+		server.Close()
+		receiveEnd(t, client)
+		send(t, client, "request")
+		ends(t, closed, ReasonBackendReset)
+		receiveBroken(t, client)
+	})
+}
+
+// However the two ends behave, nothing of a connection may remain: the rig looks for it.
+func TestConnectionsThatEndAnyhowLeaveNothing(t *testing.T) {
+	networks(t, func(t *testing.T, clients, backend string) {
+		rng := newRand(t)
+		r := newRig(t, clients, backend, withLoops(3), func(c *Config) { c.ProxyProtocol = ProxyProtocolV2 })
+		var wg sync.WaitGroup
+		for i := range 100 {
+			client, server := r.pair()
+			if i%10 == 9 {
+				_ = r.CloseConnection(uint64(1 + rng.IntN(i))) // which may be gone
+			}
+			for _, c := range []duplex{client, server} {
+				seed := rng.Uint64()
+				wg.Go(func() { misbehave(c, rand.New(rand.NewPCG(seed, 0))) })
+			}
+		}
+		wg.Wait()
+		eventually(t, "all connections end", func() bool { return r.NumConnections() == 0 })
+	})
+}
+
+// misbehave does a few things that a peer may do, and closes the connection in some way.
+func misbehave(c duplex, rng *rand.Rand) {
+	defer c.Close()
+	buf := make([]byte, 1<<20)
+	for range rng.IntN(8) {
+		_ = c.SetDeadline(time.Now().Add(time.Duration(rng.IntN(20)) * time.Millisecond))
+		switch rng.IntN(5) {
+		case 0, 1:
+			_, _ = c.Write(noise[:1<<rng.IntN(21)])
+		case 2, 3:
+			_, _ = c.Read(buf[:1<<rng.IntN(21)])
+		case 4:
+			_ = c.CloseWrite()
+		}
+	}
+	if tcp, ok := c.(*net.TCPConn); ok && rng.IntN(3) == 0 {
+		_ = tcp.SetLinger(0)
+	}
+}
+
+// A peer on AF_UNIX that has shut down reading gives EPIPE to whoever writes to it, as one that is gone does, and may have
+// something to say all the same.
+func TestAUnixPeerThatReadsNoMoreStillAnswers(t *testing.T) {
+	r := newRig(t, "tcp", "unix")
+	client, server := r.pair()
+	send(t, client, "request")
+	receive(t, server, "request")
+	control(t, server, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RD) })
+	send(t, client, "more")
+	id := r.connection().ID
+	eventually(t, "nobody wants what is left", func() (finished bool) {
+		r.inspect(id, func(_ *loop, c *conn) { finished = c.relay[0].finished })
+		return finished
+	})
+	send(t, server, "answer")
+	receive(t, client, "answer")
+	server.Close()
+	receiveReset(t, client) // the rest of what it sent was not read
+}

@@ -1,0 +1,120 @@
+package forward
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+func TestParseTargetAccepts(t *testing.T) {
+	long := "/" + strings.Repeat("x", sunPathMax-1)
+	for text, want := range map[string]string{ // the address to connect to, or "HOST PORT" to resolve
+		"127.0.0.1:8080":         "127.0.0.1:8080",
+		"127.0.0.1":              "127.0.0.1:80",
+		"127.0.0.1:http":         "127.0.0.1:80",
+		"127.0.0.1:65535":        "127.0.0.1:65535",
+		"[::1]:8080":             "[::1]:8080",
+		"[::1]":                  "[::1]:80",
+		"[::1]:https":            "[::1]:443",
+		"::1:8080":               "[::1]:8080", // split at the last colon, as systemd-socket-proxyd does
+		"[::ffff:192.0.2.1]:80":  "192.0.2.1:80",
+		"[fe80::1%1]:80":         "[fe80::1%1]:80",
+		"[fe80::1%lo]:80":        "[fe80::1%1]:80",
+		"localhost:8080":         "localhost 8080",
+		"localhost":              "localhost 80",
+		"db_1.example.org.:5432": "db_1.example.org. 5432",
+		"xn--bcher-kva.example":  "xn--bcher-kva.example 80",
+		"bücher.example:1":       "bücher.example 1",
+		"/run/web.sock":          "/run/web.sock",
+		"/run/a:80":              "/run/a:80",
+		"@web":                   "@web",
+		long:                     long,
+	} {
+		target, err := ParseTarget(text)
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		equal(t, text+" as text", target.String(), text)
+		equal(t, text, destination(target), want)
+	}
+}
+
+// destination says where a target leads.
+func destination(t Target) string {
+	if len(t.fixed) == 1 {
+		return t.fixed[0].String()
+	}
+	sa := inetSockaddr(netip.AddrPortFrom(netip.IPv4Unspecified(), t.port))
+	return t.host + " " + strings.TrimPrefix(sa.String(), "0.0.0.0:")
+}
+
+func TestParseTargetRefuses(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                                    "empty target",
+		"/":                                   `"/" names no socket`,
+		"@":                                   `"@" names no socket`,
+		"/" + strings.Repeat("x", sunPathMax): "socket path of 108 bytes is longer than 107",
+		"@" + strings.Repeat("x", sunPathMax): "socket path of 108 bytes is longer than 107",
+		"/run/a\x00b":                         "socket path contains a NUL byte",
+		":80":                                 "empty host",
+		"host:":                               "empty port",
+		"host:0":                              "port 0 cannot be connected to",
+		"host:99999":                          "port 99999 is not between 1 and 65535",
+		"host:99999999999999999999":           "port 99999999999999999999 is not between 1 and 65535",
+		"host:-1":                             `unknown service "-1"`,
+		"host:no-such-service":                `unknown service "no-such-service"`,
+		"[::1":                                "not an IPv6 address in brackets",
+		"[127.0.0.1]:80":                      "not an IPv6 address in brackets",
+		"[host]:80":                           "not an IPv6 address in brackets",
+		"[]:80":                               "not an IPv6 address in brackets",
+		"[::1]80":                             "no colon after the bracket",
+		"[::1]:":                              "empty port",
+		"[fe80::1%nosuch]:80":                 `no network interface "nosuch"`,
+		"two words:80":                        `"two words" is not a host name`,
+		"-a:80":                               `"-a" is not a host name`,
+		"a-.b:80":                             `"a-.b" is not a host name`,
+		"a..b:80":                             `"a..b" is not a host name`,
+		".:80":                                `"." is not a host name`,
+		"a/b:80":                              `"a/b" is not a host name`,
+		"http://host:80":                      `"http://host" is not a host name`,
+		strings.Repeat("a", 64):               `"` + strings.Repeat("a", 64) + `" is not a host name`,
+		strings.Repeat("a.", 127) + "a":       `"` + strings.Repeat("a.", 127) + `a" is not a host name`,
+	} {
+		_, err := ParseTarget(text)
+		if err == nil {
+			t.Errorf("%q is accepted", text)
+			continue
+		}
+		equal(t, text, err.Error(), want)
+	}
+}
+
+func FuzzParseTarget(f *testing.F) {
+	for _, seed := range []string{"127.0.0.1:80", "[::1]:http", "::1:80", "host", "/path", "@name", "[fe80::1%1]:1", "a:+1", ""} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		target, err := ParseTarget(text)
+		if err != nil {
+			if strings.ContainsAny(err.Error(), "\n\r") {
+				t.Errorf("the error is not one line: %q", err)
+			}
+			return
+		}
+		equal(t, "text", target.String(), text)
+		if (target.host == "") != (len(target.fixed) == 1) {
+			t.Errorf("%+v has neither one address nor a name to look up", target)
+		}
+		if target.host != "" {
+			if target.port == 0 {
+				t.Errorf("%+v has no port", target)
+			}
+			return
+		}
+		again, err := ParseTarget(target.fixed[0].String())
+		if err != nil || destination(again) != destination(target) {
+			t.Errorf("%s became %s, %v", destination(target), destination(again), err)
+		}
+	})
+}
