@@ -223,6 +223,21 @@ func TestABrokenUnixPeerEndsTheConnection(t *testing.T) {
 		receiveBroken(t, server)
 		ends(t, closed, ReasonClientReset)
 	})
+	t.Run("a client that no longer reads may still send", func(t *testing.T) {
+		r := newRig(t, "unix", "tcp")
+		closed := r.Subscribe(1, EventClosed)
+		client, server := r.pair()
+		if err := client.(*net.UnixConn).CloseRead(); err != nil {
+			t.Fatal(err)
+		}
+		send(t, server, "answer")
+		eventually(t, "the Proxy finds out", func() bool { return r.connection().State == ConnectionBackendClosed })
+		send(t, client, "more")
+		receive(t, server, "more")
+		finish(t, client)
+		receiveReset(t, server) // for its answer was lost
+		ends(t, closed, ReasonClientReset)
+	})
 	t.Run("a client sees the end of a backend that is gone", func(t *testing.T) {
 		r := newRig(t, "unix", "unix")
 		closed := r.Subscribe(1, EventClosed)

@@ -277,6 +277,34 @@ func TestTheSocketsOfAConnectionAreSetUp(t *testing.T) {
 	})
 }
 
+// A socket inherits its options when the handshake ends, which for the client that a Proxy is started for was before.
+func TestAClientFromTheBacklogIsSetUpToo(t *testing.T) {
+	checkLeaks(t)
+	b := listen(t, "tcp")
+	defer b.Close()
+	l := listen(t, "tcp").(*net.TCPListener)
+	client := adoptDial(t, "tcp", l.Addr().String())
+	defer client.Close()
+	file, err := l.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	listener, err := AdoptListener(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, testConfig(t, b.Addr().String(), listener))
+	send(t, client, "request")
+	receive(t, acceptFrom(t, b), "request")
+	p.inspect(1, func(l *loop, c *conn) {
+		for _, option := range [][2]int{{unix.IPPROTO_TCP, unix.TCP_NODELAY}, {unix.SOL_SOCKET, unix.SO_KEEPALIVE}} {
+			value, _ := getsockopt(c.end[0].fd, option[0], option[1])
+			equal(t, "option", value, 1)
+		}
+	})
+}
+
 func TestNoDescriptorIsInherited(t *testing.T) {
 	before := openFiles(t)
 	r := newRig(t, "tcp", "unix")

@@ -135,6 +135,7 @@ func checkReturned(t *testing.T, p *Proxy) {
 	equal(t, "slots in use", p.slots.used.Load(), 0)
 	equal(t, "sources remembered", len(p.slots.sources), 0)
 	equal(t, "bytes of pipes not given back", p.pipes.total-p.pipes.left.Load(), 0)
+	equal(t, "descriptors of pipes not given back", int64(pipeFiles(p.files))-p.pipes.files.Load(), 0)
 	for _, l := range p.loops {
 		equal(t, "load", l.load.Load(), 0)
 		equal(t, "connections registered", l.registry.live, 0)

@@ -126,6 +126,36 @@ func TestASocketInUseIsNotReplaced(t *testing.T) {
 	}
 }
 
+func TestAFileThatIsNoSocketIsNotReplaced(t *testing.T) {
+	path := socketPath(t)
+	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a, err := ParseListenAddress(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Listen(); !errors.Is(err, unix.EADDRINUSE) {
+		t.Errorf("error %v", err)
+	}
+	if text, err := os.ReadFile(path); string(text) != "precious" {
+		t.Errorf("the file holds %q, %v", text, err)
+	}
+}
+
+func TestTheSocketFileOfAnotherListenerStays(t *testing.T) {
+	checkLeaks(t)
+	path := socketPath(t)
+	first := mustListen(t, path)
+	if err := os.Rename(path, path+".away"); err != nil {
+		t.Fatal(err)
+	}
+	second := mustListen(t, path)
+	first.Close()
+	adoptDial(t, "unix", path)
+	second.Close()
+}
+
 func TestAnAbstractSocketIsListenedOn(t *testing.T) {
 	checkLeaks(t)
 	name := fmt.Sprintf("@forward-test-%d", os.Getpid())

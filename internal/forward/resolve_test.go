@@ -92,6 +92,28 @@ func TestALookUpThatFailsIsTriedAgain(t *testing.T) {
 	receive(t, r.accept(), "request")
 }
 
+func TestANameThatHasMovedIsLookedUpAgain(t *testing.T) {
+	r := namedRig(t)
+	var count atomic.Int32
+	r.resolveTo(func(ctx context.Context) ([]netip.Addr, error) {
+		if count.Add(1) == 1 {
+			return addresses("127.0.0.2")(ctx)
+		}
+		return addresses("127.0.0.1")(ctx)
+	})
+	r.pair()
+	equal(t, "look-ups", count.Load(), 2)
+}
+
+func TestANameWithoutAnAddressIsReported(t *testing.T) {
+	r := namedRig(t, retry(0))
+	r.resolveTo(addresses())
+	closed := r.Subscribe(1, EventClosed)
+	r.turnedAway()
+	e := ends(t, closed, ReasonConnectFailed)
+	equal(t, "error", e.Err.Error(), "cannot resolve backend.test: no address")
+}
+
 func TestALookUpThatFailsIsReported(t *testing.T) {
 	r := namedRig(t, retry(0))
 	r.resolveTo(func(context.Context) ([]netip.Addr, error) { return nil, errors.New("no such host") })

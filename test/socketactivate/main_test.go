@@ -1,0 +1,75 @@
+// Package socketactivate tests the program proxyd from the outside: real clients, sockets that systemd-socket-activate
+// or the test itself passes in, real backends. What proxyd shares with systemd-socket-proxyd is tested on both programs
+// by the same code (alike_test.go, badinput_test.go), and where it means to differ, one table says how (differ_test.go).
+package socketactivate
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+)
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	flag.Parse()
+	if !isSet("test.parallel") {
+		// A test here waits for other processes most of the time, and hardly ever needs a processor for itself.
+		_ = flag.Set("test.parallel", "8")
+	}
+	dir, err := os.MkdirTemp("", "proxyd-test")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	if proxyd.path, err = build(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	socketProxyd = findSocketProxyd()
+
+	if code := m.Run(); code != 0 {
+		return code
+	}
+	if err := goleak.Find(); err != nil {
+		fmt.Fprintln(os.Stderr, "a test has left a goroutine:", err)
+		return 1
+	}
+	// Only those that were waited for are gone.
+	if pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil); err != unix.ECHILD {
+		fmt.Fprintf(os.Stderr, "a test has left a process: %d, %v\n", pid, err)
+		return 1
+	}
+	return 0
+}
+
+func isSet(name string) (set bool) {
+	flag.Visit(func(f *flag.Flag) { set = set || f.Name == name })
+	return set
+}
+
+// build makes proxyd as the Makefile does, or with the race detector where these tests run with it.
+func build(dir string) (path string, err error) {
+	if err := os.Chmod(dir, 0o755); err != nil { // the unprivileged user of a test executes it
+		return "", err
+	}
+	path = filepath.Join(dir, "proxyd")
+	args := []string{"build", "-o", path}
+	cgo := "CGO_ENABLED=0"
+	if raceDetector {
+		args, cgo = append(args, "-race"), "CGO_ENABLED=1"
+	}
+	cmd := exec.Command("go", append(args, "example.org/socketproxy/cmd/proxyd")...)
+	cmd.Env = append(os.Environ(), cgo)
+	if output, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building proxyd: %w\n%s", err, output)
+	}
+	return path, nil
+}

@@ -1,0 +1,10 @@
+//go:build !race
+
+package socketactivate
+
+const (
+	raceDetector = false
+	slowdown     = 1
+)
+
+var raceEnvironment = []string{}
