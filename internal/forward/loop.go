@@ -36,7 +36,8 @@ type loop struct {
 	heldFree []uint32
 	pipes    pipePool
 	again    []ref // relays that wait for their turn, not for a socket
-	turn     int   // bytes that may still move before the next look for events
+	turn     int   // bytes that streams may still move before the next look for events
+	slice    int   // bytes that the first of again may still move before it goes to the end
 
 	dials     []dial
 	lingering []linger

@@ -395,7 +395,7 @@ func TestStreamsGoOnWithoutPipes(t *testing.T) {
 
 // A relay that stops though there is more to do, because the others must have their turn, gets no event for it.
 func TestAStreamGoesOnAfterItsTurn(t *testing.T) {
-	const size = 3*turnBytes + 1
+	const size = 3*streamBytes + 1
 	r := newRig(t, "unix", "unix", withLoops(1))
 	client, server := r.pair()
 	makeRoom := func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4*size) }

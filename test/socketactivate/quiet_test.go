@@ -15,7 +15,7 @@ import (
 
 func TestAConnectionIsCutWhenNoByteMovedForTheIdleTime(t *testing.T) {
 	t.Parallel()
-	const timeout = 500 * time.Millisecond
+	const timeout = time.Second
 	b := newBackend(t, tcp4)
 	s := activate(t, proxyd, []address{free(t, tcp4)}, "--log-level=debug", "--idle-timeout="+timeout.String(), b.target)
 	before := time.Now()
@@ -30,7 +30,7 @@ func TestAConnectionIsCutWhenNoByteMovedForTheIdleTime(t *testing.T) {
 	for _, c := range []stream{quiet, quietServer} {
 		go func() { _, how := ending(c); ended <- how }()
 	}
-	busy := time.NewTicker(timeout / 10)
+	busy := time.NewTicker(timeout / 20)
 	defer busy.Stop()
 	for left := 2; left > 0; {
 		select {
