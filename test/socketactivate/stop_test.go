@@ -143,10 +143,6 @@ func TestWhatProxydHoldsAtTheDeadlineIsDeliveredStill(t *testing.T) {
 	}
 }
 
-// drainTime is long enough for its last fifth, in which proxyd reads no more and only delivers, to suffice on a busy
-// machine.
-const drainTime = 2 * time.Second
-
 // beginsDelivery sends SIGTERM and returns in the last fifth of drainTime. It is the time that is tested here.
 func (s *service) beginsDelivery() {
 	s.t.Helper()
