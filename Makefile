@@ -20,7 +20,7 @@ TEST ?=
 all: build
 
 build:
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o build/proxyd ./cmd/proxyd
+	CGO_ENABLED=0 $(GO) build -tags godbus_no_tcp -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o build/proxyd ./cmd/proxyd
 
 test:
 	test/run $(TEST)

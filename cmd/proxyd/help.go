@@ -29,6 +29,10 @@ Forward the clients of listening sockets to one backend, in both directions.
      --idle-timeout=SPAN    Close a connection after this long without a byte in
                             either direction (infinity)
      --drain-timeout=SPAN   On SIGTERM, let connections finish this long (5s)
+     --name=NAME            The name of this instance on the bus (its unit's)
+     --bus=auto|system|session|none|ADDRESS
+                            Where proxyctl finds it; auto is the system bus,
+                            where there is one (auto)
      --log-level=LEVEL      Log only what is at least this important: emerg,
                             alert, crit, err, warning, notice, info, debug, or
                             0 to 7 (info)

@@ -15,17 +15,21 @@ import (
 // sink takes a finished message to where it is read; journal.Send is one.
 type sink func(message string, priority journal.Priority, fields map[string]string) error
 
-// newLogger logs to the journal where stderr is connected to it, as text on stderr elsewhere.
+// newLogger logs to write what is at least as important as level.
 //
 // A message is a whole sentence that names the client and the backend it is about, because that is all that
 // journalctl(1) and a terminal show. Its attributes repeat them for filters: journalctl CLIENT=… .
-func newLogger(stderr io.Writer, level slog.Leveler) *slog.Logger {
-	write := plainText(stderr)
+func newLogger(write sink, level slog.Leveler) *slog.Logger {
+	return slog.New(&logHandler{level: level, write: write, mu: new(sync.Mutex)})
+}
+
+// newSink is the journal where stderr is connected to it, text on stderr elsewhere.
+func newSink(stderr io.Writer) sink {
 	// An error means that JOURNAL_STREAM= is malformed, so that nothing says that stderr is the journal.
 	if ok, err := journal.StderrIsJournalStream(); ok && err == nil {
-		write = journalOr(journalStream(stderr))
+		return journalOr(journalStream(stderr))
 	}
-	return slog.New(&logHandler{level: level, write: write, mu: new(sync.Mutex)})
+	return plainText(stderr)
 }
 
 // plainText writes one line a message, for terminals, files and the logs of containers.
@@ -69,7 +73,7 @@ func (h *logHandler) Enabled(_ context.Context, level slog.Level) bool {
 }
 
 func (h *logHandler) Handle(_ context.Context, record slog.Record) error {
-	fields := map[string]string{"SYSLOG_IDENTIFIER": "proxyd"}
+	fields := map[string]string{"SYSLOG_IDENTIFIER": syslogIdentifier}
 	for _, field := range h.fields {
 		fields[field.Key] = field.Value.String()
 	}

@@ -80,7 +80,7 @@ func TestTheJournalGetsTheMessageItsPriorityAndItsFields(t *testing.T) {
 	stderrIsJournal(t)
 	fd := listenJournal(t)
 	var stderr strings.Builder
-	log := newLogger(&stderr, slog.LevelDebug)
+	log := newLogger(newSink(&stderr), slog.LevelDebug)
 
 	log.Warn("Client /run/evil\nproxyd: all is well\xff got no backend.",
 		"client", "/run/evil\nproxyd: all is well", "connection_id", 7, "backend", "127.0.0.1:80")
@@ -121,7 +121,7 @@ func TestAJournalOutOfReachGetsThePriorityOnStderr(t *testing.T) {
 	stderrIsJournal(t)
 	setJournalSocket(t, filepath.Join(t.TempDir(), "none"))
 	var stderr strings.Builder
-	newLogger(&stderr, slog.LevelInfo).Error("No more file descriptors.", "listener", "[::]:80")
+	newLogger(newSink(&stderr), slog.LevelInfo).Error("No more file descriptors.", "listener", "[::]:80")
 	if got, want := stderr.String(), "<3>No more file descriptors.\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -131,7 +131,7 @@ func TestPlainTextIsOneLineAMessage(t *testing.T) {
 	for _, stream := range []string{"", "1:2", "no stream"} {
 		t.Setenv("JOURNAL_STREAM", stream)
 		var stderr strings.Builder
-		log := newLogger(&stderr, slog.LevelInfo)
+		log := newLogger(newSink(&stderr), slog.LevelInfo)
 		log.Info("Refused client 10.0.0.1:2.", "client", "10.0.0.1:2")
 		log.Debug("Not told.")
 		log.Error("Client @\x1b[2J\u009b\t\x00 is \"odd\\\" but \u00fcbersetzbar.")
@@ -146,7 +146,7 @@ func TestPlainTextIsOneLineAMessage(t *testing.T) {
 func TestTheLogLevelCanChangeWhileItRuns(t *testing.T) {
 	var stderr strings.Builder
 	level := new(slog.LevelVar)
-	log := newLogger(&stderr, level).With("early", true)
+	log := newLogger(newSink(&stderr), level).With("early", true)
 	log.Debug("one")
 	level.Set(slog.LevelDebug)
 	log.Debug("two")

@@ -38,8 +38,8 @@ func main() {
 
 // run is the whole program; it returns the exit status, 0 or 1.
 func run(args []string, stdout, stderr io.Writer, signals <-chan os.Signal) int {
-	level := new(slog.LevelVar)
-	log := newLogger(stderr, level)
+	ctl := newLogControl(stderr)
+	log := newLogger(ctl.send, &ctl.level)
 
 	opts, err := parseOptions(args)
 	switch {
@@ -48,8 +48,8 @@ func run(args []string, stdout, stderr io.Writer, signals <-chan os.Signal) int 
 	case errors.Is(err, errVersion):
 		_, err = fmt.Fprintln(stdout, "proxyd", programVersion())
 	case err == nil:
-		level.Set(opts.logLevel)
-		err = serve(opts, log, signals)
+		ctl.level.Set(opts.logLevel)
+		err = serve(opts, log, ctl, signals)
 	}
 	if err != nil {
 		log.Error(err.Error())
@@ -59,7 +59,7 @@ func run(args []string, stdout, stderr io.Writer, signals <-chan os.Signal) int 
 }
 
 // serve runs the proxy from its sockets to its end.
-func serve(opts *options, log *slog.Logger, signals <-chan os.Signal) error {
+func serve(opts *options, log *slog.Logger, ctl *logControl, signals <-chan os.Signal) error {
 	listeners, err := openListeners(opts.listen)
 	if err != nil {
 		return err
@@ -73,7 +73,9 @@ func serve(opts *options, log *slog.Logger, signals <-chan os.Signal) error {
 
 	var reports sync.WaitGroup
 	startReports(&reports, proxy, log)
+	stopControl := startControl(opts, proxy, log, ctl)
 	stopOnSignals(proxy, signals, opts.drainTimeout, log)
+	stopControl()
 	reports.Wait()
 	return nil
 }

@@ -25,6 +25,7 @@ func TestMain(m *testing.M) {
 	for _, variable := range []string{"NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_PID", "JOURNAL_STREAM"} {
 		os.Unsetenv(variable) // the service manager's that the tests run under
 	}
+	os.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent") // not the machine's
 	goleak.VerifyTestMain(m)
 }
 

@@ -188,7 +188,7 @@ func TestWatchdogIsFedOnlyWhileTheProxyAnswersInTime(t *testing.T) {
 		var stderr strings.Builder
 		ended, fed := make(chan struct{}), make(chan struct{})
 		go func() {
-			(&reporter{p, newLogger(&stderr, slog.LevelInfo)}).feedWatchdog(10*time.Second, ended)
+			(&reporter{p, newLogger(newSink(&stderr), slog.LevelInfo)}).feedWatchdog(10*time.Second, ended)
 			close(fed)
 		}()
 		pings := func(span time.Duration) (n int) {
@@ -226,7 +226,7 @@ func TestTheEndIsNoReasonToComplainAboutTheWatchdog(t *testing.T) {
 			return errors.New("nobody is left to answer")
 		}}
 		var stderr strings.Builder
-		(&reporter{p, newLogger(&stderr, slog.LevelInfo)}).feedWatchdog(time.Second, ended)
+		(&reporter{p, newLogger(newSink(&stderr), slog.LevelInfo)}).feedWatchdog(time.Second, ended)
 		if stderr.Len() > 0 {
 			t.Errorf("the log says %q", stderr.String())
 		}

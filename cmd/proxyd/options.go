@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"example.org/socketproxy/internal/bus"
 	"example.org/socketproxy/internal/forward"
 	"example.org/socketproxy/internal/timespan"
 	"github.com/spf13/pflag"
@@ -25,6 +26,8 @@ type options struct {
 	connectRetry            time.Duration
 	drainTimeout            time.Duration
 	idleTimeout             time.Duration
+	name                    string // "": that of the unit
+	bus                     busChoice
 	logLevel                slog.Level
 }
 
@@ -53,6 +56,7 @@ func parseOptions(args []string) (*options, error) {
 		connectRetry:   forward.DefaultConnectRetry,
 		drainTimeout:   forward.DefaultDrainTimeout,
 		idleTimeout:    forward.Infinity,
+		bus:            busChoice{bus.SystemAddress(), true},
 		logLevel:       slog.LevelInfo,
 	}
 	flags := pflag.NewFlagSet("proxyd", pflag.ContinueOnError)
@@ -104,6 +108,8 @@ func (o *options) define(flags *pflag.FlagSet) {
 	option("drain-timeout", "", span(&o.drainTimeout))
 	option("idle-timeout", "", timeout(&o.idleTimeout))
 	option("listen", "", o.addListen)
+	option("name", "", o.setName)
+	option("bus", "", o.setBus)
 	option("log-level", "", o.setLogLevel)
 }
 

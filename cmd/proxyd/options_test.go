@@ -11,6 +11,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"example.org/socketproxy/internal/bus"
 	"example.org/socketproxy/internal/forward"
 	"github.com/spf13/pflag"
 )
@@ -38,6 +39,7 @@ func TestDefaultsAreThoseOfTheManual(t *testing.T) {
 		connectRetry:   5 * time.Second,
 		drainTimeout:   5 * time.Second,
 		idleTimeout:    forward.Infinity,
+		bus:            busChoice{bus.SystemAddress(), true},
 		logLevel:       slog.LevelInfo,
 	}
 	if got := parsed(t, "localhost:80"); !reflect.DeepEqual(got, want) {
@@ -71,6 +73,11 @@ func TestOptionsSetWhatTheirNamesSay(t *testing.T) {
 		{"--idle-timeout=0", func(o *options) { o.idleTimeout = forward.Infinity }},
 		{"--log-level=debug", func(o *options) { o.logLevel = slog.LevelDebug }},
 		{"--log-level=3", func(o *options) { o.logLevel = slog.LevelError }},
+		{"--name=we-b", func(o *options) { o.name = "we-b" }},
+		{"--bus=none", func(o *options) { o.bus = busChoice{} }},
+		{"--bus=system", func(o *options) { o.bus.quiet = false }},
+		{"--bus=none --bus=auto", func(*options) {}},
+		{"--bus=unix:path=/run/bus", func(o *options) { o.bus = busChoice{"unix:path=/run/bus", false} }},
 
 		// The last occurrence wins, except that every --listen= counts.
 		{"-c 5 --connections-max=6", func(o *options) { o.connectionsMax = 6 }},
@@ -164,6 +171,12 @@ func TestBadInputGetsOneLineThatNamesItAndExitStatus1(t *testing.T) {
 		{[]string{"--drain-timeout=x", "a"}, "Failed to parse --drain-timeout= argument: x"},
 		{[]string{"--idle-timeout=x", "a"}, "Failed to parse --idle-timeout= argument: x"},
 		{[]string{"--log-level=loud", "a"}, "Failed to parse --log-level= argument: loud"},
+		{[]string{"--name=", "a"}, "Failed to parse --name= argument: the name is empty"},
+		{[]string{"--name=" + strings.Repeat("x", 231), "a"},
+			`Failed to parse --name= argument: instance name "` + strings.Repeat("x", 231) + `" is too long: its bus name would have 256 bytes, and 255 is the limit`},
+		{[]string{"--bus=tcp:host=x", "a"},
+			`Failed to parse --bus= argument: tcp:host=x: "tcp:host=x" is not a bus address of the form unix:path=/PATH`},
+		{[]string{"--bus=", "a"}, `Failed to parse --bus= argument: : "" is not a bus address of the form unix:path=/PATH`},
 		{[]string{"--listen=0", "a"}, "Failed to parse --listen= argument: 0: port 0 is not between 1 and 65535"},
 
 		{[]string{""}, "Failed to parse target: : empty target"},

@@ -146,6 +146,21 @@ func (p *Proxy) checkFiles(connectionsMax uint32) {
 		"LimitNOFILE=%d or more would do.", room, connectionsMax, needed))
 }
 
+// Target is the backend of every connection.
+func (p *Proxy) Target() Target { return p.cfg.Target }
+
+// ListenAddresses are those of the listeners, in their order.
+func (p *Proxy) ListenAddresses() []string {
+	addresses := make([]string, len(p.cfg.Listeners))
+	for i, l := range p.cfg.Listeners {
+		addresses[i] = l.address
+	}
+	return addresses
+}
+
+// Started is when forwarding began.
+func (p *Proxy) Started() time.Time { return p.started }
+
 // NumConnections is how many connections there are.
 func (p *Proxy) NumConnections() int { return int(p.slots.used.Load()) }
 

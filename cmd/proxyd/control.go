@@ -1,0 +1,66 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+
+	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/forward"
+)
+
+// busChoice is what --bus= says.
+type busChoice struct {
+	address string // "": no bus
+	quiet   bool   // a bus that is not there is nothing to log
+}
+
+func (o *options) setBus(value string) (err error) {
+	o.bus = busChoice{}
+	switch value {
+	case "none":
+	case "auto":
+		o.bus = busChoice{bus.SystemAddress(), true}
+	case "system":
+		o.bus = busChoice{bus.SystemAddress(), false}
+	case "session":
+		o.bus.address, err = bus.SessionAddress()
+	default:
+		o.bus.address, err = value, bus.CheckAddress(value)
+	}
+	if err != nil {
+		return startError(fmt.Sprintf("Failed to parse --bus= argument: %s: %v", value, err))
+	}
+	return nil
+}
+
+func (o *options) setName(value string) error {
+	o.name = value
+	if value == "" {
+		return startError("Failed to parse --name= argument: the name is empty")
+	}
+	if _, err := bus.InstanceBusName(value); err != nil {
+		return startError(fmt.Sprintf("Failed to parse --name= argument: %v", err))
+	}
+	return nil
+}
+
+// startControl exports the proxy on the bus, where there is to be one, until the returned function is called.
+func startControl(opts *options, proxy *forward.Proxy, log *slog.Logger, ctl *logControl) (stop func()) {
+	if opts.bus.address == "" {
+		return func() {}
+	}
+	name := opts.name
+	if name == "" {
+		name = bus.UnitInstance()
+	}
+	return bus.Start(bus.Config{
+		Proxy:      proxy,
+		Address:    opts.bus.address,
+		Instance:   name,
+		Version:    programVersion(),
+		Exit:       func() error { return proxy.Exit(opts.drainTimeout) },
+		LogControl: ctl,
+		Log:        log,
+		Quiet:      opts.bus.quiet,
+	}).Close
+}

@@ -1,0 +1,155 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+)
+
+// polkit(8) and org.freedesktop.PolicyKit1.Authority.
+const (
+	polkitName      = "org.freedesktop.PolicyKit1"
+	polkitPath      = "/org/freedesktop/PolicyKit1/Authority"
+	polkitInterface = "org.freedesktop.PolicyKit1.Authority"
+
+	allowUserInteraction = 1 // of CheckAuthorizationFlags
+)
+
+// How long polkit may take: by itself, and while somebody looks for the password.
+const (
+	polkitTimeout      = 10 * time.Second
+	interactiveTimeout = 5 * time.Minute
+)
+
+// Refusals are logged at this rate, so that nobody fills the log by asking.
+const (
+	auditRate  = 1 // a second
+	auditBurst = 20
+)
+
+// caller is who sent a call, by word of the bus.
+type caller struct {
+	sender string
+	uid    uint32
+	pid    uint32 // 0: the bus does not know
+}
+
+func (t *session) identify(sender string) (caller, error) {
+	var credentials map[string]dbus.Variant
+	if err := t.callBus("GetConnectionCredentials", []any{sender}, &credentials); err != nil {
+		return caller{}, errorf(errAccessDenied, "The bus does not say who is asking: %v", err)
+	}
+	uid, ok := credentials["UnixUserID"].Value().(uint32)
+	if !ok {
+		return caller{}, errorf(errAccessDenied, "The bus does not say which user is asking")
+	}
+	pid, _ := credentials["ProcessID"].Value().(uint32)
+	return caller{sender, uid, pid}, nil
+}
+
+// authorize returns nil if the caller may do what the action is about: root and the user of this process always, others if
+// polkit says so.
+func (t *session) authorize(c *call, who caller, action string) error {
+	if who.uid == 0 || int(who.uid) == os.Geteuid() {
+		return nil
+	}
+	if action == actionLog {
+		return errorf(errAccessDenied, "Only root may change the log")
+	}
+	select {
+	case t.questions <- struct{}{}:
+		defer func() { <-t.questions }()
+	default:
+		return errorf(errLimitsExceeded, "Too many questions to polkit at once")
+	}
+	answer, err := t.askPolkit(c, action)
+	switch {
+	case err != nil:
+		return errorf(errAccessDenied, "Access denied: %v", err)
+	case answer.Authorized:
+		return nil
+	case answer.Details["polkit.dismissed"] != "":
+		return errorf(errAccessDenied, "Access denied: the authentication was dismissed")
+	case answer.Challenge:
+		return errorf(errInteractive, "Interactive authentication required for %s", action)
+	}
+	return errorf(errAccessDenied, "Access denied by polkit: %s", action)
+}
+
+// answer of CheckAuthorization.
+type answer struct {
+	Authorized bool
+	Challenge  bool // it could be, if the caller authenticated
+	Details    map[string]string
+}
+
+func (t *session) askPolkit(c *call, action string) (a answer, err error) {
+	timeout, flags := polkitTimeout, uint32(0)
+	if c.interactive() {
+		timeout, flags = interactiveTimeout, allowUserInteraction
+	}
+	ctx, cancel := context.WithTimeout(t.working, timeout)
+	defer cancel()
+	type subject struct {
+		Kind    string
+		Details map[string]dbus.Variant
+	}
+	polkit := t.conn.Object(polkitName, polkitPath)
+	cancellation := c.sender + "/" + strconv.FormatUint(uint64(c.Serial()), 10)
+	err = polkit.CallWithContext(ctx, polkitInterface+".CheckAuthorization", 0,
+		subject{"system-bus-name", map[string]dbus.Variant{"name": dbus.MakeVariant(c.sender)}},
+		action, map[string]string{"instance": printable(t.Instance)}, flags, cancellation).Store(&a)
+	switch {
+	case err == nil:
+		return a, nil
+	case ctx.Err() != nil:
+		polkit.Go(polkitInterface+".CancelCheckAuthorization", dbus.FlagNoReplyExpected, nil, cancellation)
+		return a, errors.New("polkit does not answer")
+	case isAbsent(err):
+		return a, errors.New("polkit is not running, so that only root may do this")
+	}
+	return a, fmt.Errorf("polkit says: %w", err)
+}
+
+// isAbsent says whether err means that nobody has the name and nobody could be started for it.
+func isAbsent(err error) bool {
+	var e dbus.Error
+	return errors.As(err, &e) && (e.Name == "org.freedesktop.DBus.Error.ServiceUnknown" ||
+		e.Name == "org.freedesktop.DBus.Error.NameHasNoOwner" ||
+		strings.HasPrefix(e.Name, "org.freedesktop.DBus.Error.Spawn.") ||
+		strings.HasPrefix(e.Name, "org.freedesktop.systemd1."))
+}
+
+// audit writes down who did what. What only looks is told at debug level.
+func (t *session) audit(who caller, action, what string, err error) {
+	level, outcome := slog.LevelInfo, "done"
+	if action == actionList {
+		level = slog.LevelDebug
+	}
+	if err != nil {
+		outcome = "failed: " + err.Error()
+	}
+	t.log(level, who, action, what, outcome)
+}
+
+func (t *session) auditRefused(who caller, action, what string, err error) {
+	if t.pace.audit.Allow() {
+		t.log(slog.LevelInfo, who, action, what, "refused: "+err.Error())
+	}
+}
+
+func (t *session) log(level slog.Level, who caller, action, what, outcome string) {
+	asking := fmt.Sprintf("User %d", who.uid)
+	if who.pid != 0 {
+		asking += fmt.Sprintf(" (process %d)", who.pid)
+	}
+	t.Log.Log(t.ctx, level, fmt.Sprintf("%s asked to %s: %s.", asking, what, outcome),
+		"caller", who.sender, "caller_uid", who.uid, "caller_pid", who.pid, "action", action)
+}

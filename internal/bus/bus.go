@@ -1,0 +1,122 @@
+// Package bus is the D-Bus face of a proxy: the object org.example.SocketProxy1 that proxyd exports, and the client of it
+// that proxyctl is made of.
+//
+//	server := bus.Start(bus.Config{Proxy: proxy, Address: address, Instance: "web", Log: log})
+//	defer server.Close()
+//
+// Forwarding never waits for this package. A [Server] connects in the background and again whenever the bus goes away,
+// it serves a bounded number of calls at a bounded pace, and it reads the proxy through the same methods as anybody else.
+//
+// org.example.SocketProxy1.xml is the source of the interface.
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"example.org/socketproxy/internal/forward"
+	"github.com/godbus/dbus/v5"
+)
+
+// How long a Server waits before it tries to connect again. The bus is to find its objects back within a second of its
+// return; a name that the bus policy refuses is not worth such haste.
+const (
+	reconnectMin   = 20 * time.Millisecond
+	reconnectMax   = 500 * time.Millisecond
+	refusedBackoff = 10 * time.Second
+)
+
+// Config is what a [Server] serves, and where.
+type Config struct {
+	// Proxy is the proxy to serve. Required.
+	Proxy *forward.Proxy
+
+	// Address is the D-Bus address of the bus: see [SystemAddress], [SessionAddress]. Required.
+	Address string
+
+	// Instance is the name that tells this proxy from the others; see [UnitInstance]. Required.
+	Instance string
+
+	// Version is the version of the program.
+	Version string
+
+	// Exit ends the proxy on behalf of a caller. Required.
+	Exit func() error
+
+	// LogControl is served as org.freedesktop.LogControl1. If nil, that interface is not there.
+	LogControl LogControl
+
+	// Log hears of the bus, and of everybody who changes something. Required.
+	Log *slog.Logger
+
+	// Quiet keeps a bus that was never there out of the log.
+	Quiet bool
+}
+
+// Server exports a proxy on a bus.
+type Server struct {
+	Config
+	objects map[dbus.ObjectPath]object
+	pace    *pace
+	cancel  context.CancelFunc
+	ended   chan struct{}
+}
+
+// Start begins to connect and returns at once; what goes wrong with the bus is told in the log.
+func Start(config Config) *Server {
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &Server{Config: config, pace: newPace(), cancel: cancel, ended: make(chan struct{})}
+	s.objects = s.exports()
+	go s.run(ctx)
+	return s
+}
+
+// Close answers the calls that are being served, takes the object off the bus and returns when nothing is left running.
+func (s *Server) Close() {
+	s.cancel()
+	<-s.ended
+}
+
+func (s *Server) run(ctx context.Context) {
+	defer close(s.ended)
+	reported := s.Quiet // the present absence of the bus is told, or not worth it
+	backoff := reconnectMin
+	for ctx.Err() == nil {
+		session, err := s.connect(ctx)
+		if err == nil {
+			reported, backoff = false, reconnectMin
+			err = session.serve(ctx)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if !reported {
+			s.Log.Warn(fmt.Sprintf("No D-Bus control: %v; trying again. Forwarding goes on.", err))
+			reported = true
+		}
+		var refused *nameRefusedError
+		if errors.As(err, &refused) {
+			backoff = refusedBackoff
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(backoff):
+		}
+		backoff = min(2*backoff, reconnectMax)
+	}
+}
+
+// nameRefusedError says that the policy of the bus does not let this process have its name.
+type nameRefusedError struct {
+	name string
+	err  error
+}
+
+func (e *nameRefusedError) Error() string {
+	return fmt.Sprintf("the bus does not let this user own %s (is the policy of proxyd installed?): %v", e.name, e.err)
+}
+
+func (e *nameRefusedError) Unwrap() error { return e.err }

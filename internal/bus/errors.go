@@ -1,0 +1,58 @@
+package bus
+
+import (
+	"errors"
+	"fmt"
+
+	"example.org/socketproxy/internal/forward"
+	"github.com/godbus/dbus/v5"
+)
+
+// Names of errors that the D-Bus specification and systemd have.
+const (
+	errAccessDenied     = "org.freedesktop.DBus.Error.AccessDenied"
+	errFailed           = "org.freedesktop.DBus.Error.Failed"
+	errInteractive      = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired"
+	errInvalidArgs      = "org.freedesktop.DBus.Error.InvalidArgs"
+	errLimitsExceeded   = "org.freedesktop.DBus.Error.LimitsExceeded"
+	errPropertyReadOnly = "org.freedesktop.DBus.Error.PropertyReadOnly"
+	errUnknownInterface = "org.freedesktop.DBus.Error.UnknownInterface"
+	errUnknownMethod    = "org.freedesktop.DBus.Error.UnknownMethod"
+	errUnknownObject    = "org.freedesktop.DBus.Error.UnknownObject"
+	errUnknownProperty  = "org.freedesktop.DBus.Error.UnknownProperty"
+)
+
+// Names of our own.
+const (
+	errAlreadyDraining  = ErrorPrefix + "AlreadyDraining"
+	errExiting          = ErrorPrefix + "Exiting"
+	errNoSuchConnection = ErrorPrefix + "NoSuchConnection"
+	errNotDraining      = ErrorPrefix + "NotDraining"
+	errNotSubscribed    = ErrorPrefix + "NotSubscribed"
+)
+
+func errorf(name, format string, args ...any) error {
+	return dbus.Error{Name: name, Body: []any{fmt.Sprintf(format, args...)}}
+}
+
+// asDBusError gives err the name that callers know it by.
+func asDBusError(err error) dbus.Error {
+	var named dbus.Error
+	if errors.As(err, &named) {
+		return named
+	}
+	name := errFailed
+	switch {
+	case errors.Is(err, forward.ErrLimitZero):
+		name = errInvalidArgs
+	case errors.Is(err, forward.ErrDraining):
+		name = errAlreadyDraining
+	case errors.Is(err, forward.ErrExiting):
+		name = errExiting
+	case errors.Is(err, forward.ErrNotDraining):
+		name = errNotDraining
+	case errors.Is(err, forward.ErrNoConnection):
+		name = errNoSuchConnection
+	}
+	return dbus.Error{Name: name, Body: []any{err.Error()}}
+}

@@ -1,0 +1,267 @@
+package bus
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"example.org/socketproxy/internal/forward"
+	"example.org/socketproxy/internal/timespan"
+	"github.com/godbus/dbus/v5"
+)
+
+// Actions of polkit, as the policy file in dbus-policy has them. Methods with actionNone need none.
+const (
+	actionNone   = ""
+	actionList   = Interface + ".list"
+	actionClose  = Interface + ".close"
+	actionLimits = Interface + ".limits"
+	actionDrain  = Interface + ".drain"
+	actionExit   = Interface + ".exit"
+)
+
+// Flags of Drain.
+const (
+	DrainExit   = 1 << iota // end the process once drained
+	DrainRefuse             // reset newcomers rather than leave them in the backlog
+)
+
+// member is a method of our interface: what it takes, who may call it, and what it does.
+type member struct {
+	in      string // signature
+	action  string
+	prepare func(*session, *call) (deed, error)
+}
+
+// deed is a call whose arguments have been read and found right. It is done once the caller is known to be allowed to;
+// whatever has changed by then is for it to notice.
+type deed struct {
+	what   string // for the log
+	action string // in place of the member's, if not empty
+	do     func() ([]any, error)
+}
+
+// members has every method of the interface.
+var members = map[string]member{
+	"ListConnections":   {"a{sv}tu", actionList, prepareListConnections},
+	"GetConnection":     {"t", actionList, prepareGetConnection},
+	"CloseConnection":   {"t", actionClose, prepareCloseConnection},
+	"CloseConnections":  {"a{sv}", actionClose, prepareCloseConnections},
+	"SetConnectionsMax": {"u", actionLimits, prepareSetConnectionsMax},
+	"SetExitIdleTime":   {"t", actionLimits, prepareSetExitIdleTime},
+	"Drain":             {"tu", actionDrain, prepareDrain},
+	"Resume":            {"", actionDrain, prepareResume},
+	"Exit":              {"", actionExit, prepareExit},
+	"Subscribe":         {"", actionList, prepareSubscribe},
+	"Unsubscribe":       {"", actionNone, prepareUnsubscribe},
+}
+
+// serve does what a caller asks for, if that caller may.
+func (m member) serve(t *session, c *call) ([]any, error) {
+	d, err := m.prepare(t, c)
+	if err != nil {
+		return nil, err
+	}
+	action := m.action
+	if d.action != "" {
+		action = d.action
+	}
+	if action == actionNone {
+		return d.do()
+	}
+	who, err := t.identify(c.sender)
+	if err != nil {
+		return nil, err
+	}
+	if err = t.authorize(c, who, action); err != nil {
+		t.auditRefused(who, action, d.what, err)
+		return nil, err
+	}
+	results, err := d.do()
+	t.audit(who, action, d.what, err)
+	return results, err
+}
+
+// row is a connection as the interface has it.
+type row struct {
+	ID             uint64
+	State          string
+	Client         string
+	Backend        string
+	Connected      uint64
+	BytesToBackend uint64
+	BytesToClient  uint64
+	Extras         map[string]dbus.Variant
+}
+
+func newRow(c *forward.Connection) row {
+	extras := map[string]dbus.Variant{
+		"listener":      dbus.MakeVariant(printable(c.Listener)),
+		"listener-name": dbus.MakeVariant(printable(c.Name)),
+		"age-usec":      dbus.MakeVariant(toUsec(c.Age)),
+		"idle-usec":     dbus.MakeVariant(toUsec(c.Idle)),
+	}
+	if c.IsUnix {
+		extras["pid"] = dbus.MakeVariant(c.PID)
+		extras["uid"] = dbus.MakeVariant(c.UID)
+	}
+	return row{
+		c.ID, c.State.String(), printable(c.Client), printable(c.Backend), timeUsec(c.Opened), c.BytesToBackend, c.BytesToClient, extras,
+	}
+}
+
+// printable makes a string of D-Bus of the name of a socket, which may be of any bytes.
+func printable(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+}
+
+func prepareListConnections(t *session, c *call) (deed, error) {
+	matches, err := parseFilter(c.Body[0].(map[string]dbus.Variant))
+	after, limit := c.Body[1].(uint64), int(c.Body[2].(uint32))
+	if limit == 0 || limit > pageMax {
+		limit = pageMax
+	}
+	return deed{what: "list connections", do: func() ([]any, error) {
+		found := t.Proxy.Connections(after, limit, matches)
+		if err := t.pace.work.WaitN(t.working, len(found)/rowsPerUnit); err != nil {
+			return nil, err
+		}
+		rows := make([]row, len(found))
+		for i := range found {
+			rows[i] = newRow(&found[i])
+		}
+		return []any{rows}, nil
+	}}, err
+}
+
+func prepareGetConnection(t *session, c *call) (deed, error) {
+	id := c.Body[0].(uint64)
+	return deed{what: "get connection " + strconv.FormatUint(id, 10), do: func() ([]any, error) {
+		found, err := t.connection(id)
+		return []any{newRow(&found)}, err
+	}}, nil
+}
+
+func (t *session) connection(id uint64) (forward.Connection, error) {
+	found, err := t.Proxy.Connection(id)
+	if err != nil {
+		return found, errorf(errNoSuchConnection, "No connection %d", id)
+	}
+	return found, nil
+}
+
+func prepareCloseConnection(t *session, c *call) (deed, error) {
+	id := c.Body[0].(uint64)
+	_, err := t.connection(id)
+	return deed{what: "close connection " + strconv.FormatUint(id, 10), do: func() ([]any, error) {
+		if t.Proxy.CloseConnection(id) != nil {
+			return nil, errorf(errNoSuchConnection, "No connection %d any more", id)
+		}
+		return nil, nil
+	}}, err
+}
+
+func prepareCloseConnections(t *session, c *call) (deed, error) {
+	filter := c.Body[0].(map[string]dbus.Variant)
+	matches, err := parseFilter(filter)
+	return deed{what: "close " + describeFilter(filter), do: func() ([]any, error) {
+		return []any{uint32(t.Proxy.CloseConnections(matches))}, nil
+	}}, err
+}
+
+func prepareSetConnectionsMax(t *session, c *call) (deed, error) {
+	return setConnectionsMax(t, c.Body[0])
+}
+
+func setConnectionsMax(t *session, value any) (deed, error) {
+	n := value.(uint32)
+	if n == 0 {
+		return deed{}, errorf(errInvalidArgs, "ConnectionsMax must be 1 or more")
+	}
+	return deed{what: "set ConnectionsMax to " + strconv.FormatUint(uint64(n), 10), do: func() ([]any, error) {
+		err := t.Proxy.SetConnectionsMax(n)
+		t.propertiesChanged()
+		return nil, err
+	}}, nil
+}
+
+func prepareSetExitIdleTime(t *session, c *call) (deed, error) {
+	return setExitIdleTime(t, c.Body[0])
+}
+
+func setExitIdleTime(t *session, value any) (deed, error) {
+	span := fromUsec(value.(uint64))
+	return deed{what: "set ExitIdleTimeUSec to " + timespan.Format(span), do: func() ([]any, error) {
+		t.Proxy.SetExitIdleTime(span)
+		t.propertiesChanged()
+		return nil, nil
+	}}, nil
+}
+
+func prepareDrain(t *session, c *call) (deed, error) {
+	timeout, flags := fromUsec(c.Body[0].(uint64)), c.Body[1].(uint32)
+	if unknown := flags &^ (DrainExit | DrainRefuse); unknown != 0 {
+		return deed{}, errorf(errInvalidArgs, "Unknown flags %#x", unknown)
+	}
+	d := deed{what: "drain", do: func() ([]any, error) {
+		return nil, t.Proxy.Drain(forward.DrainOptions{
+			Timeout: timeout, Exit: flags&DrainExit != 0, Refuse: flags&DrainRefuse != 0,
+		})
+	}}
+	if timeout > 0 && timeout != forward.Infinity {
+		d.what += " within " + timespan.Format(timeout)
+	}
+	if flags&DrainExit != 0 {
+		d.what, d.action = d.what+" and exit", actionExit
+	}
+	switch t.Proxy.State() {
+	case forward.StateDraining, forward.StateDrained:
+		return deed{}, forward.ErrDraining
+	case forward.StateExiting:
+		return deed{}, forward.ErrExiting
+	}
+	return d, nil
+}
+
+func prepareResume(t *session, _ *call) (deed, error) {
+	switch t.Proxy.State() {
+	case forward.StateRunning:
+		return deed{}, forward.ErrNotDraining
+	case forward.StateExiting:
+		return deed{}, forward.ErrExiting
+	}
+	return deed{what: "resume", do: func() ([]any, error) { return nil, t.Proxy.Resume() }}, nil
+}
+
+func prepareExit(t *session, _ *call) (deed, error) {
+	if t.Proxy.State() == forward.StateExiting {
+		return deed{}, forward.ErrExiting
+	}
+	return deed{what: "exit", do: func() ([]any, error) { return nil, t.Exit() }}, nil
+}
+
+func prepareSubscribe(t *session, c *call) (deed, error) {
+	return deed{what: "subscribe", do: func() ([]any, error) { return nil, t.subscribers.add(c.sender) }}, nil
+}
+
+func prepareUnsubscribe(t *session, c *call) (deed, error) {
+	return deed{do: func() ([]any, error) { return nil, t.subscribers.remove(c.sender) }}, nil
+}
+
+// describeFilter is for the log.
+func describeFilter(filter map[string]dbus.Variant) string {
+	if len(filter) == 0 {
+		return "all connections"
+	}
+	conditions := make([]string, 0, len(filter))
+	for _, key := range slices.Sorted(maps.Keys(filter)) {
+		conditions = append(conditions, fmt.Sprintf("%s=%v", key, filter[key].Value()))
+	}
+	return "the connections with " + strings.Join(conditions, " and ")
+}
+
+// clampUint32 is for counts of type u.
+func clampUint32(n int) uint32 { return uint32(min(max(n, 0), math.MaxUint32)) }

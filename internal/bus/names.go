@@ -1,0 +1,127 @@
+package bus
+
+import (
+	"fmt"
+	"os"
+	"strings"
+)
+
+// The names of the control object on the bus. Every instance has its own bus name below BaseName, and queues for
+// BaseName itself.
+const (
+	BaseName    = "org.example.SocketProxy1"
+	Path        = "/org/example/SocketProxy1"
+	Interface   = "org.example.SocketProxy1"
+	ErrorPrefix = Interface + ".Error."
+)
+
+// maxNameLength is the longest bus name that the D-Bus specification allows.
+const maxNameLength = 255
+
+// InstanceBusName returns the bus name of an instance, with the name of the instance escaped as systemd escapes labels
+// in bus names and object paths: a letter or a digit stays, anything else and a digit in front becomes "_" and two
+// hexadecimal digits, and the empty name is "_". It is an error if the bus name is too long.
+func InstanceBusName(instance string) (string, error) {
+	name := BaseName + "." + escapeLabel(instance)
+	if len(name) > maxNameLength {
+		return "", fmt.Errorf("instance name %q is too long: its bus name would have %d bytes, and %d is the limit",
+			instance, len(name), maxNameLength)
+	}
+	return name, nil
+}
+
+// InstanceOf returns the instance that a bus name stands for, and whether there is one: not for BaseName itself, nor for
+// a name that InstanceBusName does not make.
+func InstanceOf(busName string) (instance string, ok bool) {
+	label, ok := strings.CutPrefix(busName, BaseName+".")
+	if !ok {
+		return "", false
+	}
+	instance = unescapeLabel(label)
+	return instance, escapeLabel(instance) == label
+}
+
+const hexDigits = "0123456789abcdef"
+
+func escapeLabel(s string) string {
+	if s == "" {
+		return "_"
+	}
+	var label strings.Builder
+	for i := range len(s) {
+		c := s[i]
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9' && i > 0:
+			label.WriteByte(c)
+		default:
+			label.Write([]byte{'_', hexDigits[c>>4], hexDigits[c&15]})
+		}
+	}
+	return label.String()
+}
+
+// unescapeLabel leaves alone what escapeLabel cannot have made.
+func unescapeLabel(label string) string {
+	if label == "_" {
+		return ""
+	}
+	var s strings.Builder
+	for i := 0; i < len(label); i++ {
+		c := label[i]
+		if c == '_' && i+2 < len(label) {
+			high, low := strings.IndexByte(hexDigits, label[i+1]), strings.IndexByte(hexDigits, label[i+2])
+			if high >= 0 && low >= 0 {
+				c = byte(high<<4 | low)
+				i += 2
+			}
+		}
+		s.WriteByte(c)
+	}
+	return s.String()
+}
+
+// UnitInstance returns the name that this process has as an instance where nobody gave it one: that of the service it
+// runs in, without ".service", else "pid" and its process id.
+func UnitInstance() string {
+	cgroups, err := os.ReadFile("/proc/self/cgroup")
+	if err == nil {
+		if unit := serviceOf(string(cgroups)); unit != "" {
+			return unit
+		}
+	}
+	return fmt.Sprintf("pid%d", os.Getpid())
+}
+
+// serviceOf finds the service in a file as cgroups(7) describes /proc/PID/cgroup, "" if there is none. systemd keeps its
+// units in the unified hierarchy, "0::PATH", or in the old one that it calls "name=systemd".
+func serviceOf(cgroups string) string {
+	for line := range strings.Lines(cgroups) {
+		_, hierarchy, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
+		controllers, path, _ := strings.Cut(hierarchy, ":")
+		if controllers != "" && controllers != "name=systemd" {
+			continue
+		}
+		if unit := lastService(path); unit != "" {
+			return unit
+		}
+	}
+	return ""
+}
+
+// lastService returns the innermost service of a cgroup path. A service may have cgroups below it; but in a scope or a
+// slice below it, a process belongs to that, as in user@1000.service/app.slice/run-1.scope.
+func lastService(path string) string {
+	for path != "" {
+		slash := strings.LastIndexByte(path, '/')
+		// systemd puts a "_" before the name of a unit that would clash with a file of the kernel's.
+		unit := strings.TrimPrefix(path[slash+1:], "_")
+		path = path[:max(0, slash)]
+		if strings.HasSuffix(unit, ".scope") || strings.HasSuffix(unit, ".slice") {
+			return ""
+		}
+		if service, ok := strings.CutSuffix(unit, ".service"); ok {
+			return service
+		}
+	}
+	return ""
+}

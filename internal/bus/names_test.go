@@ -1,0 +1,98 @@
+package bus
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestInstanceNamesAreEscapedAsSystemdDoes(t *testing.T) {
+	for instance, label := range map[string]string{
+		"":               "_",
+		"web":            "web",
+		"Web2":           "Web2",
+		"2web":           "_32web",
+		"web-pid12":      "web_2dpid12",
+		"proxyd@web":     "proxyd_40web",
+		"a.b":            "a_2eb",
+		"_":              "_5f",
+		`foo\x2dbar`:     "foo_5cx2dbar",
+		"gr\u00fc\u00df": "gr_c3_bc_c3_9f",
+	} {
+		name, err := InstanceBusName(instance)
+		if err != nil || name != BaseName+"."+label {
+			t.Errorf("InstanceBusName(%q) = %q, %v; want the label %q", instance, name, err, label)
+		}
+		if got, ok := InstanceOf(name); !ok || got != instance {
+			t.Errorf("InstanceOf(%q) = %q, %v; want %q", name, got, ok, instance)
+		}
+	}
+}
+
+func TestBusNameOverTheLimitIsAnError(t *testing.T) {
+	fits := strings.Repeat("x", maxNameLength-len(BaseName)-1)
+	if name, err := InstanceBusName(fits); err != nil || len(name) != maxNameLength {
+		t.Errorf("the longest name that fits: %d bytes, %v", len(name), err)
+	}
+	if name, err := InstanceBusName(fits + "x"); err == nil {
+		t.Errorf("%d bytes are taken", len(name))
+	}
+}
+
+func TestNamesThatAreNoInstances(t *testing.T) {
+	for _, name := range []string{
+		"", ":1.5", "org.freedesktop.DBus", BaseName, BaseName + ".", BaseName + "x", BaseName + ".a.b",
+		BaseName + ".a-b", BaseName + ".a_2Db", BaseName + ".a_77b", BaseName + ".a_", BaseName + ".a_2",
+	} {
+		if instance, ok := InstanceOf(name); ok {
+			t.Errorf("InstanceOf(%q) = %q", name, instance)
+		}
+	}
+}
+
+func TestServiceOfACgroup(t *testing.T) {
+	for _, test := range []struct{ cgroups, want string }{
+		{"0::/system.slice/web.service\n", "web"},
+		{"0::/system.slice/system-proxyd.slice/proxyd@web.service\n", "proxyd@web"},
+		{"0::/system.slice/_cpu.service\n", "cpu"},
+		{"0::/system.slice/web.service/main/worker\n", "web"},
+		{"0::/user.slice/user-1000.slice/user@1000.service/app.slice/web.service\n", "web"},
+		{"0::/machine.slice/systemd-nspawn@box.service/payload/system.slice/web.service\n", "web"},
+		{"0::/../web.service", "web"},
+		{"12:pids:/x.service\n1:name=systemd:/system.slice/web.service\n0::/\n", "web"},
+		{"1:name=systemd:/system.slice/web.service:8080.service\n", "web.service:8080"},
+
+		{"", ""},
+		{"0::/\n", ""},
+		{"0::/init.scope\n", ""},
+		{"0::/user.slice/user-1000.slice/session-2.scope\n", ""},
+		{"0::/user.slice/user-1000.slice/user@1000.service/app.slice/run-1.scope\n", ""},
+		{"0::/user.slice/user-1000.slice/user@1000.service/init.scope\n", ""},
+		{"0::/system.slice/.service\n", ""},
+		{"5:cpu,cpuacct:/system.slice/web.service\n", ""},
+		{"web.service", ""},
+	} {
+		if got := serviceOf(test.cgroups); got != test.want {
+			t.Errorf("serviceOf(%q) = %q, want %q", test.cgroups, got, test.want)
+		}
+	}
+}
+
+func FuzzEveryInstanceHasOneBusName(f *testing.F) {
+	for _, seed := range []string{"", "web", "9", "_", "_2d", "a_zz", "proxyd@web-1", "\xff\x00."} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, instance string) {
+		name, err := InstanceBusName(instance)
+		if err != nil {
+			return // too long
+		}
+		if got, ok := InstanceOf(name); !ok || got != instance {
+			t.Errorf("InstanceOf(InstanceBusName(%q)) = %q, %v; the name is %q", instance, got, ok, name)
+		}
+		label := strings.TrimPrefix(name, BaseName+".")
+		if strings.Trim(label, "_0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" ||
+			'0' <= label[0] && label[0] <= '9' {
+			t.Errorf("%q has the bus name %q, which no bus would take", instance, name)
+		}
+	})
+}

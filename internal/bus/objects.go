@@ -1,0 +1,160 @@
+package bus
+
+import (
+	_ "embed"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/godbus/dbus/v5"
+)
+
+// interfaceXML is the source of our interface.
+//
+//go:embed org.example.SocketProxy1.xml
+var interfaceXML string
+
+// The standard interfaces, as the D-Bus specification and org.freedesktop.LogControl1(5) have them.
+const (
+	introspectableXML = `
+  <interface name="org.freedesktop.DBus.Introspectable">
+    <method name="Introspect">
+      <arg name="xml_data" type="s" direction="out"/>
+    </method>
+  </interface>`
+	peerXML = `
+  <interface name="org.freedesktop.DBus.Peer">
+    <method name="Ping"/>
+    <method name="GetMachineId">
+      <arg name="machine_uuid" type="s" direction="out"/>
+    </method>
+  </interface>`
+	propertiesXML = `
+  <interface name="org.freedesktop.DBus.Properties">
+    <method name="Get">
+      <arg name="interface_name" type="s" direction="in"/>
+      <arg name="property_name" type="s" direction="in"/>
+      <arg name="value" type="v" direction="out"/>
+    </method>
+    <method name="GetAll">
+      <arg name="interface_name" type="s" direction="in"/>
+      <arg name="properties" type="a{sv}" direction="out"/>
+    </method>
+    <method name="Set">
+      <arg name="interface_name" type="s" direction="in"/>
+      <arg name="property_name" type="s" direction="in"/>
+      <arg name="value" type="v" direction="in"/>
+    </method>
+    <signal name="PropertiesChanged">
+      <arg name="interface_name" type="s"/>
+      <arg name="changed_properties" type="a{sv}"/>
+      <arg name="invalidated_properties" type="as"/>
+    </signal>
+  </interface>`
+)
+
+// object is what is at one path, by interface.
+type object map[string]exported
+
+// exported is an interface of an object.
+type exported struct {
+	xml     string
+	methods map[string]method
+}
+
+// method is one of an interface. Its arguments are of the types of in by the time serve sees them.
+type method struct {
+	in    string // signature
+	serve func(*session, *call) ([]any, error)
+}
+
+// exports has the objects of a server: ours, the one of the log, and those on the way to them, which tools walk down.
+func (s *Server) exports() map[dbus.ObjectPath]object {
+	objects := map[dbus.ObjectPath]object{
+		Path: {
+			Interface:           {interfaceOf(interfaceXML), served(members)},
+			propertiesInterface: {propertiesXML, propertiesOf(map[string]map[string]property{Interface: properties})},
+		},
+	}
+	if s.LogControl != nil {
+		objects[logControlPath] = object{
+			logControlInterface: {logControlXML, nil},
+			propertiesInterface: {propertiesXML, propertiesOf(map[string]map[string]property{logControlInterface: logProperties})},
+		}
+	}
+	children := map[dbus.ObjectPath]map[string]bool{}
+	for path := range objects {
+		names := strings.Split(string(path[1:]), "/")
+		for i, name := range names {
+			parent := dbus.ObjectPath("/" + strings.Join(names[:i], "/"))
+			if children[parent] == nil {
+				children[parent] = map[string]bool{}
+			}
+			children[parent][name] = true
+		}
+	}
+	for parent := range children {
+		if objects[parent] == nil {
+			objects[parent] = object{}
+		}
+	}
+	for path, o := range objects {
+		o["org.freedesktop.DBus.Peer"] = exported{peerXML, peerMethods}
+		o["org.freedesktop.DBus.Introspectable"] = exported{introspectableXML, nil}
+		xml := introspection(o, slices.Sorted(maps.Keys(children[path])))
+		o["org.freedesktop.DBus.Introspectable"] = exported{introspectableXML, map[string]method{
+			"Introspect": {"", func(*session, *call) ([]any, error) { return []any{xml}, nil }},
+		}}
+	}
+	return objects
+}
+
+func served(members map[string]member) map[string]method {
+	methods := map[string]method{}
+	for name, m := range members {
+		methods[name] = method{m.in, m.serve}
+	}
+	return methods
+}
+
+// interfaceOf cuts the interface out of its document.
+func interfaceOf(document string) string {
+	begin, end := strings.Index(document, "  <interface"), strings.LastIndex(document, "</node>")
+	return "\n" + strings.TrimRight(document[begin:end], "\n")
+}
+
+func introspection(o object, children []string) string {
+	var xml strings.Builder
+	xml.WriteString(`<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"
+  "http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">
+<node>`)
+	for _, name := range slices.Sorted(maps.Keys(o)) {
+		xml.WriteString(o[name].xml)
+	}
+	for _, child := range children {
+		xml.WriteString("\n  <node name=\"" + child + "\"/>")
+	}
+	xml.WriteString("\n</node>\n")
+	return xml.String()
+}
+
+var peerMethods = map[string]method{
+	"Ping": {"", func(*session, *call) ([]any, error) { return nil, nil }},
+	"GetMachineId": {"", func(*session, *call) ([]any, error) {
+		id, err := machineID()
+		return []any{id}, err
+	}},
+}
+
+// machineID is the id of machine-id(5), or what D-Bus keeps where there is none.
+func machineID() (string, error) {
+	id, err := os.ReadFile("/etc/machine-id")
+	if err != nil {
+		var dbusErr error
+		if id, dbusErr = os.ReadFile("/var/lib/dbus/machine-id"); dbusErr != nil {
+			return "", err
+		}
+	}
+	return strings.TrimSpace(string(id)), nil
+}

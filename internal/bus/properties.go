@@ -1,0 +1,174 @@
+package bus
+
+import (
+	"os"
+	"reflect"
+	"sync"
+	"time"
+
+	"example.org/socketproxy/internal/forward"
+	"github.com/godbus/dbus/v5"
+	"golang.org/x/sys/unix"
+)
+
+const propertiesInterface = "org.freedesktop.DBus.Properties"
+
+// changeInterval is the least time between two signals of changed properties.
+const changeInterval = 200 * time.Millisecond
+
+// property is one of an interface.
+type property struct {
+	signature string
+	get       func(*view) any
+	prepare   func(*session, any) (deed, error) // of setting it; nil: read-only
+	action    string                            // of setting it
+	emits     bool                              // its changes are told
+}
+
+// view is the proxy at the moment of one call, looked at where the call wants it.
+type view struct {
+	*Server
+	stats func() forward.Stats
+}
+
+func (s *Server) view() *view { return &view{s, sync.OnceValue(s.Proxy.Stats)} }
+
+// properties has every property of our interface.
+var properties = map[string]property{
+	"Name":                    {signature: "s", get: func(v *view) any { return v.Instance }},
+	"Version":                 {signature: "s", get: func(v *view) any { return v.Version }},
+	"Target":                  {signature: "s", get: func(v *view) any { return printable(v.Proxy.Target().String()) }},
+	"ListenAddresses":         {signature: "as", get: func(v *view) any { return v.listenAddresses() }},
+	"ProcessID":               {signature: "u", get: func(*view) any { return uint32(os.Getpid()) }},
+	"StartTimestamp":          {signature: "t", get: func(v *view) any { return timeUsec(v.Proxy.Started()) }},
+	"StartTimestampMonotonic": {signature: "t", get: func(v *view) any { return monotonicUsec(v.Proxy.Started()) }},
+
+	"State":            {signature: "s", emits: true, get: func(v *view) any { return v.Proxy.State().String() }},
+	"ConnectionsMax":   {signature: "u", emits: true, get: func(v *view) any { return v.Proxy.ConnectionsMax() }, prepare: setConnectionsMax, action: actionLimits},
+	"ExitIdleTimeUSec": {signature: "t", emits: true, get: func(v *view) any { return toUsec(v.Proxy.ExitIdleTime()) }, prepare: setExitIdleTime, action: actionLimits},
+	"NConnections":     {signature: "u", emits: true, get: func(v *view) any { return clampUint32(v.Proxy.NumConnections()) }},
+	"DrainDeadline":    {signature: "t", emits: true, get: func(v *view) any { return timeUsec(v.Proxy.DrainDeadline()) }},
+
+	"NAccepted":      {signature: "t", get: func(v *view) any { return v.stats().Accepted }},
+	"NRefused":       {signature: "t", get: func(v *view) any { return v.stats().Refused }},
+	"NFailed":        {signature: "t", get: func(v *view) any { return v.stats().Failed }},
+	"BytesToBackend": {signature: "t", get: func(v *view) any { return v.stats().BytesToBackend }},
+	"BytesToClient":  {signature: "t", get: func(v *view) any { return v.stats().BytesToClient }},
+}
+
+func (s *Server) listenAddresses() []string {
+	addresses := []string{}
+	for _, address := range s.Proxy.ListenAddresses() {
+		addresses = append(addresses, printable(address))
+	}
+	return addresses
+}
+
+// propertiesOf serves org.freedesktop.DBus.Properties for an object whose properties are these, by interface.
+func propertiesOf(interfaces map[string]map[string]property) map[string]method {
+	find := func(iface, name string) (property, error) {
+		of, ok := interfaces[iface]
+		if !ok {
+			return property{}, errorf(errUnknownInterface, "No interface %s with properties", iface)
+		}
+		p, ok := of[name]
+		if !ok {
+			return property{}, errorf(errUnknownProperty, "No property %s in %s", name, iface)
+		}
+		return p, nil
+	}
+	return map[string]method{
+		"Get": {"ss", func(t *session, c *call) ([]any, error) {
+			p, err := find(c.Body[0].(string), c.Body[1].(string))
+			if err != nil {
+				return nil, err
+			}
+			return []any{dbus.MakeVariant(p.get(t.view()))}, nil
+		}},
+		"GetAll": {"s", func(t *session, c *call) ([]any, error) {
+			of, ok := interfaces[c.Body[0].(string)]
+			if !ok {
+				return nil, errorf(errUnknownInterface, "No interface %s with properties", c.Body[0])
+			}
+			view, values := t.view(), map[string]dbus.Variant{}
+			for name, p := range of {
+				values[name] = dbus.MakeVariant(p.get(view))
+			}
+			return []any{values}, nil
+		}},
+		"Set": {"ssv", func(t *session, c *call) ([]any, error) {
+			name, value := c.Body[1].(string), c.Body[2].(dbus.Variant)
+			p, err := find(c.Body[0].(string), name)
+			if err != nil {
+				return nil, err
+			}
+			if p.prepare == nil {
+				return nil, errorf(errPropertyReadOnly, "Property %s is read-only", name)
+			}
+			if got := value.Signature().String(); got != p.signature {
+				return nil, errorf(errInvalidArgs, "Property %s is of type %q, not %q", name, p.signature, got)
+			}
+			set := member{action: p.action, prepare: func(t *session, _ *call) (deed, error) { return p.prepare(t, value.Value()) }}
+			return set.serve(t, c)
+		}},
+	}
+}
+
+// propertiesChanged is called by whoever changed one without an event of the proxy.
+func (t *session) propertiesChanged() {
+	select {
+	case t.changed <- struct{}{}:
+	default:
+	}
+}
+
+// followProperties tells of changes until the session ends, or the proxy does.
+func (t *session) followProperties() {
+	events := t.Proxy.Subscribe(16, forward.EventStateChanged, forward.EventCountChanged)
+	defer events.Close()
+	last := t.emitting()
+	var pause <-chan time.Time // until the next signal may be sent; nil: it may
+	for open := true; open; {
+		select {
+		case <-t.ctx.Done():
+			return
+		case _, open = <-events.C:
+		case <-t.changed:
+		case <-pause:
+			pause = nil
+		}
+		if pause != nil && open {
+			continue
+		}
+		now := t.emitting()
+		changes := map[string]dbus.Variant{}
+		for name, value := range now {
+			if !reflect.DeepEqual(value, last[name]) {
+				changes[name] = dbus.MakeVariant(value)
+			}
+		}
+		if len(changes) > 0 {
+			t.emit("", propertiesInterface, "PropertiesChanged", "sa{sv}as", Interface, changes, []string{})
+			pause = time.After(changeInterval)
+		}
+		last = now
+	}
+}
+
+// emitting has the values of the properties whose changes are told.
+func (t *session) emitting() map[string]any {
+	view, values := t.view(), map[string]any{}
+	for name, p := range properties {
+		if p.emits {
+			values[name] = p.get(view)
+		}
+	}
+	return values
+}
+
+// monotonicUsec is microseconds of CLOCK_MONOTONIC, as clock_gettime(2) has it.
+func monotonicUsec(t time.Time) uint64 {
+	var now unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // cannot fail: the clock is there and the pointer is good
+	return toUsec(time.Duration(now.Nano()) - time.Since(t))
+}

@@ -1,0 +1,183 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+)
+
+// How long the bus may take to let this process in, to answer, and to take the last signals of a proxy that has ended. A
+// bus with all the connections it wants accepts nobody and says nothing.
+const (
+	connectTimeout = 10 * time.Second
+	callTimeout    = 10 * time.Second
+	flushTimeout   = time.Second // for the last signals
+)
+
+// The bus itself as an object: D-Bus specification, "Message Bus Messages".
+const (
+	driverName = "org.freedesktop.DBus"
+	driverPath = "/org/freedesktop/DBus"
+)
+
+// session is one connection of a [Server] to the bus.
+type session struct {
+	*Server
+	ctx         context.Context // ends with the connection
+	working     context.Context // ends with it, or before, when nothing new is begun
+	stopWorking context.CancelFunc
+	conn        *dbus.Conn
+	calls       *calls
+	subscribers *subscribers
+	questions   chan struct{} // put to polkit and not answered yet
+	changed     chan struct{} // holds one: properties may have changed
+}
+
+// connect lets this process into the bus, ready for calls.
+func (s *Server) connect(ctx context.Context) (*session, error) {
+	entering, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	socket, err := dialSocket(entering, s.Address)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(entering, func() { socket.Close() })
+	t := &session{Server: s, questions: make(chan struct{}, questionsMax), changed: make(chan struct{}, 1)}
+	t.calls = newCalls(t)
+	t.subscribers = newSubscribers(t)
+	t.conn, err = dbus.NewConn(newFrames(socket),
+		dbus.WithAuth(dbus.AuthExternal(strconv.Itoa(os.Geteuid()))),
+		dbus.WithIncomingInterceptor(t.calls.take),
+		dbus.WithSignalHandler(t))
+	if err != nil {
+		socket.Close()
+		return nil, err
+	}
+	t.ctx = t.conn.Context()
+	t.working, t.stopWorking = context.WithCancel(t.ctx)
+	err = t.conn.Auth(nil)
+	if err == nil {
+		err = t.conn.Hello()
+	}
+	if !stop() {
+		err = errors.Join(err, errors.New("the bus does not answer"))
+	}
+	if err != nil {
+		t.conn.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// serve owns the names until the connection breaks or ctx ends; then it finishes what it has begun.
+func (t *session) serve(ctx context.Context) error {
+	var followers sync.WaitGroup
+	followers.Go(t.followProperties)
+	defer func() {
+		t.conn.Close()
+		t.stopWorking()
+		t.calls.close()
+		t.subscribers.close()
+		followers.Wait()
+	}()
+	if err := t.ownNames(); err != nil {
+		return err
+	}
+	select {
+	case <-t.ctx.Done():
+		return errors.New("the connection to the bus has broken")
+	case <-ctx.Done():
+	}
+	defer time.AfterFunc(flushTimeout, func() { t.conn.Close() }).Stop()
+	t.stopWorking()
+	t.calls.close()
+	select {
+	case <-t.Proxy.Done(): // its last events are on their way
+		t.subscribers.wait()
+		followers.Wait()
+	default:
+	}
+	return nil
+}
+
+// ownNames takes the names. It queues for the base name first, because that is what the policy of the bus goes by: whoever finds the
+// name of the instance may call it then.
+func (t *session) ownNames() error {
+	if _, err := t.requestName(BaseName, 0); err != nil {
+		return err
+	}
+	name, err := InstanceBusName(t.Instance)
+	if err != nil {
+		return err
+	}
+	// Queueing, so that it follows one that ends, as the next start of a unit does.
+	reply, err := t.requestName(name, 0)
+	if err != nil {
+		return err
+	}
+	if reply != dbus.RequestNameReplyInQueue {
+		t.Log.Debug(fmt.Sprintf("On the bus as %s.", name), "bus_name", name)
+		return nil
+	}
+	own, err := InstanceBusName(fmt.Sprintf("%s-pid%d", t.Instance, os.Getpid()))
+	if err != nil {
+		return err
+	}
+	if _, err := t.requestName(own, 0); err != nil {
+		return err
+	}
+	t.Log.Warn(fmt.Sprintf("Another instance is called %s, this one is on the bus as %s; give it a --name= of its own.", t.Instance, own),
+		"bus_name", own)
+	return nil
+}
+
+func (t *session) requestName(name string, flags dbus.RequestNameFlags) (dbus.RequestNameReply, error) {
+	var reply uint32
+	err := t.callBus("RequestName", []any{name, uint32(flags)}, &reply)
+	if dbusErr := new(dbus.Error); errors.As(err, dbusErr) {
+		return 0, &nameRefusedError{name, err}
+	}
+	return dbus.RequestNameReply(reply), err
+}
+
+// callBus calls a method of the bus itself.
+func (t *session) callBus(method string, args []any, results ...any) error {
+	ctx, cancel := context.WithTimeout(t.ctx, callTimeout)
+	defer cancel()
+	return t.conn.BusObject().CallWithContext(ctx, driverName+"."+method, 0, args...).Store(results...)
+}
+
+// DeliverSignal implements dbus.SignalHandler; anybody may send signals to anybody, so only those of the bus count.
+func (t *session) DeliverSignal(_, _ string, signal *dbus.Signal) {
+	if signal.Sender != driverName || signal.Name != driverName+".NameOwnerChanged" || len(signal.Body) != 3 {
+		return
+	}
+	if name, _ := signal.Body[0].(string); signal.Body[2] == "" {
+		t.subscribers.gone(name)
+	}
+}
+
+// emit sends a signal of the object, to everybody who listens where to is empty.
+func (t *session) emit(to, iface, member string, signature string, body ...any) {
+	msg := &dbus.Message{
+		Type:  dbus.TypeSignal,
+		Flags: dbus.FlagNoReplyExpected,
+		Headers: map[dbus.HeaderField]dbus.Variant{
+			dbus.FieldPath:      dbus.MakeVariant(dbus.ObjectPath(Path)),
+			dbus.FieldInterface: dbus.MakeVariant(iface),
+			dbus.FieldMember:    dbus.MakeVariant(member),
+			dbus.FieldSignature: dbus.MakeVariant(dbus.ParseSignatureMust(signature)),
+		},
+		Body: body,
+	}
+	if to != "" {
+		msg.Headers[dbus.FieldDestination] = dbus.MakeVariant(to)
+	}
+	t.conn.Send(msg, nil)
+}

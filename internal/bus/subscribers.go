@@ -1,0 +1,127 @@
+package bus
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"example.org/socketproxy/internal/forward"
+	"github.com/godbus/dbus/v5"
+)
+
+// subscribers get the signals of the interface. Each has a queue of its own; what does not fit any more is dropped.
+type subscribers struct {
+	session *session
+	workers sync.WaitGroup
+
+	mu    sync.Mutex
+	known map[string]*forward.Subscription // by unique name; nil while one is being added
+}
+
+func newSubscribers(t *session) *subscribers {
+	return &subscribers{session: t, known: map[string]*forward.Subscription{}}
+}
+
+// add begins to send signals to name.
+func (s *subscribers) add(name string) error {
+	s.mu.Lock()
+	_, known := s.known[name]
+	full := len(s.known) >= subscribersMax
+	if !known && !full {
+		s.known[name] = nil
+	}
+	s.mu.Unlock()
+	switch {
+	case known:
+		return nil
+	case full:
+		return errorf(errLimitsExceeded, "There are %d subscribers already", subscribersMax)
+	}
+	err := s.session.callBus("AddMatch", []any{leavingRule(name)})
+	s.mu.Lock()
+	if err != nil {
+		delete(s.known, name)
+		s.mu.Unlock()
+		return err
+	}
+	events := s.session.Proxy.Subscribe(signalQueueMax, forward.EventOpened, forward.EventClosed, forward.EventRefused)
+	s.known[name] = events
+	s.workers.Go(func() { s.send(name, events) })
+	s.mu.Unlock()
+
+	// Had it left before the bus was asked to tell, nobody would.
+	var present bool
+	if err := s.session.callBus("NameHasOwner", []any{name}, &present); err != nil || !present {
+		_ = s.remove(name)
+		return err
+	}
+	return nil
+}
+
+func leavingRule(name string) string {
+	return fmt.Sprintf("type='signal',sender='%s',path='%s',interface='%s',member='NameOwnerChanged',arg0='%s'",
+		driverName, driverPath, driverName, name)
+}
+
+// remove ends what add began.
+func (s *subscribers) remove(name string) error {
+	if !s.forget(name) {
+		return errorf(errNotSubscribed, "Not subscribed")
+	}
+	return nil
+}
+
+// gone is called, by the goroutine that reads from the bus, when name has left it.
+func (s *subscribers) gone(name string) { s.forget(name) }
+
+func (s *subscribers) forget(name string) bool {
+	s.mu.Lock()
+	events := s.known[name]
+	if events != nil {
+		delete(s.known, name)
+	}
+	s.mu.Unlock()
+	if events == nil {
+		return false
+	}
+	events.Close()
+	s.session.conn.BusObject().Go(driverName+".RemoveMatch", dbus.FlagNoReplyExpected, nil, leavingRule(name))
+	return true
+}
+
+// wait returns when every subscriber has what there was to send; only once the proxy has ended.
+func (s *subscribers) wait() { s.workers.Wait() }
+
+// close forgets all subscribers, with what there was to send.
+func (s *subscribers) close() {
+	s.mu.Lock()
+	for _, events := range s.known {
+		if events != nil {
+			events.Close()
+		}
+	}
+	s.mu.Unlock()
+	s.workers.Wait()
+}
+
+func (s *subscribers) send(name string, events *forward.Subscription) {
+	for e := range events.C {
+		if s.session.pace.signals.Wait(s.session.ctx) != nil {
+			break
+		}
+		c := &e.Connection
+		switch e.Kind {
+		case forward.EventOpened:
+			s.session.emit(name, Interface, "ConnectionNew", "tss", c.ID, printable(c.Client), printable(c.Backend))
+		case forward.EventClosed:
+			s.session.emit(name, Interface, "ConnectionRemoved", "tsttt",
+				c.ID, e.Reason.String(), c.BytesToBackend, c.BytesToClient, uint64(c.Age/time.Microsecond))
+		case forward.EventRefused:
+			s.session.emit(name, Interface, "ConnectionRefused", "ss", printable(c.Client), e.Reason.String())
+		}
+	}
+	events.Close()
+	if n := events.Dropped(); n > 0 {
+		s.session.Log.Info(fmt.Sprintf("%d signals to the subscriber %s were dropped, it took them too slowly.", n, name), "caller", name)
+	}
+}
