@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"example.org/socketproxy/internal/testenv"
 )
 
 // The seed of the generated spans is fixed, so that a failure comes again; -v prints it.
@@ -17,12 +19,7 @@ const seed = 252
 
 // parse is compared rather than Parse: it still has the microseconds of spans that a Duration cannot hold.
 func TestParseAndFormatAgreeWithSystemdAnalyze(t *testing.T) {
-	if _, err := exec.LookPath("systemd-analyze"); err != nil {
-		if os.Getenv("PROXYD_TEST_NO_SKIP") == "1" {
-			t.Fatalf("systemd-analyze is needed, and PROXYD_TEST_NO_SKIP forbids to skip: %v", err)
-		}
-		t.Skipf("systemd-analyze (Debian package systemd) is not installed: %v", err)
-	}
+	testenv.Need(t, "systemd-analyze", "systemd")
 	t.Logf("seed %d", seed)
 
 	// systemd-analyze ends at the first span that it refuses. So what we accept goes to it in one call, all of which

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"example.org/socketproxy/internal/testenv"
 	"golang.org/x/sys/unix"
 )
 
@@ -106,7 +107,7 @@ func needIPv6(t *testing.T) {
 	t.Helper()
 	l, err := net.Listen("tcp6", "[::1]:0")
 	if err != nil {
-		without(t, "no IPv6 here: %v", err)
+		testenv.Without(t, "no IPv6 here: %v", err)
 	}
 	l.Close()
 }

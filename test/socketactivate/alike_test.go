@@ -4,6 +4,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"example.org/socketproxy/internal/testenv"
 )
 
 // What proxyd took over from systemd-socket-proxyd: each test runs on both.
@@ -123,7 +125,7 @@ func TestAPortMayBeAServiceName(t *testing.T) {
 	t.Parallel()
 	services, err := os.ReadFile("/etc/services")
 	if err != nil || !strings.Contains(string(services), "http-alt") {
-		without(t, "no service http-alt in /etc/services (Debian package netbase): %v", err)
+		testenv.Without(t, "no service http-alt in /etc/services (Debian package netbase): %v", err)
 	}
 	onBoth(t, func(t *testing.T, p program) {
 		host := newEchoOn(t, 8080)

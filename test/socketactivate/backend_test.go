@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"example.org/socketproxy/internal/testenv"
 	"golang.org/x/sys/unix"
 )
 
@@ -50,7 +51,7 @@ func newEchoOn(t *testing.T, port uint16) (host string) {
 	ip := loopback()
 	b, err := tryListen(t, address{"tcp", netip.AddrPortFrom(ip, port).String()})
 	if err != nil {
-		without(t, "cannot listen on port %d: %v", port, err)
+		testenv.Without(t, "cannot listen on port %d: %v", port, err)
 	}
 	b.serve(echo)
 	return ip.String()

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"example.org/socketproxy/internal/testenv"
 	"golang.org/x/sys/unix"
 )
 
@@ -76,7 +77,7 @@ func TestTheLimitOfASourceIsThatOfAnIPAddress(t *testing.T) {
 
 func TestTheLimitOfASourceIsThatOfAUserOnASocketFile(t *testing.T) {
 	t.Parallel()
-	needRoot(t, "be another user, too")
+	testenv.NeedRoot(t, "be another user, too")
 	s := activate(t, proxyd, []address{free(t, abstract)}, "--connections-max-per-source=2", newEcho(t, path).target)
 	for _, uid := range []int{0, nobody} {
 		for i := range 4 {

@@ -5,16 +5,18 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"example.org/socketproxy/internal/testenv"
 )
 
 // inMountNamespace is a command that runs a shell script as root in a mount namespace of its own, and then executes its
 // arguments. $1 in the script is an argument to it.
 func inMountNamespace(t *testing.T, script, argument string) []string {
 	t.Helper()
-	needRoot(t, "change what files a program sees")
-	need(t, "unshare", "util-linux")
+	testenv.NeedRoot(t, "change what files a program sees")
+	testenv.Need(t, "unshare", "util-linux")
 	if output, err := exec.Command("unshare", "--mount", "true").CombinedOutput(); err != nil {
-		without(t, "no mount namespaces here: %v, %s", err, output)
+		testenv.Without(t, "no mount namespaces here: %v, %s", err, output)
 	}
 	return []string{"unshare", "--mount", "/bin/sh", "-e", "-c", script + `; shift; exec "$@"`, "sh", argument}
 }

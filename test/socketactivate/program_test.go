@@ -5,6 +5,8 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+
+	"example.org/socketproxy/internal/testenv"
 )
 
 // program is a proxy that takes the sockets of socket activation and one target.
@@ -50,7 +52,7 @@ func onBoth(t *testing.T, test func(*testing.T, program)) {
 func (p program) need(t *testing.T) {
 	t.Helper()
 	if p.path == "" {
-		without(t, "%s is not installed (Debian package systemd)", p.name)
+		testenv.Without(t, "%s is not installed (Debian package systemd)", p.name)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"testing"
 
+	"example.org/socketproxy/internal/testenv"
 	"golang.org/x/sys/unix"
 )
 
@@ -49,7 +50,7 @@ func launch(t *testing.T, up setup) *service {
 	var argv []string
 	argv = append(argv, up.wrap...)
 	if len(up.listen) > 0 {
-		need(t, "systemd-socket-activate", "systemd")
+		testenv.Need(t, "systemd-socket-activate", "systemd")
 		argv = append(argv, "systemd-socket-activate")
 		for _, a := range up.listen {
 			argv = append(argv, "-l", a.text)

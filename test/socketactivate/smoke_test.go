@@ -6,12 +6,14 @@ import (
 	"encoding/base64"
 	"os/exec"
 	"testing"
+
+	"example.org/socketproxy/internal/testenv"
 )
 
 // What systemd's own tests do to systemd-socket-proxyd, with the same tool at both ends.
 func TestThreeEchoesBySocat(t *testing.T) {
 	t.Parallel()
-	need(t, "socat", "socat")
+	testenv.Need(t, "socat", "socat")
 	onBoth(t, func(t *testing.T, p program) {
 		if p == socketProxyd && p.version < 261 {
 			t.Skip("it loses the answer, because socat half-closes; differ_test.go has this")

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"example.org/socketproxy/internal/testenv"
 	"golang.org/x/sys/unix"
 )
 
@@ -13,7 +14,7 @@ import (
 // kernel makes pipes of two pages, through which streams crawl; proxyd stays below it, and copies instead.
 func TestStalledStreamsOfAnUnprivilegedProxyShareItsPipesAndArriveUnchanged(t *testing.T) {
 	t.Parallel()
-	needRoot(t, "start a program as another user")
+	testenv.NeedRoot(t, "start a program as another user")
 	const streams, size = 130, 2 << 20
 	b := newBackend(t, abstract)
 	s := launch(t, setup{program: proxyd, listen: []address{free(t, abstract)}, uid: nobody, args: []string{b.target}})
@@ -66,7 +67,7 @@ func expectPipesWithinLimit(t *testing.T, p *process) {
 	}
 	text, err := os.ReadFile("/proc/sys/fs/pipe-user-pages-soft")
 	if err != nil {
-		without(t, "no limit to compare with: %v", err)
+		testenv.Without(t, "no limit to compare with: %v", err)
 	}
 	limit, err := strconv.Atoi(strings.TrimSpace(string(text)))
 	if err != nil {
