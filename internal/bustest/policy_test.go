@@ -98,14 +98,14 @@ func TestPolkitAsksAboutTheRightThingInTheLanguageOfTheUser(t *testing.T) {
 		"C": {
 			"list":   "Authentication is required to see the connections of the proxy web.",
 			"close":  "Authentication is required to close connections of the proxy web.",
-			"limits": "Authentication is required to set connections-max=7 for the proxy web.",
+			"limits": "Authentication is required to change the limits of the proxy web.",
 			"drain":  "Authentication is required to drain the proxy web or to let it accept again.",
 			"exit":   "Authentication is required to end the proxy web.",
 		},
 		"de_DE.UTF-8": {
 			"list":   "Legitimierung ist zum Ansehen der Verbindungen des Proxys web notwendig.",
 			"close":  "Legitimierung ist zum Schließen von Verbindungen des Proxys web notwendig.",
-			"limits": "Legitimierung ist zum Setzen von connections-max=7 für den Proxy web notwendig.",
+			"limits": "Legitimierung ist zum Ändern der Grenzwerte des Proxys web notwendig.",
 			"drain":  "Legitimierung ist notwendig, um den Proxy web leerlaufen oder wieder annehmen zu lassen.",
 			"exit":   "Legitimierung ist zum Beenden des Proxys web notwendig.",
 		},
@@ -150,7 +150,7 @@ func TestPolkitLetsOnlyProxydAndRootAskAboutOthers(t *testing.T) {
 // check asks whether a user may do something.
 func check(asker, user *dbus.Conn, action string, mayAsk bool) (r result, err error) {
 	who := subject{"system-bus-name", map[string]dbus.Variant{"name": dbus.MakeVariant(user.Names()[0])}}
-	details := map[string]string{"instance": "web", "what": "connections-max=7"}
+	details := map[string]string{"instance": "web"}
 	flags := uint32(0)
 	if mayAsk {
 		flags = 1
