@@ -1,10 +1,8 @@
 package bus
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"strings"
 
@@ -63,21 +61,4 @@ func socketNames(address string) (names []string, err error) {
 		names = append(names, name)
 	}
 	return names, nil
-}
-
-// dialSocket connects to the first socket of address that answers.
-func dialSocket(ctx context.Context, address string) (net.Conn, error) {
-	names, err := socketNames(address)
-	if err != nil {
-		return nil, err
-	}
-	var failed []error
-	for _, name := range names {
-		conn, err := new(net.Dialer).DialContext(ctx, "unix", name)
-		if err == nil {
-			return conn, nil
-		}
-		failed = append(failed, err)
-	}
-	return nil, errors.Join(failed...)
 }

@@ -69,6 +69,7 @@ func (t *session) authorize(c *call, who caller, action string) error {
 	default:
 		return errorf(errLimitsExceeded, "Too many questions to polkit at once")
 	}
+	t.pace.charge(questionCost)
 	answer, err := t.askPolkit(c, action)
 	switch {
 	case err != nil:
@@ -91,7 +92,7 @@ type answer struct {
 }
 
 func (t *session) askPolkit(c *call, action string) (a answer, err error) {
-	timeout, flags := polkitTimeout, uint32(0)
+	timeout, flags := t.polkitTimeout, uint32(0)
 	if c.interactive() {
 		timeout, flags = interactiveTimeout, allowUserInteraction
 	}

@@ -24,6 +24,7 @@ func header[T any](msg *dbus.Message, field dbus.HeaderField) (value T) {
 // calls serves the calls of a session, each in a goroutine, and no more of them at once than the bounds allow.
 type calls struct {
 	session *session
+	paid    int // calls to take before the next batch is paid for; of the goroutine that reads from the bus
 
 	mu       sync.Mutex
 	finished sync.Cond
@@ -47,6 +48,13 @@ func (c *calls) take(msg *dbus.Message) {
 	}
 	taken := *msg
 	msg.Type = 0 // nothing to godbus
+	if c.paid == 0 {
+		if c.session.pace.work.WaitN(c.session.working, workBatch) != nil {
+			return
+		}
+		c.paid = workBatch
+	}
+	c.paid--
 	one := &call{
 		Message: &taken,
 		sender:  header[string](&taken, dbus.FieldSender),
@@ -96,9 +104,6 @@ func (c *calls) close() {
 
 // handle finds the method that is called and does what it says.
 func (t *session) handle(c *call) ([]any, error) {
-	if err := t.pace.work.Wait(t.working); err != nil {
-		return nil, err
-	}
 	m, err := t.find(c)
 	if err != nil {
 		return nil, err
@@ -119,11 +124,15 @@ func typesOf(signature string) string {
 // find looks the method up. A call may leave out the interface: D-Bus specification, "Message Types".
 func (t *session) find(c *call) (method, error) {
 	path := header[dbus.ObjectPath](c.Message, dbus.FieldPath)
+	name := header[string](c.Message, dbus.FieldInterface)
+	// At whatever path: D-Bus specification, "org.freedesktop.DBus.Peer".
+	if m, ok := peerMethods[c.member]; ok && name == peerInterface {
+		return m, nil
+	}
 	object, ok := t.objects[path]
 	if !ok {
 		return method{}, errorf(errUnknownObject, "No object at %s", path)
 	}
-	name := header[string](c.Message, dbus.FieldInterface)
 	if name != "" {
 		iface, ok := object[name]
 		if !ok {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -18,23 +17,25 @@ const (
 	// hold; the bus itself passes 32 MiB on.
 	messageMax = 256 << 10
 
-	// writeTimeout ends a connection to a bus that takes nothing any more.
-	writeTimeout = 5 * time.Second
+	// discardPause is about as long as a busy sender takes to fill the socket.
+	discardPause = 2 * time.Millisecond
 
-	frameHead = 16 // bytes of a message up to the length of its header fields
+	frameHead = 16 // bytes of a message up to the length of its header fields: D-Bus specification, "Message Format"
 )
 
 // frames stands between the socket of the bus and godbus, which closes the connection at the first message whose body it
-// cannot decode, and decodes what is millions of bytes long. Here such a message is left out, unanswered.
+// cannot decode, and decodes what is millions of bytes long. Here such a message is left out, unanswered; and so is a
+// call whose sender wants no answer while others wait, because the bus bounds only how many answers a sender may wait for.
 type frames struct {
-	net.Conn
+	io.ReadWriteCloser
 	in      *bufio.Reader
+	busy    func() bool
 	message []byte // what is left of the present one
 	begun   bool   // the lines of the authentication are over, messages follow
 }
 
-func newFrames(conn net.Conn) *frames {
-	return &frames{Conn: conn, in: bufio.NewReader(conn)}
+func newFrames(bus io.ReadWriteCloser, busy func() bool) *frames {
+	return &frames{ReadWriteCloser: bus, in: bufio.NewReaderSize(bus, 64<<10), busy: busy}
 }
 
 func (f *frames) Read(p []byte) (int, error) {
@@ -42,11 +43,11 @@ func (f *frames) Read(p []byte) (int, error) {
 		return f.in.Read(p)
 	}
 	for len(f.message) == 0 {
-		message, err := readFrame(f.in)
+		message, err := f.next()
 		if err != nil {
 			return 0, err
 		}
-		if decodes(message) {
+		if message != nil && decodes(message) {
 			f.message = message
 		}
 	}
@@ -59,20 +60,17 @@ func (f *frames) Write(p []byte) (int, error) {
 	if bytes.Equal(p, []byte("BEGIN\r\n")) {
 		f.begun = true // before the reply of the bus, and before godbus starts to read it
 	}
-	if err := f.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-		return 0, err
-	}
-	n, err := f.Conn.Write(p)
+	n, err := f.ReadWriteCloser.Write(p)
 	if err != nil {
 		f.Close() // godbus would go on behind half a message
 	}
 	return n, err
 }
 
-// readFrame returns the next message, or nil where it is too long.
-func readFrame(in *bufio.Reader) ([]byte, error) {
-	head := make([]byte, frameHead)
-	if _, err := io.ReadFull(in, head); err != nil {
+// next returns the next message, or nil where it is to be left out before it is looked into.
+func (f *frames) next() ([]byte, error) {
+	head, err := f.in.Peek(frameHead)
+	if err != nil {
 		return nil, err
 	}
 	var order binary.ByteOrder = binary.LittleEndian
@@ -83,23 +81,32 @@ func readFrame(in *bufio.Reader) ([]byte, error) {
 	default:
 		return nil, errors.New("what came from the bus is no D-Bus message")
 	}
+	kind, flags := dbus.Type(head[1]), dbus.Flags(head[2])
 	fields := (uint64(order.Uint32(head[12:])) + 7) &^ 7
 	length := frameHead + fields + uint64(order.Uint32(head[4:]))
-	if length > messageMax {
-		_, err := io.CopyN(io.Discard, in, int64(length-frameHead))
-		return nil, err
+	unasked := kind == dbus.TypeMethodCall && flags&dbus.FlagNoReplyExpected != 0
+	if length > messageMax || unasked && f.busy() {
+		return nil, f.discard(length)
 	}
 	message := make([]byte, length)
-	copy(message, head)
-	_, err := io.ReadFull(in, message[frameHead:])
+	_, err = io.ReadFull(f.in, message)
 	return message, err
+}
+
+// discard leaves the next n bytes out. It does so for many messages at once, because each time this process wakes costs more
+// than a message.
+func (f *frames) discard(n uint64) error {
+	if _, err := f.in.Discard(int(n)); err != nil {
+		return err
+	}
+	if f.in.Buffered() == 0 {
+		time.Sleep(discardPause)
+	}
+	return nil
 }
 
 // decodes says whether godbus can make something of a message.
 func decodes(message []byte) bool {
-	if message == nil {
-		return false
-	}
 	_, err := decode(message)
 	return err == nil
 }

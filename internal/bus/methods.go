@@ -126,9 +126,7 @@ func prepareListConnections(t *session, c *call) (deed, error) {
 	}
 	return deed{what: "list connections", do: func() ([]any, error) {
 		found := t.Proxy.Connections(after, limit, matches)
-		if err := t.pace.work.WaitN(t.working, len(found)/rowsPerUnit); err != nil {
-			return nil, err
-		}
+		t.pace.charge(len(found) / rowsPerCall)
 		rows := make([]row, len(found))
 		for i := range found {
 			rows[i] = newRow(&found[i])

@@ -1,24 +1,30 @@
 package bus
 
-import "golang.org/x/time/rate"
+import (
+	"time"
 
-// What callers may cost. The figures leave forwarding its time whatever anybody on the bus does: a unit of work is a
-// simple call, some 30 µs, or rowsPerUnit connections in an answer.
+	"golang.org/x/time/rate"
+)
+
+// What callers may cost. The figures leave forwarding its time whatever anybody on the bus does.
 const (
 	callsMax          = 1024 // being served at once
-	callsPerCallerMax = 8
+	callsPerCallerMax = 32
 	questionsMax      = 64 // put to polkit and not answered yet
 	subscribersMax    = 32
 	signalQueueMax    = 1024 // for each subscriber
+	pageMax           = 500  // connections in an answer
 
-	workRate    = 1000 // units a second, sustained
-	workBurst   = 2000
-	rowsPerUnit = 20
+	// Work is counted in simple calls, of 100 to 200 µs of processor each, most of it to wake and to put to sleep. When the burst is
+	// used up, nothing more is read from the bus until there is room for a batch.
+	workRate     = 200 // a second, sustained
+	workBurst    = 4000
+	workBatch    = 20
+	rowsPerCall  = 25 // connections in an answer that cost as much as a call
+	questionCost = 2  // of a question to polkit, in calls
 
-	signalRate  = 4000 // signals a second to all subscribers together
+	signalRate  = 4000 // a second, to all subscribers together
 	signalBurst = 1000
-
-	pageMax = 500 // connections in an answer
 )
 
 // pace is kept by the server rather than by the session, so that it does not start anew with each connection.
@@ -35,3 +41,9 @@ func newPace() *pace {
 		audit:   rate.NewLimiter(auditRate, auditBurst),
 	}
 }
+
+// busy says that the calls that come now have to wait.
+func (p *pace) busy() bool { return p.work.Tokens() < workBatch }
+
+// charge counts work that has been done beyond a simple call; the calls to come wait for it.
+func (p *pace) charge(calls int) { p.work.ReserveN(time.Now(), calls) }

@@ -51,7 +51,7 @@ func (s *Server) connect(ctx context.Context) (*session, error) {
 	t := &session{Server: s, questions: make(chan struct{}, questionsMax), changed: make(chan struct{}, 1)}
 	t.calls = newCalls(t)
 	t.subscribers = newSubscribers(t)
-	t.conn, err = dbus.NewConn(newFrames(socket),
+	t.conn, err = dbus.NewConn(newFrames(socket, s.pace.busy),
 		dbus.WithAuth(dbus.AuthExternal(strconv.Itoa(os.Geteuid()))),
 		dbus.WithIncomingInterceptor(t.calls.take),
 		dbus.WithSignalHandler(t))
@@ -75,8 +75,9 @@ func (s *Server) connect(ctx context.Context) (*session, error) {
 	return t, nil
 }
 
-// serve owns the names until the connection breaks or ctx ends; then it finishes what it has begun.
-func (t *session) serve(ctx context.Context) error {
+// serve owns the names until the connection breaks or ctx ends; then it finishes what it has begun. It calls owned once it
+// has them.
+func (t *session) serve(ctx context.Context, owned func()) error {
 	var followers sync.WaitGroup
 	followers.Go(t.followProperties)
 	defer func() {
@@ -89,6 +90,7 @@ func (t *session) serve(ctx context.Context) error {
 	if err := t.ownNames(); err != nil {
 		return err
 	}
+	owned()
 	select {
 	case <-t.ctx.Done():
 		return errors.New("the connection to the bus has broken")

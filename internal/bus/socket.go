@@ -1,0 +1,66 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// writeTimeout ends a connection to a bus that takes nothing any more.
+const writeTimeout = 5 * time.Second
+
+// socket is a connection to the bus on which reads block a thread. That of package net has the runtime's poller wake for every
+// message that arrives, wanted or not, and so lets whoever floods the bus have as much of this process's time as they like.
+type socket struct {
+	*os.File
+}
+
+// dialSocket connects to the first socket of a bus address that answers.
+func dialSocket(ctx context.Context, address string) (*socket, error) {
+	names, err := socketNames(address)
+	if err != nil {
+		return nil, err
+	}
+	var failed []error
+	for _, name := range names {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		fd, err := connect(name)
+		if err == nil {
+			return &socket{os.NewFile(uintptr(fd), name)}, nil
+		}
+		failed = append(failed, fmt.Errorf("cannot connect to the bus at %s: %w", name, err))
+	}
+	return nil, errors.Join(failed...)
+}
+
+func connect(name string) (fd int, err error) {
+	fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	// For connect(2) too, where the backlog of the bus is full: socket(7).
+	timeout := unix.NsecToTimeval(writeTimeout.Nanoseconds())
+	if err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &timeout); err == nil {
+		err = unix.Connect(fd, &unix.SockaddrUnix{Name: name})
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// Close ends the reads that are under way too.
+func (s *socket) Close() error {
+	raw, err := s.SyscallConn()
+	if err == nil {
+		_ = raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RDWR) }) // of no interest where the bus has gone
+	}
+	return s.File.Close()
+}
