@@ -20,7 +20,8 @@ TEST ?=
 all: build
 
 build:
-	CGO_ENABLED=0 $(GO) build -tags godbus_no_tcp -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o build/proxyd ./cmd/proxyd
+	CGO_ENABLED=0 $(GO) build -tags godbus_no_tcp -trimpath -ldflags '-s -w -X main.version=$(VERSION)' \
+		-o build/ ./cmd/proxyd ./cmd/proxyctl
 
 test:
 	test/run $(TEST)
@@ -32,7 +33,7 @@ bench: build
 	$(GO) run ./bench $(BENCH)
 
 run: build
-	$(GO) run ./demo -proxyd build/proxyd -to '$(TO)'
+	$(GO) run ./demo -build build -to '$(TO)'
 
 install: build
 	install -D -m 755 build/proxyd $(DESTDIR)$(BINDIR)/proxyd

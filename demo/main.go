@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 )
@@ -18,16 +19,16 @@ import (
 const listen = "127.0.0.1:8080"
 
 func main() {
-	proxyd := flag.String("proxyd", "build/proxyd", "the `program` to run")
+	build := flag.String("build", "build", "the `directory` of proxyd and proxyctl")
 	to := flag.String("to", "", "the backend, `HOST:PORT` or a socket; if empty, a small origin of this program")
 	flag.Parse()
-	if err := run(*proxyd, *to); err != nil {
+	if err := run(*build, *to); err != nil {
 		fmt.Fprintf(os.Stderr, "demo: %v\n", err)
 		os.Exit(1)
 	}
 }
 
-func run(proxyd, to string) error {
+func run(build, to string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 
@@ -42,7 +43,15 @@ func run(proxyd, to string) error {
 		go serve(origin)
 	}
 
-	cmd := exec.CommandContext(ctx, proxyd, "--listen="+listen, "--log-level=debug", "--drain-timeout=2s", to)
+	address, private, endBus, err := findBus()
+	if err != nil {
+		fmt.Printf("No bus, so that proxyctl cannot reach proxyd: %v\n", err)
+		address, endBus = "none", func() {}
+	}
+	defer endBus()
+
+	cmd := exec.CommandContext(ctx, filepath.Join(build, "proxyd"), "--listen="+listen, "--log-level=debug",
+		"--drain-timeout=2s", "--name="+instance, "--bus="+address, to)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -53,10 +62,36 @@ func run(proxyd, to string) error {
 		return err
 	}
 	fmt.Print(hints(own))
+	if address != "none" {
+		demonstrate(filepath.Join(build, "proxyctl"), address, private)
+	}
 	if err := cmd.Wait(); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("proxyd ended: %w", err)
 	}
 	return nil
+}
+
+// demonstrate shows proxyctl with one connection to look at, and says how to go on.
+func demonstrate(proxyctl, address string, private bool) {
+	for range 200 {
+		if isOnBus(address) {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if conn, err := net.Dial("tcp", listen); err == nil {
+		defer conn.Close()
+	}
+	show(proxyctl, address, "status", instance)
+	show(proxyctl, address, "connections", instance)
+	fmt.Println("    proxyctl monitor " + instance + "                   every connection as it comes and goes")
+	fmt.Println("    proxyctl set " + instance + " connections-max=1      a limit that holds from now on")
+	fmt.Println("    proxyctl drain " + instance + "                     let connections finish, then end")
+	where := "It is on the system bus."
+	if private {
+		where = "It is on a bus of its own: first  export DBUS_SYSTEM_BUS_ADDRESS='" + address + "'"
+	}
+	fmt.Printf("\n%s\nproxyctl is %s. Ctrl-C ends proxyd.\n\n", where, proxyctl)
 }
 
 // serve is the demonstration origin.
@@ -90,7 +125,7 @@ proxyd listens on ` + listen + ` and forwards to a small web server. From a seco
     curl -N http://` + listen + `/clock   one that stays: press Ctrl-C here meanwhile and see it being drained
     ss -tnp 'sport = :8080'                what the connections look like
 
-The end of each connection shows below. Ctrl-C ends proxyd.
+The end of each connection shows below; Ctrl-C ends proxyd. What runs can be looked at and changed:
 
 `
 }
