@@ -1,0 +1,59 @@
+package main
+
+import (
+	"time"
+
+	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/timespan"
+	"github.com/spf13/cobra"
+)
+
+func (c *ctl) drainCommand() *cobra.Command {
+	var (
+		timeout                time.Duration = timespan.Infinity
+		noExit, refuse, noWait bool
+	)
+	command := &cobra.Command{
+		Use:               "drain [NAME...]",
+		Short:             "Stop accepting clients, let connections finish,\nend the process",
+		ValidArgsFunction: c.completeInstances,
+		RunE: func(command *cobra.Command, names []string) error {
+			ctx := command.Context()
+			instances, err := c.theInstancesToChange(ctx, names)
+			if err != nil {
+				return err
+			}
+			if !noWait {
+				if err := c.bus.Watch(ctx); err != nil {
+					return err
+				}
+			}
+			var flags uint32
+			if !noExit {
+				flags |= bus.DrainExit
+			}
+			if refuse {
+				flags |= bus.DrainRefuse
+			}
+			w := c.newWait(!noExit)
+			for _, instance := range instances {
+				if err := instance.Drain(ctx, timeout, flags); err != nil {
+					c.cannot("drain", instance, err)
+				} else {
+					w.add(instance, bus.StateDraining)
+				}
+			}
+			if noWait {
+				return nil
+			}
+			return w.run(ctx)
+		},
+	}
+	flags := command.Flags()
+	flags.SortFlags = false
+	spanOption(flags, &timeout, "timeout", "Reset what is left after this `SPAN` (infinity)")
+	flags.BoolVar(&noExit, "no-exit", false, "Leave the process there, for resume")
+	flags.BoolVar(&refuse, "refuse", false, "Reset newcomers; else they wait for resume, or for\nwhoever has the socket next")
+	flags.BoolVar(&noWait, "no-wait", false, "Do not wait until it is drained")
+	return command
+}

@@ -1,0 +1,145 @@
+package main
+
+import (
+	"maps"
+	"math"
+	"sync"
+	"testing"
+	"time"
+
+	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bustest"
+	"github.com/godbus/dbus/v5"
+)
+
+// fake is an instance that says what a test wants, so that what proxyctl makes of it is the same every time.
+type fake struct {
+	conn    *dbus.Conn
+	busName string
+
+	mu          sync.Mutex
+	properties  map[string]any
+	connections []connectionStruct
+	refusal     *dbus.Error // what every method answers; nil: it works
+	calls       []string
+	subscribed  chan string // the callers of Subscribe
+	asked       chan string // every call
+	called      chan string // every call that was served
+}
+
+// connectionStruct is a struct of ListConnections.
+type connectionStruct struct {
+	ID                       uint64
+	State, Client, Backend   string
+	Connected, Sent, Fetched uint64
+	Extras                   map[string]dbus.Variant
+}
+
+// startFake brings an instance onto the bus, with some properties that differ from the usual ones.
+func startFake(t *testing.T, b *bustest.Bus, name string, properties map[string]any) *fake {
+	t.Helper()
+	f := &fake{conn: b.Connect(t), subscribed: make(chan string, 9), asked: make(chan string, 999), called: make(chan string, 999), properties: map[string]any{
+		"Name": name, "Version": "1.0", "Target": "127.0.0.1:3000", "ListenAddresses": []string{"[::]:8080"},
+		"ProcessID": uint32(4711), "StartTimestamp": usec(noon.Add(-3 * time.Hour)), "StartTimestampMonotonic": uint64(5_000_000),
+		"State": bus.StateRunning, "ConnectionsMax": uint32(256), "ExitIdleTimeUSec": uint64(math.MaxUint64),
+		"NConnections": uint32(3), "DrainDeadline": uint64(0), "NAccepted": uint64(12034), "NRefused": uint64(0),
+		"NFailed": uint64(0), "BytesToBackend": uint64(1_300_000), "BytesToClient": uint64(4_900_000_000),
+	}}
+	for key, value := range properties {
+		f.properties[key] = value
+	}
+	f.export(t)
+	var err error
+	if f.busName, err = bus.InstanceBusName(name); err != nil {
+		t.Fatal(err)
+	}
+	for _, busName := range []string{bus.BaseName, f.busName} {
+		if _, err := f.conn.RequestName(busName, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return f
+}
+
+func usec(t time.Time) uint64 { return uint64(t.UnixMicro()) }
+
+func (f *fake) export(t *testing.T) {
+	t.Helper()
+	done := func(call string) *dbus.Error {
+		f.asked <- call
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.refusal == nil {
+			f.calls = append(f.calls, call)
+			f.called <- call
+		}
+		return f.refusal
+	}
+	for iface, methods := range map[string]map[string]any{
+		"org.freedesktop.DBus.Properties": {"GetAll": func(string) (map[string]any, *dbus.Error) {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			return f.properties, nil
+		}},
+		bus.Interface: {
+			"ListConnections": func(_ map[string]dbus.Variant, after uint64, _ uint32) ([]connectionStruct, *dbus.Error) {
+				if err := done("ListConnections"); err != nil || after > 0 {
+					return nil, err
+				}
+				f.mu.Lock()
+				defer f.mu.Unlock()
+				return f.connections, nil
+			},
+			"CloseConnection":   func(uint64) *dbus.Error { return done("CloseConnection") },
+			"CloseConnections":  func(map[string]dbus.Variant) (uint32, *dbus.Error) { return 2, done("CloseConnections") },
+			"SetConnectionsMax": func(uint32) *dbus.Error { return done("SetConnectionsMax") },
+			"SetExitIdleTime":   func(uint64) *dbus.Error { return done("SetExitIdleTime") },
+			"Drain":             func(uint64, uint32) *dbus.Error { return done("Drain") },
+			"Resume":            func() *dbus.Error { return done("Resume") },
+			"Exit":              func() *dbus.Error { return done("Exit") },
+			"Subscribe": func(sender dbus.Sender) *dbus.Error {
+				f.subscribed <- string(sender)
+				return done("Subscribe")
+			},
+		},
+	} {
+		if err := f.conn.ExportMethodTable(methods, bus.Path, iface); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// waitForCall waits until a method has been called.
+func (f *fake) waitForCall(t *testing.T, member string) {
+	t.Helper()
+	for bustest.Receive(t, f.called) != member {
+	}
+}
+
+// set changes a property, and tells everybody if it is one that is told.
+func (f *fake) set(property string, value any) {
+	f.mu.Lock()
+	f.properties = maps.Clone(f.properties) // the former ones may be on their way
+	f.properties[property] = value
+	f.mu.Unlock()
+	f.emit("", "org.freedesktop.DBus.Properties", "PropertiesChanged", bus.Interface,
+		map[string]dbus.Variant{property: dbus.MakeVariant(value)}, []string{})
+}
+
+// emit sends a signal to one subscriber, as proxyd does, or to everybody.
+func (f *fake) emit(to, iface, member string, body ...any) {
+	signal := &dbus.Message{
+		Type: dbus.TypeSignal,
+		Headers: map[dbus.HeaderField]dbus.Variant{
+			dbus.FieldPath:      dbus.MakeVariant(dbus.ObjectPath(bus.Path)),
+			dbus.FieldInterface: dbus.MakeVariant(iface),
+			dbus.FieldMember:    dbus.MakeVariant(member),
+			dbus.FieldSignature: dbus.MakeVariant(dbus.SignatureOf(body...)),
+		},
+		Body: body,
+	}
+	if to != "" {
+		signal.Headers[dbus.FieldDestination] = dbus.MakeVariant(to)
+	}
+	f.conn.Send(signal, nil)
+}

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/timespan"
+)
+
+// formatBytes prints a number of bytes as systemd does, in units of 1024: "512B", "1.5K", "2.0G".
+func formatBytes(n uint64) string {
+	const units = "BKMGTPE"
+	if n < 1024 {
+		return fmt.Sprintf("%dB", n)
+	}
+	unit, rest := 0, uint64(0)
+	for n >= 1024 {
+		n, rest, unit = n/1024, n%1024, unit+1
+	}
+	return fmt.Sprintf("%d.%d%c", n, rest*10/1024, units[unit]) // cut off, not rounded
+}
+
+// formatSpan prints a span for people: a long one is not told to the second, nor a short one to the microsecond.
+func formatSpan(span time.Duration) string {
+	switch {
+	case span >= 24*time.Hour:
+		return timespan.FormatAccuracy(span, time.Hour)
+	case span >= 5*time.Hour:
+		return timespan.FormatAccuracy(span, time.Minute)
+	case span >= time.Minute:
+		return timespan.FormatAccuracy(span, time.Second)
+	}
+	return timespan.FormatAccuracy(span, time.Millisecond)
+}
+
+// formatAge is formatSpan for what goes on: to the second.
+func formatAge(span time.Duration) string {
+	if span < time.Second {
+		return timespan.FormatAccuracy(span, time.Millisecond)
+	}
+	return formatSpan(span.Truncate(time.Second))
+}
+
+func formatTime(t time.Time) string { return t.Format("Mon 2006-01-02 15:04:05 MST") }
+
+// ago prints a point in time as systemctl(1) does: "Sun 2026-11-22 23:54:05 UTC; 5min ago".
+func (c *ctl) ago(usec uint64) string {
+	t := bus.Time(usec)
+	return fmt.Sprintf("%s; %s ago", formatTime(t), formatAge(max(0, c.now().Sub(t))))
+}
+
+// count prints a number of things: "1 connection", "3 connections".
+func count[N int | uint32 | uint64](n N, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
+// width is how many columns a text takes.
+func width(text string) int { return utf8.RuneCountInString(text) }
+
+// printable makes what would move the cursor or change the colours visible. The names of instances and of clients on
+// AF_UNIX sockets are other people's choice.
+func printable(text string) string {
+	text = strings.ToValidUTF8(text, "\uFFFD")
+	if !strings.ContainsFunc(text, unicode.IsControl) {
+		return text
+	}
+	var safe strings.Builder
+	for _, r := range text {
+		if unicode.IsControl(r) {
+			fmt.Fprintf(&safe, `\x%02x`, r)
+		} else {
+			safe.WriteRune(r)
+		}
+	}
+	return safe.String()
+}
+
+// spanJSON is a span in microseconds, nil for infinity.
+func spanJSON(span time.Duration) any {
+	if span == timespan.Infinity {
+		return nil
+	}
+	return span.Microseconds()
+}

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"math"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"example.org/socketproxy/internal/bus"
+)
+
+func TestSizesAreWrittenAsSystemdWritesThem(t *testing.T) {
+	for n, want := range map[uint64]string{
+		0: "0B", 1: "1B", 1023: "1023B", 1024: "1.0K", 1535: "1.4K", 1536: "1.5K", 1<<20 - 1: "1023.9K", 1 << 20: "1.0M",
+		3 << 30: "3.0G", 1 << 40: "1.0T", 1 << 50: "1.0P", math.MaxUint64: "15.9E",
+	} {
+		if got := formatBytes(n); got != want {
+			t.Errorf("formatBytes(%d) = %q, want %q", n, got, want)
+		}
+	}
+}
+
+func TestSpansAreAsExactAsPeopleLike(t *testing.T) {
+	for span, want := range map[time.Duration]string{
+		0: "0", 1500 * time.Microsecond: "1ms", 1234567 * time.Microsecond: "1.234s", 90500 * time.Millisecond: "1min 30s",
+		5*time.Hour + 59*time.Second: "5h", 26*time.Hour + time.Minute: "1d 2h", 500 * 24 * time.Hour: "1y 4month 1w 6d",
+	} {
+		if got := formatSpan(span); got != want {
+			t.Errorf("formatSpan(%d) = %q, want %q", span, got, want)
+		}
+	}
+	if got := formatAge(2900 * time.Millisecond); got != "2s" {
+		t.Errorf("an age of 2.9 s is %q", got)
+	}
+}
+
+func TestTextIsShortenedToColumnsNotBytes(t *testing.T) {
+	for _, test := range []struct {
+		text    string
+		columns int
+		utf8    bool
+		want    string
+	}{
+		{"gruß", 4, true, "gruß"},
+		{"grüße", 4, true, "grü…"},
+		{"grüße", 4, false, "g..."},
+		{"grüße", 1, true, "…"},
+		{"", 0, true, ""},
+	} {
+		if got := (terminal{utf8: test.utf8}).ellipsize(test.text, test.columns); got != test.want {
+			t.Errorf("%q in %d columns: %q, want %q", test.text, test.columns, got, test.want)
+		}
+	}
+}
+
+func TestWhatOthersChooseCannotMoveTheCursor(t *testing.T) {
+	for text, want := range map[string]string{
+		"web": "web", "grüße": "grüße", "\x1b[2J\n": `\x1b[2J\x0a`, "\xff": "\uFFFD", "\u009b31m": `\x9b31m`,
+	} {
+		if got := printable(text); got != want {
+			t.Errorf("printable(%q) = %q, want %q", text, got, want)
+		}
+	}
+}
+
+func TestTablesFitTheTerminalAndNothingElseGivesWay(t *testing.T) {
+	row := []cell{{text: "open"}, {text: strings.Repeat("x", 40)}, {text: "123456789012"}}
+	table := table{things: "x", columns: []column{{header: "STATE", fixed: true}, {header: "CLIENT"}, {header: "ID", right: true}}, rows: [][]cell{row}}
+	for columns, want := range map[int]int{0: 59, 80: 59, 59: 59, 58: 58, 40: 40, 27: 27, 10: 27} {
+		longest := 0
+		for line := range strings.Lines(table.text(terminal{columns: columns, utf8: true}, true, false)) {
+			longest = max(longest, width(strings.TrimSuffix(line, "\n")))
+		}
+		if longest != want {
+			t.Errorf("in %d columns it is %d wide, want %d", columns, longest, want)
+		}
+	}
+	if text := table.text(terminal{columns: 10}, true, true); !strings.Contains(text, row[1].text) {
+		t.Errorf("--full does not show all:\n%s", text)
+	}
+}
+
+func TestColoursObeyTheEnvironment(t *testing.T) {
+	for _, test := range []struct {
+		systemd, no, term string
+		isTerminal, want  bool
+	}{
+		{"", "", "xterm", true, true},
+		{"", "", "xterm", false, false},
+		{"", "1", "xterm", true, false},
+		{"", "", "dumb", true, false},
+		{"1", "1", "dumb", false, true},
+		{"256", "", "xterm", false, true},
+		{"0", "", "xterm", true, false},
+		{"false", "", "xterm", true, false},
+	} {
+		t.Setenv("SYSTEMD_COLORS", test.systemd)
+		t.Setenv("NO_COLOR", test.no)
+		t.Setenv("TERM", test.term)
+		if got := wantsColour(test.isTerminal); got != test.want {
+			t.Errorf("%+v: %t", test, got)
+		}
+	}
+}
+
+func TestThePagerIsThatOfSystemd(t *testing.T) {
+	for _, test := range []struct{ systemd, pager, sudo, secure, want string }{
+		{"-", "-", "", "", "less"},
+		{"-", "more", "", "", "more"},
+		{"most", "more", "", "", "most"},
+		{"", "more", "", "", ""},
+		{"most", "more", "1000", "", "less"},
+		{"most", "more", "1000", "0", "most"},
+		{"most", "more", "", "1", "less"},
+	} {
+		for name, value := range map[string]string{"SYSTEMD_PAGER": test.systemd, "PAGER": test.pager} {
+			t.Setenv(name, value) // for its end, too
+			if value == "-" {
+				os.Unsetenv(name)
+			}
+		}
+		t.Setenv("SUDO_UID", test.sudo)
+		t.Setenv("SYSTEMD_PAGERSECURE", test.secure)
+		if got := pager(); got != test.want {
+			t.Errorf("%+v: %q", test, got)
+		}
+	}
+}
+
+func TestThePagerGetsWhatTheTerminalHasNoRoomFor(t *testing.T) {
+	environment(t)
+	for _, test := range []struct {
+		lines   int
+		noPager bool
+		pager   string
+		want    string
+	}{
+		{2, false, "sed 's/^/paged: /'", "paged: a\npaged: b\n"},
+		{3, false, "sed 's/^/paged: /'", "a\nb\n"},
+		{2, true, "sed 's/^/paged: /'", "a\nb\n"},
+		{2, false, "", "a\nb\n"},
+		{2, false, "cat", "a\nb\n"},
+		{2, false, "/nowhere 2>/dev/null", "a\nb\n"},
+	} {
+		t.Setenv("SYSTEMD_PAGER", test.pager)
+		out := newOutput()
+		c := &ctl{stdout: out, stderr: out, terminal: terminal{isTerminal: true, lines: test.lines}, options: options{noPager: test.noPager}}
+		if err := c.print("a\nb\n"); err != nil || out.String() != test.want {
+			t.Errorf("%+v: %q, %v", test, out, err)
+		}
+	}
+}
+
+func TestNamesStandForInstances(t *testing.T) {
+	instances := []*bus.Instance{{Name: "db"}, {Name: "proxyd@web"}, {Name: "web", Aliases: []string{"web-pid12"}}, {Name: "w?b"}}
+	for name, want := range map[string]string{
+		"web":                             "web",
+		"web.service":                     "web",
+		"web-pid12":                       "web",
+		"org.example.SocketProxy1.web":    "web",
+		"proxyd@web.service":              "proxyd@web",
+		"org.example.SocketProxy1.w_3fb":  "w?b",
+		"w?b":                             "w?b",
+		"w*":                              "web, w?b",
+		"*web.service":                    "proxyd@web, web",
+		"[dw]?b":                          "web, w?b",
+		"*":                               "db, proxyd@web, web, w?b",
+		"d":                               "",
+		"":                                "",
+		"[":                               "",
+		"org.example.SocketProxy1":        "",
+		"org.example.SocketProxy1.nobody": "",
+	} {
+		if got := namesOf(matching(instances, name)); got != want {
+			t.Errorf("%q stands for %q, want %q", name, got, want)
+		}
+	}
+}
+
+func TestHelpFitsATerminalAndNamesEveryVerb(t *testing.T) {
+	root := new(ctl).command()
+	text := help(root)
+	for line := range strings.Lines(text) {
+		if n := width(strings.TrimSuffix(line, "\n")); n > 80 {
+			t.Errorf("%d columns: %s", n, line)
+		}
+	}
+	for _, command := range root.Commands() {
+		if command.ValidArgsFunction == nil && !slices.Equal(command.ValidArgs, []string{"bash", "zsh", "fish"}) {
+			t.Errorf("%s completes nothing", command.Name())
+		}
+	}
+}

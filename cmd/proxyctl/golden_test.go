@@ -1,0 +1,200 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bustest"
+	"github.com/godbus/dbus/v5"
+)
+
+// threeInstances are on the bus of the golden files.
+func threeInstances(t *testing.T) (b *bustest.Bus, web *fake) {
+	t.Helper()
+	b = bustest.Start(t, bustest.Options{})
+	web = startFake(t, b, "web", map[string]any{
+		"ListenAddresses": []string{"[::]:8080", "/run/web.sock"}, "NRefused": uint64(7), "ExitIdleTimeUSec": uint64(600_000_000),
+	})
+	extras := func(age, idle time.Duration) map[string]dbus.Variant {
+		return map[string]dbus.Variant{
+			"listener": dbus.MakeVariant("[::]:8080"),
+			"age-usec": dbus.MakeVariant(uint64(age.Microseconds())), "idle-usec": dbus.MakeVariant(uint64(idle.Microseconds())),
+		}
+	}
+	local := extras(90*time.Second, 0)
+	local["listener"], local["pid"], local["uid"] = dbus.MakeVariant("/run/web.sock"), dbus.MakeVariant(uint32(815)), dbus.MakeVariant(uint32(1000))
+	web.mu.Lock()
+	defer web.mu.Unlock()
+	web.connections = []connectionStruct{
+		{17, "open", "192.0.2.7:40112", "127.0.0.1:3000", usec(noon.Add(-26 * time.Hour)), 512, 3_400_000, extras(26*time.Hour, 1500*time.Millisecond)},
+		{18, "client-closed", "[2001:db8:85a3:8d3:1319:8a2e:370:7348]:40113", "127.0.0.1:3000", usec(noon.Add(-time.Hour)), 1024, 0, extras(time.Hour, time.Hour)},
+		{23, "connecting", "unix:pid=815,uid=1000", "127.0.0.1:3000", usec(noon.Add(-90 * time.Second)), 0, 0, local},
+	}
+	startFake(t, b, "db-replica", map[string]any{
+		"State": bus.StateDraining, "DrainDeadline": usec(noon.Add(25 * time.Second)), "NConnections": uint32(1),
+		"Target": "db-replica.internal.example.org:5432", "ListenAddresses": []string{"127.0.0.1:5432"}, "ProcessID": uint32(99),
+	})
+	startFake(t, b, "mail", map[string]any{
+		"State": bus.StateDrained, "NConnections": uint32(0), "Target": "/run/mail/smtp.sock",
+		"ListenAddresses": []string{"[::]:25"}, "ProcessID": uint32(100), "NFailed": uint64(2),
+	})
+	return b, web
+}
+
+func TestOutput(t *testing.T) {
+	environment(t)
+	t.Setenv("COLUMNS", "80")
+	b, web := threeInstances(t)
+	for _, test := range []struct {
+		name     string
+		commands []string
+	}{
+		{"list", []string{"", "list --no-legend", "list --full", "list --json=short", "list -j --json=pretty"}},
+		{"status", []string{"status web", "status", "status ma*", "status mail.service --json=short"}},
+		{"show", []string{
+			"show web", "show -p State,NConnections -p Target", "show --value -p ConnectionsMax web", "show db-replica -p DrainDeadline",
+			"show web --json=short", "show web mail --json=short -pName,ExitIdleTimeUSec", "show -p Sate web",
+		}},
+		{"connections", []string{
+			"connections web", "connections web --no-legend", "connections mail", "connections", "connections web --json=short",
+			"connections web --older=soon",
+		}},
+		{"close", []string{
+			"close web 17", "close web 17 18", "close web --client=192.0.2.0/24", "close web --client=192.0.2.0/24 -q",
+			"close", "close web", "close web x", "close web 17 --idle=1h", "close 17", "close * 17",
+		}},
+		{"set", []string{
+			"set web connections-max=500 exit-idle-time=10min", "set web", "set web connections-max=0", "set web exit-idle-time=x",
+			"set web max=3", "set connections-max=3",
+		}},
+		{"drain", []string{"drain web --no-wait", "drain mail db-replica --timeout=5s --refuse --no-exit --no-wait", "drain web --timeout=-1", "drain"}},
+		{"resume", []string{"resume mail", "resume"}},
+		{"exit", []string{"exit web --no-wait", "exit"}},
+		{"errors", []string{
+			"status nobody", "status web nobody", "show nobody mail -pName", "monitor nobody", "drain nobody*", "lst", "bogus", "--bogus", "-x",
+			"status --json", "list --json=xml", "list web", "-H a -M b", "--user -H a", "completion", "completion tcsh",
+		}},
+		{"help", []string{"--help", "help", "drain --help"}},
+	} {
+		var all, colours []string
+		for _, command := range test.commands {
+			t.Setenv("SYSTEMD_COLORS", "0")
+			text, _ := transcript(t, b, strings.Fields(command)...)
+			all = append(all, text)
+			t.Setenv("SYSTEMD_COLORS", "1")
+			colour, _ := transcript(t, b, strings.Fields(command)...)
+			if colour != text {
+				colours = append(colours, colour)
+			}
+			if got := plainOf(colour); got != text {
+				t.Errorf("without its colours it is\n%s\nand without colours\n%s", got, text)
+			}
+		}
+		golden(t, test.name, strings.Join(all, "\n"))
+		if colours != nil {
+			golden(t, test.name+".colour", strings.Join(colours, "\n"))
+		}
+	}
+	if web.calls == nil {
+		t.Error("nothing was done")
+	}
+}
+
+func TestRefusalsAreToldInWords(t *testing.T) {
+	environment(t)
+	b, web := threeInstances(t)
+	var all []string
+	for _, refusal := range []struct{ name, message string }{
+		{"org.freedesktop.DBus.Error.AccessDenied", "Not authorized"},
+		{"org.freedesktop.DBus.Error.InteractiveAuthorizationRequired", "Interactive authentication required."},
+		{"org.freedesktop.DBus.Error.LimitsExceeded", "Too many calls are waiting."},
+		{"org.freedesktop.DBus.Error.InvalidArgs", "Unknown state \"ajar\""},
+		{bus.ErrorPrefix + "NoSuchConnection", "no such connection"},
+		{bus.ErrorPrefix + "AlreadyDraining", "already draining"},
+		{bus.ErrorPrefix + "NotDraining", "not draining"},
+		{bus.ErrorPrefix + "Exiting", "exiting"},
+	} {
+		all = append(all, fmt.Sprintf("\n# %s: %s\n", refusal.name, refusal.message))
+		web.mu.Lock()
+		web.refusal = dbus.NewError(refusal.name, []any{refusal.message})
+		web.mu.Unlock()
+		for _, command := range []string{
+			"connections web", "close web 17", "close web --state=ajar", "set web connections-max=3", "drain web", "resume web", "exit web",
+		} {
+			text, status := transcript(t, b, strings.Fields(command)...)
+			all = append(all, text)
+			if status != 1 {
+				t.Errorf("%s: exit status %d", text, status)
+			}
+		}
+	}
+	golden(t, "refusals", strings.Join(all, ""))
+}
+
+func TestWithoutInstancesEveryVerbSaysSo(t *testing.T) {
+	environment(t)
+	b := bustest.Start(t, bustest.Options{})
+	var all []string
+	for _, command := range []string{
+		"", "list --json=short", "status", "status web", "show", "connections", "close 1", "set connections-max=1", "drain", "resume", "exit",
+	} {
+		text, _ := transcript(t, b, strings.Fields(command)...)
+		all = append(all, text)
+	}
+	golden(t, "none", strings.Join(all, "\n"))
+}
+
+func TestWithoutABusTheErrorNamesItsAddress(t *testing.T) {
+	environment(t)
+	b := bustest.Start(t, bustest.Options{})
+	b.Kill()
+	var all []string
+	for _, command := range []string{"", "status web", "drain web"} {
+		text, _ := transcript(t, b, strings.Fields(command)...)
+		all = append(all, text)
+	}
+	golden(t, "nobus", strings.Join(all, "\n"))
+}
+
+func TestTheOnlyInstanceNeedsNoName(t *testing.T) {
+	environment(t)
+	b := bustest.Start(t, bustest.Options{})
+	web := startFake(t, b, "web", nil)
+	for _, command := range []string{"set connections-max=3", "drain --no-wait", "resume", "exit --no-wait", "close 17", "close --idle=1h"} {
+		if text, status := transcript(t, b, strings.Fields(command)...); status != 0 {
+			t.Error(text)
+		}
+	}
+	want := []string{"SetConnectionsMax", "Drain", "Resume", "Exit", "CloseConnection", "CloseConnections"}
+	if !slices.Equal(web.calls, want) {
+		t.Errorf("called %q, want %q", web.calls, want)
+	}
+}
+
+func TestAProcessWithTwoNamesIsOneInstance(t *testing.T) {
+	environment(t)
+	b := bustest.Start(t, bustest.Options{})
+	web := startFake(t, b, "web", nil)
+	second, err := bus.InstanceBusName("web-pid4711")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := web.conn.RequestName(second, 0); err != nil {
+		t.Fatal(err)
+	}
+	for command, want := range map[string]string{
+		"list --no-legend":            "web running 3 256 127.0.0.1:3000 [::]:8080 4711\n",
+		"show -pName web-pid4711 web": "Name=web\n",
+		"show -pName " + second:       "Name=web\n",
+		"show -pName web.service w*":  "Name=web\n",
+	} {
+		text, _ := transcript(t, b, strings.Fields(command)...)
+		if want = "$ proxyctl " + command + "\n" + want; want != text {
+			t.Errorf("got\n%s\nwant\n%s", text, want)
+		}
+	}
+}

@@ -1,0 +1,103 @@
+package main
+
+import (
+	"fmt"
+	"iter"
+	"runtime/debug"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// version is set by the Makefile: -ldflags "-X main.version=1.0".
+var version string
+
+// programVersion is version, or else what Go knows of the source it built.
+func programVersion() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return strings.Trim(info.Main.Version, "()") // "(devel)" is Go's word for a checkout
+	}
+	return "devel"
+}
+
+// help is what --help prints, with every verb and every option in it, as systemctl(1) has it.
+func help(root *cobra.Command) string {
+	var text strings.Builder
+	text.WriteString("proxyctl [OPTIONS...] VERB ...\n\nShow and control running instances of proxyd(8).\n\nVerbs:\n")
+	for _, verb := range root.Commands() {
+		if !verb.Hidden {
+			entry(&text, verb.Use, verb.Short)
+		}
+	}
+	text.WriteString("\nOptions:\n")
+	entries(&text, root.PersistentFlags())
+	for own, verbs := range ownOptions(root) {
+		fmt.Fprintf(&text, "\nOptions of %s:\n%s", strings.Join(verbs, " and "), own)
+	}
+	text.WriteString(`
+NAME is the name of an instance, as list shows it; NAME.service and its bus name
+stand for it too, and * ? [] match several. Without one, the verbs that show
+something show all instances, and the others take the only one there is.
+Time spans are those of systemd.time(7).
+
+Exit status:
+  0    done
+  1    something failed
+  3    no instance is running; status: one is, but does not accept clients
+  4    there is no such instance
+  130  interrupted; what was begun goes on
+`)
+	return text.String()
+}
+
+// ownOptions goes through the options of single verbs, with the verbs that have the same ones together.
+func ownOptions(root *cobra.Command) iter.Seq2[string, []string] {
+	return func(yield func(string, []string) bool) {
+		verbs := make(map[string][]string)
+		var inOrder []string
+		for _, verb := range root.Commands() {
+			var own strings.Builder
+			entries(&own, verb.LocalFlags())
+			if own.Len() > 0 && verbs[own.String()] == nil {
+				inOrder = append(inOrder, own.String())
+			}
+			verbs[own.String()] = append(verbs[own.String()], verb.Name())
+		}
+		for _, own := range inOrder {
+			if !yield(own, verbs[own]) {
+				return
+			}
+		}
+	}
+}
+
+func entries(text *strings.Builder, flags *pflag.FlagSet) {
+	flags.VisitAll(func(flag *pflag.Flag) {
+		name := "   --" + flag.Name
+		switch flag.Shorthand {
+		case "":
+		case flag.Name:
+			name = "-" + flag.Name // one that is only short
+		default:
+			name = "-" + flag.Shorthand + " --" + flag.Name
+		}
+		if flag.Value.Type() != "bool" && flag.NoOptDefVal == "" {
+			name += "=" + flag.Annotations[valueName][0]
+		}
+		entry(text, name, flag.Usage)
+	})
+}
+
+// entry writes what is explained, and the explanation in a column of its own.
+func entry(text *strings.Builder, what, explanation string) {
+	const column = 27
+	fmt.Fprintf(text, "  %-*s", column-3, what)
+	if len(what) > column-3 {
+		fmt.Fprintf(text, "\n%*s", column-1, "")
+	}
+	fmt.Fprintf(text, " %s\n", strings.ReplaceAll(explanation, "\n", "\n"+strings.Repeat(" ", column)))
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"path"
+	"slices"
+	"strings"
+
+	"example.org/socketproxy/internal/bus"
+)
+
+// theInstances returns the instances that names stand for, each of them once. It tells about names that stand for none;
+// an error means that there is nothing to go on with. Without names it returns all instances.
+func (c *ctl) theInstances(ctx context.Context, names []string) ([]*bus.Instance, error) {
+	running, err := c.running(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(names) == 0 {
+		if len(running) == 0 {
+			return nil, errNoneRuns
+		}
+		return running, nil
+	}
+	var instances []*bus.Instance
+	for _, name := range names {
+		found := matching(running, name)
+		if len(found) == 0 {
+			c.fail(noInstance(name, running))
+		}
+		for _, instance := range found {
+			if !slices.Contains(instances, instance) {
+				instances = append(instances, instance)
+			}
+		}
+	}
+	return instances, nil
+}
+
+// theInstancesToChange is theInstances for verbs that change something: without names it takes the only one there is.
+func (c *ctl) theInstancesToChange(ctx context.Context, names []string) ([]*bus.Instance, error) {
+	instances, err := c.theInstances(ctx, names)
+	if err == nil && len(names) == 0 && len(instances) > 1 {
+		return nil, withStatus(statusFailure, "which instance? running: %s", namesOf(instances))
+	}
+	if err == nil && len(instances) > 0 {
+		c.authorize()
+	}
+	return instances, err
+}
+
+var errNoneRuns = withStatus(statusNotRunning, "no instance is running")
+
+func (c *ctl) running(ctx context.Context) ([]*bus.Instance, error) {
+	if err := c.connect(ctx); err != nil {
+		return nil, err
+	}
+	return c.bus.Instances(ctx)
+}
+
+// matching returns the instances that a name stands for: one of that very name; else one for which it is the unit or the
+// bus name; else those that match it as a pattern of the shell.
+func matching(instances []*bus.Instance, name string) []*bus.Instance {
+	candidates := []string{name, strings.TrimSuffix(name, ".service")}
+	if instance, ok := bus.InstanceOf(name); ok {
+		candidates = append(candidates, instance)
+	}
+	for _, candidate := range candidates {
+		for _, instance := range instances {
+			if instance.Name == candidate || slices.Contains(instance.Aliases, candidate) {
+				return []*bus.Instance{instance}
+			}
+		}
+	}
+	var found []*bus.Instance
+	for _, instance := range instances {
+		if ok, _ := path.Match(candidates[1], instance.Name); ok {
+			found = append(found, instance)
+		}
+	}
+	return found
+}
+
+func noInstance(name string, running []*bus.Instance) error {
+	if len(running) == 0 {
+		return withStatus(statusNoInstance, "no instance named %s; none is running", name)
+	}
+	return withStatus(statusNoInstance, "no instance named %s; running: %s", name, namesOf(running))
+}
+
+func namesOf(instances []*bus.Instance) string {
+	var names []string
+	for _, instance := range instances {
+		names = append(names, instance.Name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// described is an instance with its properties.
+type described struct {
+	*bus.Instance
+	*bus.Properties
+}
+
+// describe asks instances for their properties, all at once. It tells of those that do not answer and leaves them out;
+// one that has ended meanwhile is no error where nobody asked for it.
+func (c *ctl) describe(ctx context.Context, instances []*bus.Instance, asked bool) []described {
+	var answers []func() (*bus.Properties, error)
+	for _, instance := range instances {
+		answers = append(answers, instance.AskProperties(ctx))
+	}
+	var all []described
+	for i, instance := range instances {
+		properties, err := answers[i]()
+		switch {
+		case err == nil:
+			all = append(all, described{instance, properties})
+		case asked || err != bus.ErrNoInstance:
+			c.cannot("look at", instance, err)
+		}
+	}
+	return all
+}

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"strconv"
+	"strings"
+
+	"example.org/socketproxy/internal/bus"
+	"github.com/spf13/cobra"
+)
+
+func (c *ctl) listCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:               "list",
+		Short:             "List the running instances (this is the default)",
+		Args:              noArguments,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(command *cobra.Command, _ []string) error {
+			ctx := command.Context()
+			instances, err := c.running(ctx)
+			if err != nil {
+				return err
+			}
+			return c.show(listTable(c.describe(ctx, instances, false)))
+		},
+	}
+}
+
+func listTable(instances []described) table {
+	t := table{
+		things: "instances",
+		columns: []column{
+			{header: "NAME"}, {header: "STATE", fixed: true}, {header: "CONNECTIONS", right: true}, {header: "MAX", right: true},
+			{header: "TARGET"}, {header: "LISTEN"}, {header: "PID", right: true},
+		},
+	}
+	for _, i := range instances {
+		t.rows = append(t.rows, []cell{
+			{text: i.Instance.Name, value: i.Instance.Name},
+			{text: i.State, colour: colourOf(i.State), value: i.State},
+			{text: strconv.Itoa(int(i.NConnections)), value: i.NConnections},
+			{text: strconv.Itoa(int(i.ConnectionsMax)), value: i.ConnectionsMax},
+			{text: i.Target, value: i.Target},
+			{text: strings.Join(i.ListenAddresses, " "), value: i.ListenAddresses},
+			{text: strconv.Itoa(int(i.ProcessID)), value: i.ProcessID},
+		})
+	}
+	return t
+}
+
+// colourOf is the colour of a state.
+func colourOf(state string) string {
+	switch state {
+	case bus.StateRunning:
+		return green
+	case bus.StateDraining:
+		return yellow
+	}
+	return grey
+}

@@ -1,0 +1,137 @@
+// Command proxyctl shows and controls the running instances of proxyd(8), over D-Bus.
+//
+//	proxyctl
+//	proxyctl status web
+//	proxyctl drain web --timeout=30s
+//
+// It keeps the habits of systemctl(1), loginctl(1) and busctl(1). There is one file a verb; what the verbs share is how
+// instances are named (instances.go), and how things are printed: table.go, format.go, json.go, terminal.go, pager.go.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"time"
+
+	"example.org/socketproxy/internal/bus"
+	"golang.org/x/sys/unix"
+)
+
+// Exit statuses beside 0; systemctl(1) has the same for the same things.
+const (
+	statusFailure     = 1
+	statusNotRunning  = 3
+	statusNoInstance  = 4
+	statusInterrupted = 130 // as a shell reports a program that SIGINT ended
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends it at once
+
+	c := &ctl{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, terminal: terminalOf(os.Stdout), now: time.Now}
+	os.Exit(c.run(ctx, os.Args[1:]))
+}
+
+// ctl is one run of proxyctl.
+type ctl struct {
+	options
+	stdin          *os.File
+	stdout, stderr io.Writer
+	terminal       terminal
+	now            func() time.Time
+
+	bus    *bus.Client // see connect
+	agent  *agent      // nil without
+	status int         // the exit status so far
+}
+
+// run is the whole program; it returns the exit status.
+func (c *ctl) run(ctx context.Context, args []string) int {
+	command := c.command()
+	command.SetArgs(args)
+	command.SetOut(c.stdout)
+	command.SetErr(c.stderr)
+	err := command.ExecuteContext(ctx)
+	c.close()
+	switch {
+	case errors.Is(err, errVersion):
+		fmt.Fprintln(c.stdout, "proxyctl", programVersion())
+	case err != nil:
+		c.fail(err)
+	}
+	return c.status
+}
+
+// statusError is an error with an exit status of its own.
+type statusError struct {
+	status int
+	err    error
+}
+
+func (e *statusError) Error() string { return e.err.Error() }
+func (e *statusError) Unwrap() error { return e.err }
+
+func withStatus(status int, format string, args ...any) error {
+	return &statusError{status, fmt.Errorf(format, args...)}
+}
+
+// fail tells what went wrong and keeps the exit status, the highest where several things did. The verbs go on with the
+// next instance meanwhile.
+func (c *ctl) fail(err error) {
+	status := statusFailure
+	var own *statusError
+	switch {
+	case errors.As(err, &own):
+		status = own.status
+	case errors.Is(err, context.Canceled):
+		c.status = statusInterrupted // whoever pressed Ctrl-C knows
+		return
+	case errors.Is(err, unix.EPIPE):
+		c.status = statusFailure // nobody reads any more
+		return
+	}
+	fmt.Fprintf(c.stderr, "proxyctl: %s\n", printable(err.Error()))
+	c.status = max(c.status, status)
+}
+
+// cannot says what could not be done to an instance.
+func (c *ctl) cannot(do string, instance *bus.Instance, err error) {
+	what := fmt.Errorf("cannot %s %s: %w", do, instance.Name, err)
+	if errors.Is(err, bus.ErrNoInstance) { // it was there when the instances were listed
+		what = withStatus(statusNoInstance, "cannot %s %s: it has ended", do, instance.Name)
+	}
+	c.fail(what)
+}
+
+// connect connects to the bus, once.
+func (c *ctl) connect(ctx context.Context) error {
+	if c.bus != nil {
+		return nil
+	}
+	client, err := bus.Connect(ctx, c.destination)
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ECONNREFUSED):
+		return fmt.Errorf("cannot connect to the %s: %w; is there one? --address= and --user name others", c.destination, err)
+	case err != nil && ctx.Err() == nil:
+		return fmt.Errorf("cannot connect to the %s: %w", c.destination, err)
+	case err != nil:
+		return err
+	}
+	client.Interactive = !c.noAskPassword
+	c.bus = client
+	return nil
+}
+
+func (c *ctl) close() {
+	if c.bus != nil {
+		c.bus.Close()
+	}
+	if c.agent != nil {
+		c.agent.end()
+	}
+}

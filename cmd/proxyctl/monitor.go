@@ -1,0 +1,196 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"example.org/socketproxy/internal/bus"
+	"github.com/spf13/cobra"
+)
+
+func (c *ctl) monitorCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:               "monitor [NAME...]",
+		Short:             "Print what happens as it happens, until interrupted",
+		ValidArgsFunction: c.completeInstances,
+		RunE: func(command *cobra.Command, names []string) error {
+			m := &monitor{ctl: c, names: names, followed: make(map[string]*followed)}
+			return m.run(command.Context())
+		},
+	}
+}
+
+// monitor prints the events of the instances that it follows.
+type monitor struct {
+	*ctl
+	names    []string             // of the instances to follow; all, if empty
+	followed map[string]*followed // by unique name
+}
+
+type followed struct {
+	name    string
+	clients map[uint64]string // of the connections there are: the signal for their end does not name them
+}
+
+func (m *monitor) run(ctx context.Context) error {
+	if err := m.connect(ctx); err != nil {
+		return err
+	}
+	// Before the instances are listed, or one that starts in between would be missed.
+	if err := m.bus.Watch(ctx); err != nil {
+		return err
+	}
+	running, err := m.bus.Instances(ctx)
+	if err != nil {
+		return err
+	}
+	for _, name := range m.names {
+		if len(matching(running, name)) == 0 {
+			return noInstance(name, running)
+		}
+	}
+	m.authorize()
+	for _, instance := range running {
+		if m.wants(instance) {
+			m.follow(ctx, instance)
+		}
+	}
+	if len(running) > 0 && len(m.followed) == 0 {
+		return nil // it was said why
+	}
+	for {
+		event, err := m.bus.Next(ctx)
+		if ctx.Err() != nil {
+			return nil // this is how it is meant to end
+		}
+		if err != nil {
+			return err
+		}
+		if err := m.handle(ctx, event); err != nil {
+			return err
+		}
+	}
+}
+
+func (m *monitor) wants(instance *bus.Instance) bool {
+	for _, name := range m.names {
+		if len(matching([]*bus.Instance{instance}, name)) > 0 {
+			return true
+		}
+	}
+	return len(m.names) == 0
+}
+
+// follow asks for the signals of an instance, and for the connections that it has already.
+func (m *monitor) follow(ctx context.Context, instance *bus.Instance) {
+	if err := instance.Subscribe(ctx); err != nil {
+		if ctx.Err() == nil {
+			m.cannot("monitor", instance, err)
+		}
+		return
+	}
+	f := &followed{name: instance.Name, clients: make(map[uint64]string)}
+	m.followed[instance.Owner] = f
+	connections, err := instance.Connections(ctx, bus.Filter{})
+	if err != nil && ctx.Err() == nil {
+		m.cannot("list the connections of", instance, err)
+	}
+	for _, connection := range connections {
+		f.clients[connection.ID] = connection.Client
+	}
+}
+
+func (m *monitor) handle(ctx context.Context, event bus.Event) error {
+	switch e := event.(type) {
+	case bus.InstanceChanged:
+		return m.instanceChanged(ctx, e)
+	case bus.ConnectionNew:
+		if f := m.followed[e.Owner]; f != nil {
+			f.clients[e.ID] = e.Client
+			return m.tell(f.name, "new", green, fmt.Sprintf("%d %s %s %s", e.ID, e.Client, m.terminal.arrow(), e.Backend),
+				object{{"id", e.ID}, {"client", e.Client}, {"backend", e.Backend}})
+		}
+	case bus.ConnectionRemoved:
+		if f := m.followed[e.Owner]; f != nil {
+			client := cmp.Or(f.clients[e.ID], "?") // proxyd leaves signals out where they come too fast
+			delete(f.clients, e.ID)
+			return m.tell(f.name, "removed", colourOfEnd(e.Reason), fmt.Sprintf("%d %s %s after %s, %s to backend, %s to client",
+				e.ID, client, e.Reason, formatSpan(e.Duration), formatBytes(e.BytesToBackend), formatBytes(e.BytesToClient)),
+				object{{"id", e.ID}, {"client", client}, {"reason", e.Reason}, {"to_backend", e.BytesToBackend},
+					{"to_client", e.BytesToClient}, {"duration", spanJSON(e.Duration)}})
+		}
+	case bus.ConnectionRefused:
+		if f := m.followed[e.Owner]; f != nil {
+			return m.tell(f.name, "refused", red, e.Client+" "+e.Reason, object{{"client", e.Client}, {"reason", e.Reason}})
+		}
+	case bus.PropertiesChanged:
+		if f := m.followed[e.Owner]; f != nil {
+			return m.propertiesChanged(f, e)
+		}
+	}
+	return nil
+}
+
+func colourOfEnd(reason string) string {
+	if reason == "finished" {
+		return grey
+	}
+	return yellow
+}
+
+func (m *monitor) instanceChanged(ctx context.Context, e bus.InstanceChanged) error {
+	if f := m.followed[e.OldOwner]; f != nil && f.name == e.Name {
+		delete(m.followed, e.OldOwner)
+		if err := m.tell(e.Name, "vanished", grey, "", nil); err != nil {
+			return err
+		}
+	}
+	instance := m.bus.Instance(e.Name, e.NewOwner)
+	if e.NewOwner == "" || m.followed[e.NewOwner] != nil || !m.wants(instance) {
+		return nil
+	}
+	if err := m.tell(e.Name, "appeared", green, "", nil); err != nil {
+		return err
+	}
+	m.follow(ctx, instance)
+	return nil
+}
+
+// propertiesChanged leaves out what the other events tell.
+func (m *monitor) propertiesChanged(f *followed, e bus.PropertiesChanged) error {
+	p := new(bus.Properties)
+	if err := p.Update(e.Values); err != nil {
+		return fmt.Errorf("cannot understand %s: %w", f.name, err)
+	}
+	for _, property := range propertiesOf(described{nil, p}, []string{"State", "ConnectionsMax", "ExitIdleTimeUSec", "DrainDeadline"}) {
+		if _, changed := e.Values[property.key]; !changed {
+			continue
+		}
+		err := m.tell(f.name, "changed", yellow, property.key+"="+formatProperty(property), object{jsonProperty(property)})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tell prints one event.
+func (m *monitor) tell(instance, event, colour, text string, details object) (err error) {
+	now := m.now()
+	line := now.Format(time.StampMilli) + " " + printable(instance) + " " + m.terminal.paint(colour, event)
+	if text != "" {
+		line += " " + printable(text)
+	}
+	line += "\n"
+	if m.json != jsonOff {
+		o := append(object{{"timestamp", now.UnixMicro()}, {"instance", instance}, {"event", event}}, details...)
+		if line, err = m.encode(o); err != nil {
+			return err
+		}
+	}
+	_, err = io.WriteString(m.stdout, line)
+	return err
+}

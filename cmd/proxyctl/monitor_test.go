@@ -1,0 +1,108 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bustest"
+	"github.com/godbus/dbus/v5"
+)
+
+// output is what a proxyctl has written so far that goes on running.
+type output struct {
+	mu      sync.Mutex
+	text    bytes.Buffer
+	written chan struct{} // holds one
+}
+
+func newOutput() *output { return &output{written: make(chan struct{}, 1)} }
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	select {
+	case o.written <- struct{}{}:
+	default:
+	}
+	return o.text.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+// waitFor waits until something has been written.
+func (o *output) waitFor(t *testing.T, text string) {
+	t.Helper()
+	for !strings.Contains(o.String(), text) {
+		select {
+		case <-o.written:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%q does not come; so far:\n%s", text, o)
+		}
+	}
+}
+
+// begin runs proxyctl, changed by as if that is not nil, until end is called, which returns its exit status.
+func begin(t *testing.T, b *bustest.Bus, as func(*ctl), args ...string) (out *output, end func() (status int)) {
+	t.Helper()
+	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", b.Address())
+	out = newOutput()
+	c := &ctl{stdin: os.Stdin, stdout: out, stderr: out, terminal: terminalOf(out), now: func() time.Time { return noon }}
+	if as != nil {
+		as(c)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan int)
+	go func() { done <- c.run(ctx, args) }()
+	end = sync.OnceValue(func() int { cancel(); return <-done })
+	t.Cleanup(func() { end() })
+	return out, end
+}
+
+func TestMonitorPrintsWhatHappens(t *testing.T) {
+	environment(t)
+	for _, test := range []struct {
+		golden string
+		args   []string
+	}{
+		{"monitor", []string{"monitor"}},
+		{"monitor.json", []string{"monitor", "--json=short", "web"}},
+	} {
+		b, web := threeInstances(t)
+		out, end := begin(t, b, nil, test.args...)
+		subscriber := bustest.Receive(t, web.subscribed)
+		// The list of the connections comes after the subscription, and whatever is told after that, after the list.
+		web.waitForCall(t, "ListConnections")
+
+		web.emit(subscriber, bus.Interface, "ConnectionNew", uint64(24), "192.0.2.9:50000", "127.0.0.1:3000")
+		web.emit(subscriber, bus.Interface, "ConnectionRemoved", uint64(24), "finished", uint64(77), uint64(2_000_000), uint64(1_234_567))
+		web.emit(subscriber, bus.Interface, "ConnectionRemoved", uint64(17), "killed", uint64(512), uint64(3_400_000), uint64(93_600_000_000))
+		web.emit(subscriber, bus.Interface, "ConnectionRemoved", uint64(25), "client-reset", uint64(0), uint64(0), uint64(0))
+		web.emit(subscriber, bus.Interface, "ConnectionNew", uint64(26), "/run/\x1b[31m", "127.0.0.1:3000")
+		web.emit(subscriber, bus.Interface, "ConnectionRefused", "192.0.2.9:50001", "limit")
+		web.emit(subscriber, "org.freedesktop.DBus.Properties", "PropertiesChanged", bus.Interface, map[string]dbus.Variant{
+			"State": dbus.MakeVariant(bus.StateDraining), "ConnectionsMax": dbus.MakeVariant(uint32(3)),
+			"DrainDeadline": dbus.MakeVariant(usec(noon)), "NConnections": dbus.MakeVariant(uint32(2)),
+		}, []string{})
+		out.waitFor(t, "DrainDeadline")
+		impostor := b.Connect(t)
+		(&fake{conn: impostor}).emit(subscriber, bus.Interface, "ConnectionNew", uint64(1), "a stranger", "")
+		web.conn.Close()
+		out.waitFor(t, "vanished")
+		startFake(t, b, "web", nil)
+		out.waitFor(t, "appeared")
+		if status := end(); status != 0 {
+			t.Errorf("exit status %d after an interrupt", status)
+		}
+		golden(t, test.golden, strings.ReplaceAll(out.String(), "\x1b", `\e`))
+	}
+}

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/timespan"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// options are those that every verb takes.
+type options struct {
+	destination   bus.Destination
+	json          jsonMode
+	noPager       bool
+	noLegend      bool
+	noAskPassword bool
+	quiet         bool
+	full          bool
+}
+
+// errVersion is what the command line comes to where --version is in it.
+var errVersion = errors.New("the version is asked for")
+
+// command is the command line: what there is, and what it does.
+func (c *ctl) command() *cobra.Command {
+	list := c.listCommand()
+	root := &cobra.Command{
+		Use:               "proxyctl",
+		Args:              knownVerb,
+		RunE:              list.RunE,
+		PersistentPreRunE: func(*cobra.Command, []string) error { return c.check() },
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+	}
+	cobra.EnableCommandSorting = false
+	root.AddCommand(list, c.statusCommand(), c.showCommand(), c.connectionsCommand(), c.closeCommand(), c.setCommand(),
+		c.drainCommand(), c.resumeCommand(), c.exitCommand(), c.monitorCommand(), c.completionCommand())
+	root.SetHelpCommand(&cobra.Command{
+		Use: "help", Short: "Show this help", Hidden: true,
+		RunE: func(*cobra.Command, []string) error { return c.print(help(root)) },
+	})
+	root.SetHelpFunc(func(*cobra.Command, []string) { _ = c.print(help(root)) })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return inWordsOfGetopt(err) })
+	c.define(root.PersistentFlags())
+	completeOptions(root)
+	for _, command := range append(root.Commands(), root) {
+		command.Flags().VisitAll(keepValueName)
+		command.PersistentFlags().VisitAll(keepValueName)
+	}
+	return root
+}
+
+func knownVerb(command *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	command.SuggestionsMinimumDistance = 2
+	hint := "see proxyctl --help"
+	if similar := command.SuggestionsFor(args[0]); len(similar) > 0 {
+		hint = "did you mean " + strings.Join(similar, " or ") + "?"
+	}
+	return fmt.Errorf("unknown verb %s; %s", args[0], hint)
+}
+
+func (o *options) define(flags *pflag.FlagSet) {
+	flags.SortFlags = false
+	flags.BoolP("help", "h", false, "Show this help")
+	flags.BoolFunc("version", "Show package version", func(string) error { return errVersion })
+	flags.BoolFunc("system", "Connect to the system bus (the default)", func(string) error { o.destination.User = false; return nil })
+	flags.BoolVar(&o.destination.User, "user", false, "Connect to the bus of the user")
+	flags.StringVarP(&o.destination.Host, "host", "H", "", "Connect to the system bus of `[USER@]HOST`, over ssh")
+	flags.StringVarP(&o.destination.Machine, "machine", "M", "", "Connect to the bus of a local `CONTAINER`")
+	flags.StringVar(&o.destination.Address, "address", "", "Connect to the bus at this D-Bus `ADDRESS`")
+	flags.Var(&o.json, "json", "Output as JSON: `MODE` is pretty, short, or off")
+	flags.BoolFuncP("j", "j", "Same as --json=pretty on a terminal, else short", func(string) error { o.json = jsonAuto; return nil })
+	_ = flags.MarkHidden("j") // pflag cannot do without a long name
+	flags.BoolVar(&o.noPager, "no-pager", false, "Do not pipe output into a pager")
+	flags.BoolVar(&o.noLegend, "no-legend", false, "Do not show headers and the count")
+	flags.BoolVar(&o.noAskPassword, "no-ask-password", false, "Do not ask for authorization")
+	flags.BoolVarP(&o.quiet, "quiet", "q", false, "Say nothing of what was done")
+	flags.BoolVarP(&o.full, "full", "l", false, "Do not ellipsize output")
+}
+
+// valueName is the annotation of an option that has the name of its value.
+const valueName = "value"
+
+// keepValueName takes the backquotes, which name the value of an option, out of its explanation, because shells show that
+// as it is.
+func keepValueName(flag *pflag.Flag) {
+	if flag.Annotations[valueName] == nil { // options of all verbs come by more than once
+		name, usage := pflag.UnquoteUsage(flag)
+		flag.Annotations = map[string][]string{valueName: {name}}
+		flag.Usage = usage
+	}
+}
+
+// check looks for options that do not go together.
+func (c *ctl) check() error {
+	d, given := c.destination, []string{}
+	for name, value := range map[string]string{"--host": d.Host, "--machine": d.Machine, "--address": d.Address} {
+		if value != "" {
+			given = append(given, name)
+		}
+	}
+	switch {
+	case len(given) > 1:
+		return errors.New("only one of --host, --machine and --address can be given")
+	case d.User && d.Host != "":
+		return errors.New("--user and --host do not go together")
+	}
+	return nil
+}
+
+// sameBus is what leads another proxyctl to the same bus, for hints.
+func (o *options) sameBus() string {
+	d := o.destination
+	switch {
+	case d.Host != "":
+		return " -H " + d.Host
+	case d.Machine != "":
+		return " -M " + d.Machine
+	case d.Address != "":
+		return " --address=" + d.Address
+	case d.User:
+		return " --user"
+	}
+	return ""
+}
+
+// spanOption is an option that is a time span.
+func spanOption(flags *pflag.FlagSet, d *time.Duration, name, usage string) {
+	flags.Func(name, usage, func(value string) (err error) {
+		*d, err = timespan.Parse(value)
+		return err
+	})
+}
+
+// noArguments is for verbs that take none.
+func noArguments(command *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("%s takes no argument: %s", command.Name(), args[0])
+	}
+	return nil
+}
+
+// inWordsOfGetopt says what pflag found wrong as getopt_long(3) says it.
+func inWordsOfGetopt(err error) error {
+	var (
+		unknown  *pflag.NotExistError
+		lacking  *pflag.ValueRequiredError
+		rejected *pflag.InvalidValueError
+	)
+	dashes := func(name, shorthands string) string {
+		if shorthands != "" {
+			return "-" + name
+		}
+		return "--" + name
+	}
+	switch {
+	case errors.Is(err, errVersion):
+		return errVersion
+	case errors.As(err, &unknown):
+		return fmt.Errorf("unrecognized option %s", dashes(unknown.GetSpecifiedName(), unknown.GetSpecifiedShortnames()))
+	case errors.As(err, &lacking):
+		return fmt.Errorf("option %s requires an argument", dashes(lacking.GetSpecifiedName(), lacking.GetSpecifiedShortnames()))
+	case errors.As(err, &rejected):
+		return fmt.Errorf("cannot take --%s=%s: %w", rejected.GetFlag().Name, rejected.GetValue(), rejected.Unwrap())
+	}
+	return err
+}

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/timespan"
+	"github.com/spf13/cobra"
+)
+
+// settings are what set changes, by the names that the options of proxyd have.
+var settings = []string{"connections-max", "exit-idle-time"}
+
+// setting changes one thing of an instance.
+type setting func(context.Context, *bus.Instance) error
+
+func (c *ctl) setCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:               "set [NAME] KEY=VALUE...",
+		Short:             "Change connections-max=N, exit-idle-time=SPAN,\nuntil the instance ends",
+		ValidArgsFunction: c.completeSettings,
+		RunE: func(command *cobra.Command, args []string) error {
+			ctx := command.Context()
+			var names []string
+			if len(args) > 0 && !strings.Contains(args[0], "=") {
+				names, args = args[:1], args[1:]
+			}
+			if len(args) == 0 {
+				return errors.New("set what? connections-max=N, exit-idle-time=SPAN")
+			}
+			wanted := make([]setting, len(args)) // all of them are looked at before the first one is changed
+			for i, arg := range args {
+				var err error
+				if wanted[i], err = parseSetting(arg); err != nil {
+					return err
+				}
+			}
+			instances, err := c.theInstancesToChange(ctx, names)
+			if err != nil {
+				return err
+			}
+			for _, instance := range instances {
+				for i, change := range wanted {
+					if err := change(ctx, instance); err != nil {
+						c.cannot("set "+args[i]+" of", instance, err)
+						break
+					}
+				}
+			}
+			return nil
+		},
+	}
+}
+
+func parseSetting(arg string) (setting, error) {
+	key, value, _ := strings.Cut(arg, "=")
+	switch key {
+	case "connections-max":
+		n, err := strconv.ParseUint(value, 10, 32)
+		if err != nil || n == 0 {
+			return nil, fmt.Errorf("cannot take %s: not a number from 1 to 4294967295", arg)
+		}
+		return func(ctx context.Context, i *bus.Instance) error { return i.SetConnectionsMax(ctx, uint32(n)) }, nil
+	case "exit-idle-time":
+		span, err := timespan.Parse(value)
+		if err != nil {
+			return nil, fmt.Errorf("cannot take %s: %w", arg, err)
+		}
+		return func(ctx context.Context, i *bus.Instance) error { return i.SetExitIdleTime(ctx, span) }, nil
+	}
+	return nil, fmt.Errorf("cannot set %s; there are: %s", key, strings.Join(settings, ", "))
+}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"reflect"
+	"slices"
+	"strings"
+
+	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/timespan"
+	"github.com/spf13/cobra"
+)
+
+func (c *ctl) showCommand() *cobra.Command {
+	var properties []string
+	var value bool
+	command := &cobra.Command{
+		Use:               "show [NAME...]",
+		Short:             "Show the properties of instances as KEY=VALUE",
+		ValidArgsFunction: c.completeInstances,
+		RunE: func(command *cobra.Command, names []string) error {
+			for _, name := range properties {
+				if !slices.Contains(propertyNames(), name) {
+					return fmt.Errorf("no property named %s; there are: %s", name, strings.Join(propertyNames(), ", "))
+				}
+			}
+			ctx := command.Context()
+			instances, err := c.theInstances(ctx, names)
+			if err != nil {
+				return err
+			}
+			described := c.describe(ctx, instances, true)
+			if c.json != jsonOff {
+				return c.showObjects(described, properties)
+			}
+			return c.showLines(described, properties, value)
+		},
+	}
+	command.Flags().StringSliceVarP(&properties, "property", "p", nil, "Show only the properties with this `NAME`; several\nare separated by commas, or -p is repeated")
+	command.Flags().BoolVar(&value, "value", false, "Show only the values")
+	return command
+}
+
+// propertyNames are the names of all properties, in the order of the interface.
+func propertyNames() (names []string) {
+	fields := reflect.TypeFor[bus.Properties]()
+	for i := range fields.NumField() {
+		names = append(names, fields.Field(i).Name)
+	}
+	return names
+}
+
+func (c *ctl) showLines(instances []described, wanted []string, valueOnly bool) error {
+	var text strings.Builder
+	for n, instance := range instances {
+		if n > 0 {
+			text.WriteByte('\n')
+		}
+		for _, property := range propertiesOf(instance, wanted) {
+			if !valueOnly {
+				text.WriteString(property.key + "=")
+			}
+			text.WriteString(printable(formatProperty(property)) + "\n")
+		}
+	}
+	return c.print(text.String())
+}
+
+// showObjects prints one object for each instance.
+func (c *ctl) showObjects(instances []described, wanted []string) error {
+	var all strings.Builder
+	for _, instance := range instances {
+		o := propertiesOf(instance, wanted)
+		for i, property := range o {
+			o[i] = jsonProperty(property)
+		}
+		text, err := c.encode(o)
+		if err != nil {
+			return err
+		}
+		all.WriteString(text)
+	}
+	return c.print(all.String())
+}
+
+func propertiesOf(instance described, wanted []string) (o object) {
+	values := reflect.ValueOf(*instance.Properties)
+	for i, name := range propertyNames() {
+		if len(wanted) == 0 || slices.Contains(wanted, name) {
+			o = append(o, member{name, values.Field(i).Interface()})
+		}
+	}
+	return o
+}
+
+// jsonProperty has null for infinity: programs would not keep its number.
+func jsonProperty(property member) member {
+	if usec, ok := property.value.(uint64); ok && usec == math.MaxUint64 {
+		property.value = nil
+	}
+	return property
+}
+
+// formatProperty prints a property as systemctl show does.
+func formatProperty(property member) string {
+	switch value := property.value.(type) {
+	case []string:
+		return strings.Join(value, " ")
+	case uint64:
+		switch {
+		case strings.HasSuffix(property.key, "USec"):
+			return timespan.Format(bus.Span(value))
+		case property.key == "StartTimestamp", property.key == "DrainDeadline":
+			if value == 0 {
+				return ""
+			}
+			return formatTime(bus.Time(value))
+		}
+	}
+	return fmt.Sprint(property.value)
+}

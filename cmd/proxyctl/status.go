@@ -1,0 +1,126 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+
+	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/timespan"
+	"github.com/spf13/cobra"
+)
+
+func (c *ctl) statusCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:               "status [NAME...]",
+		Short:             "Show the state of instances and their last log lines",
+		ValidArgsFunction: c.completeInstances,
+		RunE: func(command *cobra.Command, names []string) error {
+			ctx := command.Context()
+			instances, err := c.theInstances(ctx, names)
+			if err != nil {
+				return err
+			}
+			described := c.describe(ctx, instances, true)
+			for _, i := range described {
+				if i.State != bus.StateRunning {
+					c.status = max(c.status, statusNotRunning)
+				}
+			}
+			if c.json != jsonOff {
+				return c.showObjects(described, nil)
+			}
+			return c.printStatus(described)
+		},
+	}
+}
+
+func (c *ctl) printStatus(instances []described) error {
+	var text strings.Builder
+	for n, i := range instances {
+		if n > 0 {
+			text.WriteByte('\n')
+		}
+		fmt.Fprintf(&text, "%s %s\n", c.terminal.paint(colourOf(i.State), c.terminal.dot()), printable(i.Instance.Name))
+		c.keys(&text, i)
+		if lines := c.journal(i); lines != "" {
+			text.WriteString("\n" + lines)
+		}
+	}
+	return c.print(text.String())
+}
+
+// keys writes the lines under the name, their keys aligned at the colon.
+func (c *ctl) keys(text *strings.Builder, i described) {
+	line := func(key, value string) { fmt.Fprintf(text, "%13s %s\n", key+":", value) }
+	line("State", c.terminal.paint(colourOf(i.State), i.State)+" "+c.sinceOrUntil(i.Properties))
+	line("Target", printable(i.Target))
+	for n, address := range i.ListenAddresses {
+		if n == 0 {
+			line("Listen", printable(address))
+		} else {
+			fmt.Fprintf(text, "%13s %s\n", "", printable(address))
+		}
+	}
+	line("Connections", fmt.Sprintf("%d of %d", i.NConnections, i.ConnectionsMax))
+	accepted := fmt.Sprintf("%d accepted", i.NAccepted)
+	for _, bad := range []struct {
+		n    uint64
+		what string
+	}{{i.NRefused, "refused"}, {i.NFailed, "failed"}} {
+		part := fmt.Sprintf("%d %s", bad.n, bad.what)
+		if bad.n > 0 {
+			part = c.terminal.paint(yellow, part)
+		}
+		accepted += ", " + part
+	}
+	line("Clients", accepted)
+	line("Traffic", fmt.Sprintf("%s to backend, %s to client", formatBytes(i.BytesToBackend), formatBytes(i.BytesToClient)))
+	if idle := bus.Span(i.ExitIdleTimeUSec); idle != timespan.Infinity {
+		line("Idle exit", "after "+timespan.Format(idle))
+	}
+	line("Process", fmt.Sprintf("%d (proxyd %s)", i.ProcessID, printable(i.Version)))
+	if busName, err := bus.InstanceBusName(i.Instance.Name); err == nil {
+		line("Bus name", busName)
+	}
+}
+
+// sinceOrUntil tells how long a state has lasted or will.
+func (c *ctl) sinceOrUntil(p *bus.Properties) string {
+	switch {
+	case p.State == bus.StateDraining && p.DrainDeadline != 0:
+		left := bus.Time(p.DrainDeadline).Sub(c.now())
+		return fmt.Sprintf("until %s; %s left", formatTime(bus.Time(p.DrainDeadline)), formatAge(max(0, left)))
+	case p.State == bus.StateRunning:
+		return "since " + c.ago(p.StartTimestamp)
+	}
+	return "(started " + c.ago(p.StartTimestamp) + ")"
+}
+
+// journal returns the last lines that the instance logged, "" where they cannot be had.
+func (c *ctl) journal(i described) string {
+	if c.destination.Host != "" {
+		return ""
+	}
+	// Ids of processes are used again; what came before this one started is not its own.
+	started := bus.Time(i.StartTimestamp).Add(-time.Second).Unix()
+	args := []string{"_PID=" + strconv.Itoa(int(i.ProcessID)), "--since=@" + strconv.FormatInt(started, 10),
+		"--lines=10", "--quiet", "--no-pager", "--output=short"}
+	if c.destination.Machine != "" {
+		args = append(args, "--machine="+c.destination.Machine)
+	}
+	cmd := exec.Command("journalctl", args...)
+	cmd.Env = append(os.Environ(), "SYSTEMD_COLORS="+strconv.FormatBool(c.terminal.colour))
+	if c.terminal.columns > 0 && !c.full {
+		cmd.Args = append(cmd.Args, "--no-full")
+		cmd.Env = append(cmd.Env, "COLUMNS="+strconv.Itoa(c.terminal.columns))
+	}
+	lines, err := cmd.Output()
+	if err != nil {
+		return ""
+	}
+	return string(lines)
+}

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+)
+
+// table is a list for people, and for programs with --json.
+type table struct {
+	columns []column
+	rows    [][]cell
+	things  string // what is listed, in the plural
+}
+
+type column struct {
+	header string // in upper case; in lower case, the key in JSON
+	right  bool   // aligned to the right
+	fixed  bool   // never shortened; nor is what is aligned to the right
+}
+
+type cell struct {
+	text   string
+	colour string
+	value  any // in JSON
+}
+
+// columnMin is how short a column may become, beside its header.
+const columnMin = 8
+
+// show prints a table.
+func (c *ctl) show(t table) error {
+	if c.json != jsonOff {
+		text, err := c.encode(t.objects())
+		if err != nil {
+			return err
+		}
+		return c.print(text)
+	}
+	return c.print(t.text(c.terminal, !c.noLegend, c.full))
+}
+
+func (t table) objects() []object {
+	objects := []object{}
+	for _, row := range t.rows {
+		var o object
+		for i, cell := range row {
+			o = append(o, member{strings.ToLower(strings.ReplaceAll(t.columns[i].header, "-", "_")), cell.value})
+		}
+		objects = append(objects, o)
+	}
+	return objects
+}
+
+func (t table) text(terminal terminal, legend, full bool) string {
+	if len(t.rows) == 0 && legend {
+		return fmt.Sprintf("No %s.\n", t.things)
+	}
+	for _, row := range t.rows {
+		for i := range row {
+			row[i].text = printable(row[i].text)
+		}
+	}
+	widths := t.widths(terminal, legend, full)
+	var text strings.Builder
+	if legend {
+		header := make([]cell, len(t.columns))
+		for i, column := range t.columns {
+			header[i] = cell{text: column.header, colour: underline}
+		}
+		t.line(&text, terminal, widths, header)
+	}
+	for _, row := range t.rows {
+		t.line(&text, terminal, widths, row)
+	}
+	if legend {
+		fmt.Fprintf(&text, "\n%s listed.\n", count(len(t.rows), strings.TrimSuffix(t.things, "s")))
+	}
+	return text.String()
+}
+
+// widths are those of the columns. Where the terminal is too narrow, the widest ones give way.
+func (t table) widths(terminal terminal, legend, full bool) []int {
+	widths := make([]int, len(t.columns))
+	total := len(t.columns) - 1
+	for i, column := range t.columns {
+		if legend {
+			widths[i] = width(column.header)
+		}
+		for _, row := range t.rows {
+			widths[i] = max(widths[i], width(row[i].text))
+		}
+		total += widths[i]
+	}
+	if full || terminal.columns == 0 {
+		return widths
+	}
+	for ; total > terminal.columns; total-- {
+		widest := -1
+		for i, column := range t.columns {
+			if !column.right && !column.fixed && widths[i] > max(columnMin, width(column.header)) && (widest < 0 || widths[i] > widths[widest]) {
+				widest = i
+			}
+		}
+		if widest < 0 {
+			break
+		}
+		widths[widest]--
+	}
+	return widths
+}
+
+func (t table) line(text *strings.Builder, terminal terminal, widths []int, row []cell) {
+	for i, cell := range row {
+		if i > 0 {
+			gap := plain
+			if cell.colour == underline { // the line under the headers has no gaps
+				gap = underline
+			}
+			text.WriteString(terminal.paint(gap, " "))
+		}
+		shown := terminal.ellipsize(cell.text, widths[i])
+		padding := strings.Repeat(" ", widths[i]-width(shown))
+		switch {
+		case t.columns[i].right:
+			shown = padding + shown
+		case i < len(row)-1 || cell.colour == underline:
+			shown += padding
+		}
+		text.WriteString(terminal.paint(cell.colour, shown))
+	}
+	text.WriteByte('\n')
+}

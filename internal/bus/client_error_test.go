@@ -1,0 +1,36 @@
+package bus
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"syscall"
+	"testing"
+
+	"github.com/godbus/dbus/v5"
+)
+
+func TestErrorsAreExplained(t *testing.T) {
+	refusal := func(name, message string) error { return dbus.Error{Name: name, Body: []any{message}} }
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{nil, "<nil>"},
+		{refusal(errAccessDenied, "Rejected send message, 2 matched rules; type=\"method_call\""), "access denied"},
+		{refusal(errAccessDenied, "Access denied by polkit: "+actionDrain), "access denied"},
+		{refusal(errAccessDenied, "Access denied: polkit does not answer"), "access denied: polkit does not answer"},
+		{refusal(errInvalidArgs, `Unknown state "ajar".`), `unknown state "ajar"`},
+		{refusal("org.example.Odd", ""), "org.example.Odd"},
+		{dbus.Error{Name: "org.example.Odd"}, "org.example.Odd"},
+		{&net.OpError{Op: "dial", Net: "unix", Err: syscall.ENOENT}, "no such file or directory"},
+		{fmt.Errorf("read: %w", io.EOF), "the connection to the bus broke"},
+		{dbus.ErrClosed, "the connection to the bus broke"},
+		{errors.New("other"), "other"},
+	} {
+		if got := fmt.Sprint(explain(test.err)); got != test.want {
+			t.Errorf("%v is explained as %q, want %q", test.err, got, test.want)
+		}
+	}
+}

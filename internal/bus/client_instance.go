@@ -1,0 +1,276 @@
+package bus
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"reflect"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+)
+
+// Instance is a proxy on the bus. Its methods are those of the interface; they wait for the answer.
+type Instance struct {
+	Name    string
+	Aliases []string // further names that the same process has on the bus
+	Owner   string   // its unique name, to which calls go: should another process take the name over, they miss it
+
+	client *Client
+}
+
+// Properties are those of the interface, under their own names.
+type Properties struct {
+	Name                    string
+	Version                 string
+	Target                  string
+	ListenAddresses         []string
+	ProcessID               uint32
+	StartTimestamp          uint64
+	StartTimestampMonotonic uint64
+	State                   string
+	ConnectionsMax          uint32
+	ExitIdleTimeUSec        uint64
+	NConnections            uint32
+	DrainDeadline           uint64
+	NAccepted               uint64
+	NRefused                uint64
+	NFailed                 uint64
+	BytesToBackend          uint64
+	BytesToClient           uint64
+}
+
+// The values of Properties.State.
+const (
+	StateRunning  = "running"
+	StateDraining = "draining"
+	StateDrained  = "drained"
+	StateExiting  = "exiting"
+)
+
+// Update takes over the values that p has a field for.
+func (p *Properties) Update(values map[string]dbus.Variant) error {
+	fields := reflect.ValueOf(p).Elem()
+	for i := range fields.NumField() {
+		name := fields.Type().Field(i).Name
+		value, ok := values[name]
+		if !ok {
+			continue
+		}
+		v := reflect.ValueOf(value.Value())
+		if v.Type() != fields.Field(i).Type() {
+			return fmt.Errorf("property %s has the type %q", name, value.Signature())
+		}
+		fields.Field(i).Set(v)
+	}
+	return nil
+}
+
+// Connection is one connection of an instance, as ListConnections describes it.
+type Connection struct {
+	ID             uint64
+	State          string
+	Client         string
+	Backend        string
+	Connected      time.Time
+	BytesToBackend uint64
+	BytesToClient  uint64
+	Listener       string
+	ListenerName   string
+	Age, Idle      time.Duration
+	PID, UID       *uint32 // of clients on AF_UNIX sockets, nil for others
+}
+
+// Filter selects connections; the zero value selects all of them.
+type Filter struct {
+	Client  string        // an address, one with its port, a prefix such as 192.0.2.0/24, or how its text begins
+	Backend string        // the same
+	State   string        // as in Connection
+	Older   time.Duration // connected at least so long ago
+	Idle    time.Duration // without a byte in either direction for at least so long
+}
+
+// ConnectionStates are the values of Connection.State.
+var ConnectionStates = connectionStates
+
+func (f Filter) variants() map[string]dbus.Variant {
+	variants := make(map[string]dbus.Variant)
+	for key, value := range map[string]string{"client": f.Client, "backend": f.Backend, "state": f.State} {
+		if value != "" {
+			variants[key] = dbus.MakeVariant(value)
+		}
+	}
+	for key, value := range map[string]time.Duration{"older-usec": f.Older, "idle-usec": f.Idle} {
+		if value != 0 {
+			variants[key] = dbus.MakeVariant(toUsec(value))
+		}
+	}
+	return variants
+}
+
+// Span is a span of the interface, in microseconds with the largest value for infinity.
+func Span(usec uint64) time.Duration { return fromUsec(usec) }
+
+// Time is a point in time as the interface has it, in microseconds of CLOCK_REALTIME.
+func Time(usec uint64) time.Time { return time.UnixMicro(int64(min(usec, math.MaxInt64))) }
+
+// Properties asks for all properties at once.
+func (i *Instance) Properties(ctx context.Context) (*Properties, error) {
+	return i.AskProperties(ctx)()
+}
+
+// AskProperties asks for all properties and returns at once; the function that it returns waits for the answer.
+func (i *Instance) AskProperties(ctx context.Context) func() (*Properties, error) {
+	reply := i.client.send(ctx, replyTimeout, i.Owner, Path, "org.freedesktop.DBus.Properties", "GetAll", Interface)
+	return func() (*Properties, error) {
+		var values map[string]dbus.Variant
+		if err := reply.store(&values); err != nil {
+			return nil, err
+		}
+		p := new(Properties)
+		return p, p.Update(values)
+	}
+}
+
+// Connections returns the connections that match, by ascending id. It asks for them page by page.
+func (i *Instance) Connections(ctx context.Context, filter Filter) ([]Connection, error) {
+	var connections []Connection
+	after := uint64(0)
+	for {
+		body, err := i.call(ctx, "ListConnections", filter.variants(), after, uint32(0)).body()
+		if err != nil {
+			return nil, err
+		}
+		page, ok := only[[][]any](body)
+		if !ok {
+			return nil, errAnswer("ListConnections")
+		}
+		if len(page) == 0 {
+			return connections, nil
+		}
+		for _, members := range page {
+			c, err := connection(members)
+			if err != nil {
+				return nil, err
+			}
+			if c.ID <= after { // or a broken instance would keep this going for ever
+				return nil, errAnswer("ListConnections")
+			}
+			after = c.ID
+			connections = append(connections, c)
+		}
+	}
+}
+
+// Connection returns one connection, or [ErrNoConnection].
+func (i *Instance) Connection(ctx context.Context, id uint64) (Connection, error) {
+	body, err := i.call(ctx, "GetConnection", id).body()
+	if err != nil {
+		return Connection{}, err
+	}
+	members, ok := only[[]any](body)
+	if !ok {
+		return Connection{}, errAnswer("GetConnection")
+	}
+	return connection(members)
+}
+
+// CloseConnection resets a connection. It returns [ErrNoConnection] where there is none with that id.
+func (i *Instance) CloseConnection(ctx context.Context, id uint64) error {
+	return i.call(ctx, "CloseConnection", id).store()
+}
+
+// CloseConnections resets the connections that match, and returns how many those were.
+func (i *Instance) CloseConnections(ctx context.Context, filter Filter) (closed uint32, err error) {
+	err = i.call(ctx, "CloseConnections", filter.variants()).store(&closed)
+	return closed, err
+}
+
+// SetConnectionsMax sets how many connections there may be, 1 or more.
+func (i *Instance) SetConnectionsMax(ctx context.Context, connectionsMax uint32) error {
+	return i.call(ctx, "SetConnectionsMax", connectionsMax).store()
+}
+
+// SetExitIdleTime sets how long the proxy stays without a connection.
+func (i *Instance) SetExitIdleTime(ctx context.Context, span time.Duration) error {
+	return i.call(ctx, "SetExitIdleTime", toUsec(span)).store()
+}
+
+// Drain stops accepting. The connections that are left after the timeout are reset; 0 and infinity: never.
+// The flags are [DrainExit] and [DrainRefuse].
+func (i *Instance) Drain(ctx context.Context, timeout time.Duration, flags uint32) error {
+	return i.call(ctx, "Drain", toUsec(timeout), flags).store()
+}
+
+// Resume ends a drain.
+func (i *Instance) Resume(ctx context.Context) error { return i.call(ctx, "Resume").store() }
+
+// Exit ends the process as SIGTERM does. It returns when that has begun.
+func (i *Instance) Exit(ctx context.Context) error { return i.call(ctx, "Exit").store() }
+
+// Subscribe asks for the signals of the instance; see [Client.Next].
+func (i *Instance) Subscribe(ctx context.Context) error { return i.call(ctx, "Subscribe").store() }
+
+// call calls a method that may need an authorization.
+func (i *Instance) call(ctx context.Context, member string, args ...any) *reply {
+	timeout := replyTimeout
+	if i.client.Interactive {
+		timeout = 0
+	}
+	return i.client.send(ctx, timeout, i.Owner, Path, Interface, member, args...)
+}
+
+func errAnswer(member string) error { return fmt.Errorf("the answer to %s makes no sense", member) }
+
+// only returns the one value of a message.
+func only[T any](body []any) (value T, ok bool) {
+	if len(body) != 1 {
+		return value, false
+	}
+	value, ok = body[0].(T)
+	return value, ok
+}
+
+// connection reads a struct of ListConnections. It goes by hand, because dbus.Store takes as long for ten thousand of
+// them as everything else together.
+func connection(members []any) (c Connection, err error) {
+	if len(members) != 8 {
+		return c, errAnswer("ListConnections")
+	}
+	var connected uint64
+	var extras map[string]dbus.Variant
+	ok := assign(&c.ID, members[0]) && assign(&c.State, members[1]) &&
+		assign(&c.Client, members[2]) && assign(&c.Backend, members[3]) && assign(&connected, members[4]) &&
+		assign(&c.BytesToBackend, members[5]) && assign(&c.BytesToClient, members[6]) && assign(&extras, members[7])
+	if !ok {
+		return c, errAnswer("ListConnections")
+	}
+	c.Connected = Time(connected)
+	c.extra(extras)
+	return c, nil
+}
+
+// extra takes what it knows of a dictionary that may have more in it, or less.
+func (c *Connection) extra(extras map[string]dbus.Variant) {
+	var age, idle uint64
+	assign(&c.Listener, extras["listener"].Value())
+	assign(&c.ListenerName, extras["listener-name"].Value())
+	assign(&age, extras["age-usec"].Value())
+	assign(&idle, extras["idle-usec"].Value())
+	c.Age, c.Idle = Span(age), Span(idle)
+	var pid, uid uint32
+	if assign(&pid, extras["pid"].Value()) {
+		c.PID = &pid
+	}
+	if assign(&uid, extras["uid"].Value()) {
+		c.UID = &uid
+	}
+}
+
+func assign[T any](to *T, value any) bool {
+	v, ok := value.(T)
+	if ok {
+		*to = v
+	}
+	return ok
+}
