@@ -19,6 +19,7 @@ import (
 
 	"example.org/socketproxy/internal/forward"
 	"github.com/godbus/dbus/v5"
+	"golang.org/x/sys/unix"
 )
 
 // How long a Server waits before it tries to connect again. The bus is to find its objects back within a second of its
@@ -52,7 +53,7 @@ type Config struct {
 	// Log hears of the bus, and of everybody who changes something. Required.
 	Log *slog.Logger
 
-	// Quiet keeps a bus that was never there out of the log.
+	// Quiet keeps it out of the log where there is no bus at all.
 	Quiet bool
 }
 
@@ -63,15 +64,32 @@ type Server struct {
 	pace    *pace
 	cancel  context.CancelFunc
 	ended   chan struct{}
+
+	startedMonotonic uint64        // µs; worked out once, because the clocks drift
+	polkitTimeout    time.Duration // how long polkit may take by itself
+	refusedBackoff   time.Duration // where the policy of the bus refuses a name
 }
 
 // Start begins to connect and returns at once; what goes wrong with the bus is told in the log.
 func Start(config Config) *Server {
-	ctx, cancel := context.WithCancel(context.Background())
-	s := &Server{Config: config, pace: newPace(), cancel: cancel, ended: make(chan struct{})}
-	s.objects = s.exports()
-	go s.run(ctx)
+	s := newServer(config)
+	s.start()
 	return s
+}
+
+func newServer(config Config) *Server {
+	s := &Server{
+		Config: config, pace: newPace(), ended: make(chan struct{}),
+		startedMonotonic: monotonicUsec(config.Proxy.Started()), polkitTimeout: polkitTimeout, refusedBackoff: refusedBackoff,
+	}
+	s.objects = s.exports()
+	return s
+}
+
+func (s *Server) start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	s.cancel = cancel
+	go s.run(ctx)
 }
 
 // Close answers the calls that are being served, takes the object off the bus and returns when nothing is left running.
@@ -82,24 +100,23 @@ func (s *Server) Close() {
 
 func (s *Server) run(ctx context.Context) {
 	defer close(s.ended)
-	reported := s.Quiet // the present absence of the bus is told, or not worth it
+	reported := false // the present trouble is told
 	backoff := reconnectMin
 	for ctx.Err() == nil {
 		session, err := s.connect(ctx)
 		if err == nil {
-			reported, backoff = false, reconnectMin
-			err = session.serve(ctx)
+			err = session.serve(ctx, func() { reported, backoff = false, reconnectMin })
 		}
 		if ctx.Err() != nil {
 			return
 		}
-		if !reported {
+		if !reported && !(s.Quiet && isNoBus(err)) {
 			s.Log.Warn(fmt.Sprintf("No D-Bus control: %v; trying again. Forwarding goes on.", err))
 			reported = true
 		}
 		var refused *nameRefusedError
 		if errors.As(err, &refused) {
-			backoff = refusedBackoff
+			backoff = s.refusedBackoff
 		}
 		select {
 		case <-ctx.Done():
@@ -108,6 +125,9 @@ func (s *Server) run(ctx context.Context) {
 		backoff = min(2*backoff, reconnectMax)
 	}
 }
+
+// isNoBus says whether err means that nothing listens at the address.
+func isNoBus(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) }
 
 // nameRefusedError says that the policy of the bus does not let this process have its name.
 type nameRefusedError struct {

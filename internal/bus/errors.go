@@ -32,7 +32,7 @@ const (
 )
 
 func errorf(name, format string, args ...any) error {
-	return dbus.Error{Name: name, Body: []any{fmt.Sprintf(format, args...)}}
+	return dbus.Error{Name: name, Body: []any{printable(fmt.Sprintf(format, args...))}}
 }
 
 // asDBusError gives err the name that callers know it by.
@@ -54,5 +54,5 @@ func asDBusError(err error) dbus.Error {
 	case errors.Is(err, forward.ErrNoConnection):
 		name = errNoSuchConnection
 	}
-	return dbus.Error{Name: name, Body: []any{err.Error()}}
+	return dbus.Error{Name: name, Body: []any{printable(err.Error())}}
 }

@@ -86,23 +86,22 @@ func parseAddressPattern(pattern string) (func(address string) bool, error) {
 		return nil, fmt.Errorf("an empty address")
 	}
 	if network, err := netip.ParsePrefix(pattern); err == nil {
-		return func(address string) bool { return network.Contains(ipOf(address)) }, nil
+		return func(address string) bool { return network.Contains(endpointOf(address).Addr().WithZone("")) }, nil
 	}
 	if ip, err := netip.ParseAddr(strings.Trim(pattern, "[]")); err == nil {
-		return func(address string) bool { return ipOf(address) == ip }, nil
+		return func(address string) bool { return endpointOf(address).Addr() == ip.Unmap() }, nil
 	}
-	if _, err := netip.ParseAddrPort(pattern); err == nil {
-		return func(address string) bool { return address == pattern }, nil
+	if endpoint, err := netip.ParseAddrPort(pattern); err == nil {
+		endpoint = netip.AddrPortFrom(endpoint.Addr().Unmap(), endpoint.Port())
+		return func(address string) bool { return endpointOf(address) == endpoint }, nil
 	}
 	return func(address string) bool { return strings.HasPrefix(address, pattern) }, nil
 }
 
-// ipOf is the zero Addr, which no network contains and no pattern is, where address is not one of IP.
-func ipOf(address string) netip.Addr {
-	if endpoint, err := netip.ParseAddrPort(address); err == nil {
-		return endpoint.Addr()
-	}
-	return netip.Addr{}
+// endpointOf is the zero AddrPort, which no network contains and no pattern is, where address is not one of IP.
+func endpointOf(address string) netip.AddrPort {
+	endpoint, _ := netip.ParseAddrPort(address)
+	return endpoint
 }
 
 // fromUsec and toUsec convert the times of the interface, whose largest value is infinity.

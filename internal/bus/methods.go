@@ -256,7 +256,11 @@ func describeFilter(filter map[string]dbus.Variant) string {
 	}
 	conditions := make([]string, 0, len(filter))
 	for _, key := range slices.Sorted(maps.Keys(filter)) {
-		conditions = append(conditions, fmt.Sprintf("%s=%v", key, filter[key].Value()))
+		value := filter[key].Value()
+		if text, ok := value.(string); ok {
+			value = strconv.Quote(text) // what a caller has written must not look like the log's own words
+		}
+		conditions = append(conditions, fmt.Sprintf("%s=%v", key, value))
 	}
 	return "the connections with " + strings.Join(conditions, " and ")
 }

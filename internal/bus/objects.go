@@ -15,6 +15,8 @@ import (
 //go:embed org.example.SocketProxy1.xml
 var interfaceXML string
 
+const peerInterface = "org.freedesktop.DBus.Peer"
+
 // The standard interfaces, as the D-Bus specification and org.freedesktop.LogControl1(5) have them.
 const (
 	introspectableXML = `
@@ -100,7 +102,7 @@ func (s *Server) exports() map[dbus.ObjectPath]object {
 		}
 	}
 	for path, o := range objects {
-		o["org.freedesktop.DBus.Peer"] = exported{peerXML, peerMethods}
+		o[peerInterface] = exported{peerXML, peerMethods}
 		o["org.freedesktop.DBus.Introspectable"] = exported{introspectableXML, nil}
 		xml := introspection(o, slices.Sorted(maps.Keys(children[path])))
 		o["org.freedesktop.DBus.Introspectable"] = exported{introspectableXML, map[string]method{

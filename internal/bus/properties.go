@@ -35,13 +35,13 @@ func (s *Server) view() *view { return &view{s, sync.OnceValue(s.Proxy.Stats)} }
 
 // properties has every property of our interface.
 var properties = map[string]property{
-	"Name":                    {signature: "s", get: func(v *view) any { return v.Instance }},
+	"Name":                    {signature: "s", get: func(v *view) any { return printable(v.Instance) }},
 	"Version":                 {signature: "s", get: func(v *view) any { return v.Version }},
 	"Target":                  {signature: "s", get: func(v *view) any { return printable(v.Proxy.Target().String()) }},
 	"ListenAddresses":         {signature: "as", get: func(v *view) any { return v.listenAddresses() }},
 	"ProcessID":               {signature: "u", get: func(*view) any { return uint32(os.Getpid()) }},
 	"StartTimestamp":          {signature: "t", get: func(v *view) any { return timeUsec(v.Proxy.Started()) }},
-	"StartTimestampMonotonic": {signature: "t", get: func(v *view) any { return monotonicUsec(v.Proxy.Started()) }},
+	"StartTimestampMonotonic": {signature: "t", get: func(v *view) any { return v.startedMonotonic }},
 
 	"State":            {signature: "s", emits: true, get: func(v *view) any { return v.Proxy.State().String() }},
 	"ConnectionsMax":   {signature: "u", emits: true, get: func(v *view) any { return v.Proxy.ConnectionsMax() }, prepare: setConnectionsMax, action: actionLimits},

@@ -33,6 +33,7 @@ type session struct {
 	working     context.Context // ends with it, or before, when nothing new is begun
 	stopWorking context.CancelFunc
 	conn        *dbus.Conn
+	socket      *socket
 	calls       *calls
 	subscribers *subscribers
 	questions   chan struct{} // put to polkit and not answered yet
@@ -48,7 +49,7 @@ func (s *Server) connect(ctx context.Context) (*session, error) {
 		return nil, err
 	}
 	stop := context.AfterFunc(entering, func() { socket.Close() })
-	t := &session{Server: s, questions: make(chan struct{}, questionsMax), changed: make(chan struct{}, 1)}
+	t := &session{Server: s, socket: socket, questions: make(chan struct{}, questionsMax), changed: make(chan struct{}, 1)}
 	t.calls = newCalls(t)
 	t.subscribers = newSubscribers(t)
 	t.conn, err = dbus.NewConn(newFrames(socket, s.pace.busy),
@@ -96,7 +97,8 @@ func (t *session) serve(ctx context.Context, owned func()) error {
 		return errors.New("the connection to the bus has broken")
 	case <-ctx.Done():
 	}
-	defer time.AfterFunc(flushTimeout, func() { t.conn.Close() }).Stop()
+	// The socket itself, because t.conn.Close would wait for whoever writes to a bus that hangs.
+	defer time.AfterFunc(flushTimeout, func() { t.socket.Close() }).Stop()
 	t.stopWorking()
 	t.calls.close()
 	select {

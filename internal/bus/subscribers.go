@@ -89,6 +89,13 @@ func (s *subscribers) forget(name string) bool {
 	return true
 }
 
+// has says whether the events of name are still these.
+func (s *subscribers) has(name string, events *forward.Subscription) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.known[name] == events
+}
+
 // wait returns when every subscriber has what there was to send; only once the proxy has ended.
 func (s *subscribers) wait() { s.workers.Wait() }
 
@@ -106,7 +113,7 @@ func (s *subscribers) close() {
 
 func (s *subscribers) send(name string, events *forward.Subscription) {
 	for e := range events.C {
-		if s.session.pace.signals.Wait(s.session.ctx) != nil {
+		if s.session.pace.signals.Wait(s.session.ctx) != nil || !s.has(name, events) {
 			break
 		}
 		c := &e.Connection

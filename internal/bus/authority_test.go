@@ -1,0 +1,310 @@
+package bus
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"example.org/socketproxy/internal/bustest"
+	"example.org/socketproxy/internal/forward"
+	"github.com/godbus/dbus/v5"
+)
+
+// privileged has a call for each action, and for each way to the same action.
+var privileged = map[string]struct {
+	request
+	action string
+}{
+	"list":                      {list(nil), actionList},
+	"look at one":               {request{member: "GetConnection", args: []any{uint64(1)}}, actionList},
+	"subscribe":                 {request{member: "Subscribe"}, actionList},
+	"close one":                 {request{member: "CloseConnection", args: []any{uint64(1)}}, actionClose},
+	"close":                     {request{member: "CloseConnections", args: []any{filter()}}, actionClose},
+	"limit":                     {request{member: "SetConnectionsMax", args: []any{uint32(7)}}, actionLimits},
+	"limit by the property":     {setting("ConnectionsMax", uint32(7)), actionLimits},
+	"idle time":                 {request{member: "SetExitIdleTime", args: []any{uint64(3600e6)}}, actionLimits},
+	"idle time by the property": {setting("ExitIdleTimeUSec", uint64(3600e6)), actionLimits},
+	"drain":                     {request{member: "Drain", args: []any{uint64(0), uint32(DrainRefuse)}}, actionDrain},
+	"drain and exit":            {request{member: "Drain", args: []any{uint64(0), uint32(DrainExit)}}, actionExit},
+	"exit":                      {request{member: "Exit"}, actionExit},
+}
+
+// newGuarded is a rig with a connection, number 1, a polkit, and a caller without rights.
+func newGuarded(t *testing.T, change ...func(*Server)) (*rig, *bustest.Polkit, *dbus.Conn) {
+	t.Helper()
+	daemon := bustest.Start(t, bustest.Options{})
+	polkit := bustest.StartPolkit(t, daemon)
+	r := newRigOn(t, daemon, change...)
+	r.dial("tcp")
+	return r, polkit, daemon.ConnectAs(t, bustest.Nobody)
+}
+
+func impatient(s *Server) { s.polkitTimeout = 400 * time.Millisecond }
+
+func TestPolkitDecidesEachPrivilegedCall(t *testing.T) {
+	t.Parallel()
+	for name, test := range privileged {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, polkit, caller := newGuarded(t, impatient)
+			before := fmt.Sprint(allProperties(t, caller))
+			for _, refusal := range []struct {
+				answer bustest.Answer
+				want   string
+				why    string
+			}{
+				{bustest.No, errAccessDenied, "Access denied by polkit: " + test.action},
+				{bustest.Challenge, errInteractive, "Interactive authentication required for " + test.action},
+				{bustest.Dismissed, errAccessDenied, "Access denied: the authentication was dismissed"},
+				{bustest.Failed, errAccessDenied, "Access denied: polkit says: polkit failed, as the test wants"},
+				{bustest.Silent, errAccessDenied, "Access denied: polkit does not answer"},
+			} {
+				polkit.Answer(test.action, refusal.answer)
+				err := do(t, caller, test.request).Err
+				equal(t, "error", nameOf(err), refusal.want)
+				equal(t, "reason", err.Error(), refusal.why)
+				asked := bustest.Receive(t, polkit.Requests)
+				if refusal.answer == bustest.Silent {
+					cancelled := bustest.Receive(t, polkit.Cancellations)
+					equal(t, "cancelled", cancelled, bustest.Cancellation{Sender: asked.Sender, CancellationID: asked.CancellationID})
+				}
+				asked.CancellationID = ""
+				equal(t, "question", fmt.Sprint(asked), fmt.Sprint(bustest.Request{
+					Sender: owner(t, caller, web), SubjectKind: "system-bus-name", SubjectName: caller.Names()[0],
+					Action: test.action, Details: map[string]string{"instance": "web"},
+				}))
+			}
+			equal(t, "properties", fmt.Sprint(allProperties(t, caller)), before)
+
+			polkit.Answer(test.action, bustest.Yes)
+			must(t, do(t, caller, test.request).Err)
+			bustest.Receive(t, polkit.Requests)
+			equal(t, "further questions", len(polkit.Requests), 0)
+			r.log.says(t, "User 65534 (process ")
+		})
+	}
+}
+
+func TestWithoutPolkitOnlyRootMay(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.dial("tcp")
+	caller := r.daemon.ConnectAs(t, bustest.Nobody)
+	for name, test := range privileged {
+		err := do(t, caller, test.request).Err
+		equal(t, name, nameOf(err), errAccessDenied)
+		equal(t, name, err.Error(), "Access denied: polkit is not running, so that only root may do this")
+	}
+	must(t, ask(t, r.daemon.Connect(t), "Drain", uint64(0), uint32(0)).Err)
+}
+
+func TestRootNeverAsksPolkit(t *testing.T) {
+	t.Parallel()
+	for name, test := range privileged {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, polkit, _ := newGuarded(t)
+			must(t, do(t, r.daemon.Connect(t), test.request).Err)
+			equal(t, "questions", len(polkit.Requests), 0)
+		})
+	}
+}
+
+func TestWhoMayBeAskedForAPasswordIsPassedOn(t *testing.T) {
+	t.Parallel()
+	_, polkit, caller := newGuarded(t)
+	polkit.Answer("", bustest.Yes)
+	for _, test := range []struct {
+		flags dbus.Flags
+		want  uint32
+	}{
+		{0, 0}, {dbus.FlagAllowInteractiveAuthorization, 1}, {dbus.FlagNoAutoStart, 0},
+		{dbus.FlagAllowInteractiveAuthorization | dbus.FlagNoAutoStart, 1},
+	} {
+		q := list(nil)
+		q.flags = test.flags
+		must(t, do(t, caller, q).Err)
+		equal(t, "flags", bustest.Receive(t, polkit.Requests).Flags, test.want)
+	}
+}
+
+func TestUnprivilegedCallsAreForEverybody(t *testing.T) {
+	t.Parallel()
+	_, polkit, caller := newGuarded(t)
+	allProperties(t, caller)
+	must(t, do(t, caller, request{iface: "org.freedesktop.DBus.Introspectable", member: "Introspect"}).Err)
+	equal(t, "error", nameOf(ask(t, caller, "Unsubscribe").Err), errNotSubscribed)
+	equal(t, "questions", len(polkit.Requests), 0)
+}
+
+// While somebody looks for the password, somebody else may have done the same.
+func TestWhatChangedWhilePolkitWasAskedIsNoticed(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		meanwhile func(*testing.T, *rig)
+		want      string
+	}{
+		"drain":          {func(t *testing.T, r *rig) { must(t, r.Drain(forward.DrainOptions{})) }, errAlreadyDraining},
+		"drain and exit": {func(t *testing.T, r *rig) { must(t, r.Exit(forward.Infinity)) }, errExiting},
+		"exit":           {func(t *testing.T, r *rig) { must(t, r.Exit(forward.Infinity)) }, errExiting},
+		"close one":      {func(t *testing.T, r *rig) { must(t, r.CloseConnection(1)) }, errNoSuchConnection},
+		"look at one":    {func(t *testing.T, r *rig) { must(t, r.CloseConnection(1)) }, errNoSuchConnection},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, polkit, caller := newGuarded(t)
+			other := r.dial("unix")
+			polkit.Answer("", bustest.Silent)
+			call := send(t, caller, privileged[name].request)
+			bustest.Receive(t, polkit.Requests)
+			test.meanwhile(t, r)
+			polkit.Answer("", bustest.Yes)
+			equal(t, "error", nameOf(wait(t, "the answer", call.Done).Err), test.want)
+			echoes(t, other)
+		})
+	}
+}
+
+func TestAResumeAfterAResumeIsNoticed(t *testing.T) {
+	t.Parallel()
+	r, polkit, caller := newGuarded(t)
+	must(t, r.Drain(forward.DrainOptions{}))
+	polkit.Answer(actionDrain, bustest.Silent)
+	call := send(t, caller, request{member: "Resume"})
+	equal(t, "action", bustest.Receive(t, polkit.Requests).Action, actionDrain)
+	must(t, r.Resume())
+	polkit.Answer(actionDrain, bustest.Yes)
+	equal(t, "error", nameOf(wait(t, "the answer", call.Done).Err), errNotDraining)
+}
+
+func TestASilentPolkitDelaysNobodyElse(t *testing.T) {
+	t.Parallel()
+	r, polkit, caller := newGuarded(t)
+	polkit.Answer(actionDrain, bustest.Silent)
+	polkit.Answer(actionList, bustest.Yes)
+	waiting := send(t, caller, privileged["drain"].request)
+	bustest.Receive(t, polkit.Requests)
+
+	for _, other := range []*dbus.Conn{caller, r.daemon.ConnectAs(t, bustest.Nobody), r.daemon.Connect(t)} {
+		allProperties(t, other)
+		must(t, do(t, other, list(nil)).Err)
+	}
+	r.dial("tcp")
+	must(t, do(t, r.daemon.Connect(t), privileged["drain"].request).Err)
+	if len(waiting.Done) > 0 {
+		t.Error("the first caller had an answer although polkit had not")
+	}
+	polkit.Answer(actionDrain, bustest.No)
+	equal(t, "error", nameOf(wait(t, "the answer", waiting.Done).Err), errAccessDenied)
+}
+
+func TestQuestionsToPolkitAreBounded(t *testing.T) {
+	t.Parallel()
+	r, polkit, _ := newGuarded(t)
+	polkit.Answer("", bustest.Silent)
+	var waiting []*dbus.Call
+	for range questionsMax / callsPerCallerMax {
+		caller := r.daemon.ConnectAs(t, bustest.Nobody)
+		for range callsPerCallerMax {
+			waiting = append(waiting, send(t, caller, list(nil)))
+		}
+	}
+	for range waiting {
+		bustest.Receive(t, polkit.Requests)
+	}
+	equal(t, "error", nameOf(do(t, r.daemon.ConnectAs(t, bustest.Nobody), list(nil)).Err), errLimitsExceeded)
+	must(t, do(t, r.daemon.Connect(t), list(nil)).Err) // root asks nobody
+
+	polkit.Answer("", bustest.Yes)
+	for _, call := range waiting {
+		must(t, wait(t, "the answer", call.Done).Err)
+	}
+	must(t, do(t, r.daemon.ConnectAs(t, bustest.Nobody), list(nil)).Err)
+}
+
+func TestTheEndWaitsForNoAnswerOfPolkit(t *testing.T) {
+	t.Parallel()
+	r, polkit, caller := newGuarded(t)
+	polkit.Answer("", bustest.Silent)
+	q := list(nil)
+	q.flags = dbus.FlagAllowInteractiveAuthorization // which may take minutes
+	call := send(t, caller, q)
+	bustest.Receive(t, polkit.Requests)
+	r.Kill()
+	wait(t, "the end of the proxy", r.Done())
+	began := time.Now()
+	r.server.Close()
+	if took := time.Since(began); took > 2*flushTimeout {
+		t.Errorf("closing took %v", took)
+	}
+	if err := wait(t, "the answer", call.Done).Err; err == nil {
+		t.Error("the call was answered as if polkit had allowed it")
+	}
+}
+
+func TestPrivilegedCallsAreWrittenDown(t *testing.T) {
+	t.Parallel()
+	r, polkit, caller := newGuarded(t)
+	polkit.Answer("", bustest.Yes)
+	user := fmt.Sprintf("User %d (process %d) asked to ", bustest.Nobody, os.Getpid())
+	for _, test := range []struct {
+		request
+		level  slog.Level
+		action string
+		text   string
+	}{
+		{list(nil), slog.LevelDebug, actionList, "list connections: done."},
+		{request{member: "GetConnection", args: []any{uint64(1)}}, slog.LevelDebug, actionList, "get connection 1: done."},
+		{request{member: "Subscribe"}, slog.LevelDebug, actionList, "subscribe: done."},
+		{request{member: "SetConnectionsMax", args: []any{uint32(7)}}, slog.LevelInfo, actionLimits, "set ConnectionsMax to 7: done."},
+		{setting("ConnectionsMax", uint32(8)), slog.LevelInfo, actionLimits, "set ConnectionsMax to 8: done."},
+		{setting("ExitIdleTimeUSec", uint64(90e6)), slog.LevelInfo, actionLimits, "set ExitIdleTimeUSec to 1min 30s: done."},
+		{request{member: "CloseConnection", args: []any{uint64(1)}}, slog.LevelInfo, actionClose, "close connection 1: done."},
+		{
+			request{member: "CloseConnections", args: []any{filter("state", "open", "client", "192.0.2.0/24")}},
+			slog.LevelInfo, actionClose, "close the connections with client=\"192.0.2.0/24\" and state=\"open\": done.",
+		},
+		{request{member: "CloseConnections", args: []any{filter()}}, slog.LevelInfo, actionClose, "close all connections: done."},
+		{request{member: "Drain", args: []any{uint64(90e6), uint32(0)}}, slog.LevelInfo, actionDrain, "drain within 1min 30s: done."},
+		{request{member: "Resume"}, slog.LevelInfo, actionDrain, "resume: done."},
+		{request{member: "Drain", args: []any{uint64(0), uint32(DrainExit)}}, slog.LevelInfo, actionExit, "drain and exit: done."},
+	} {
+		must(t, do(t, caller, test.request).Err)
+		record := r.log.says(t, user+test.text)
+		equal(t, test.text+" level", record.Level, test.level)
+		equal(t, test.text, fmt.Sprint(attributes(record)), fmt.Sprint(map[string]string{
+			"caller": caller.Names()[0], "caller_uid": fmt.Sprint(bustest.Nobody), "caller_pid": fmt.Sprint(os.Getpid()), "action": test.action,
+		}))
+	}
+}
+
+func TestRefusalsAreWrittenDownAtABoundedRate(t *testing.T) {
+	t.Parallel()
+	r, _, caller := newGuarded(t)
+	began := time.Now()
+	const calls = auditBurst + 30
+	for range calls {
+		equal(t, "error", nameOf(do(t, caller, privileged["drain"].request).Err), errAccessDenied)
+	}
+	record := r.log.says(t, "asked to drain: refused: Access denied by polkit: "+actionDrain+".", auditBurst)
+	equal(t, "level", record.Level, slog.LevelInfo)
+	most := auditBurst + auditRate*(1+int(time.Since(began)/time.Second))
+	if n := r.log.count("refused"); n > most {
+		t.Errorf("%d lines for %d refusals, want at most %d", n, calls, most)
+	}
+	equal(t, "state", r.State(), forward.StateRunning)
+}
+
+func TestACallerCannotForgeLinesOfTheLog(t *testing.T) {
+	t.Parallel()
+	r, polkit, caller := newGuarded(t)
+	polkit.Answer("", bustest.Yes)
+	must(t, ask(t, caller, "CloseConnections", filter("client", "x\nUser 0 asked to exit: done.")).Err)
+	record := r.log.says(t, "asked to close the connections with client=")
+	if strings.Contains(record.Message, "\n") {
+		t.Errorf("the log has a line break of the caller's: %q", record.Message)
+	}
+}

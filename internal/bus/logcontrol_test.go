@@ -1,0 +1,61 @@
+package bus
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"example.org/socketproxy/internal/bustest"
+	"github.com/godbus/dbus/v5"
+)
+
+func logGetting(name string) request {
+	return request{path: logControlPath, iface: propertiesInterface, member: "Get", args: []any{logControlInterface, name}}
+}
+
+func TestTheLogIsControlledOverTheBus(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	conn := r.daemon.Connect(t)
+	get := func(name string) string {
+		var value dbus.Variant
+		must(t, do(t, r.daemon.ConnectAs(t, bustest.Nobody), logGetting(name)).Store(&value))
+		return value.Value().(string)
+	}
+	equal(t, "level", get("LogLevel"), "info")
+	equal(t, "target", get("LogTarget"), "auto")
+	equal(t, "identifier", get("SyslogIdentifier"), "proxyd")
+	must(t, do(t, conn, logSetting("LogLevel", "debug")).Err)
+	must(t, do(t, conn, logSetting("LogTarget", "journal")).Err)
+	equal(t, "level", get("LogLevel"), "debug")
+	equal(t, "target", get("LogTarget"), "journal")
+	r.log.says(t, `asked to set the log level to debug: done.`)
+	r.log.says(t, `asked to set the log target to journal: done.`)
+	equal(t, "reason", do(t, conn, logSetting("LogLevel", "loud")).Err.Error(), `unknown log level "loud"`)
+}
+
+func TestTheLogIsForRootAlone(t *testing.T) {
+	t.Parallel()
+	r, polkit, caller := newGuarded(t)
+	polkit.Answer("", bustest.Yes)
+	for _, q := range []request{logSetting("LogLevel", "debug"), logSetting("LogTarget", "journal")} {
+		equal(t, "error", nameOf(do(t, caller, q).Err), errAccessDenied)
+	}
+	equal(t, "level", r.control.LogLevel(), "info")
+	equal(t, "target", r.control.LogTarget(), "auto")
+	equal(t, "questions to polkit", len(polkit.Requests), 0)
+}
+
+func TestTheMachineIDIsThatOfTheMachine(t *testing.T) {
+	t.Parallel()
+	want, err := os.ReadFile("/etc/machine-id")
+	if err != nil {
+		t.Skipf("this machine has none: %v", err)
+	}
+	r := newRig(t)
+	for _, path := range []string{"/", Path, "/no/such/object"} {
+		var id string
+		must(t, do(t, r.daemon.ConnectAs(t, bustest.Nobody), request{path: path, iface: peerInterface, member: "GetMachineId"}).Store(&id))
+		equal(t, "id at "+path, id, strings.TrimSpace(string(want)))
+	}
+}

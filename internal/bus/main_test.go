@@ -1,0 +1,388 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"example.org/socketproxy/internal/bustest"
+	"example.org/socketproxy/internal/forward"
+	"github.com/godbus/dbus/v5"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	parallel := flag.Lookup("test.parallel")
+	if parallel.Value.String() == parallel.DefValue {
+		// A test here waits for other processes most of the time, and hardly ever needs a processor for itself.
+		_ = parallel.Value.Set("8")
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// patience is how long a test waits for what must happen. Only a test that fails waits that long.
+const patience = 20 * time.Second
+
+// rig is a proxy on a bus of its own, with clients over TCP and AF_UNIX and a backend that sends back what it gets.
+type rig struct {
+	*forward.Proxy
+	t       *testing.T
+	daemon  *bustest.Bus
+	server  *Server
+	log     *logBook
+	control *fakeLog
+	tcp     string // where TCP clients connect
+	unix    string // where AF_UNIX clients connect
+}
+
+// newRig starts a proxy that is on the bus when newRig returns.
+func newRig(t *testing.T, change ...func(*Server)) *rig {
+	t.Helper()
+	return newRigOn(t, bustest.Start(t, bustest.Options{}), change...)
+}
+
+func newRigOn(t *testing.T, daemon *bustest.Bus, change ...func(*Server)) *rig {
+	t.Helper()
+	r := newRigAt(t, daemon, daemon.Address(), change...)
+	r.log.says(t, "On the bus as ")
+	return r
+}
+
+// onAllDaemons runs a test on each bus that Linux distributions have.
+func onAllDaemons(t *testing.T, test func(*testing.T, *bustest.Bus)) {
+	t.Parallel()
+	for _, daemon := range bustest.Daemons {
+		t.Run(string(daemon), func(t *testing.T) {
+			t.Parallel()
+			test(t, bustest.Start(t, bustest.Options{Daemon: daemon}))
+		})
+	}
+}
+
+// newRigAt starts a proxy that may or may not find a bus.
+func newRigAt(t *testing.T, daemon *bustest.Bus, address string, change ...func(*Server)) *rig {
+	t.Helper()
+	backend := newEcho(t)
+	r := &rig{t: t, daemon: daemon, log: newLogBook(), control: &fakeLog{level: "info", target: "auto"}}
+	tcp := listen(t, "127.0.0.1:0")
+	local := listen(t, filepath.Join(t.TempDir(), "web"))
+	r.tcp, r.unix = tcp.Address(), local.Address()
+	target, err := forward.ParseTarget(backend)
+	must(t, err)
+	r.Proxy, err = forward.Start(forward.Config{
+		Target: target, Listeners: []*forward.Listener{tcp, local}, ConnectionsMax: 2000, Loops: 2,
+		ExitIdleTime: forward.Infinity, IdleTimeout: forward.Infinity,
+		ConnectTimeout: forward.DefaultConnectTimeout, ConnectRetry: forward.DefaultConnectRetry,
+	})
+	must(t, err)
+	r.server = newServer(Config{
+		Proxy: r.Proxy, Address: address, Instance: "web", Version: "1.2", LogControl: r.control, Log: slog.New(r.log),
+		Exit: func() error { return r.Proxy.Exit(10 * time.Second) },
+	})
+	for _, f := range change {
+		f(r.server)
+	}
+	r.server.start()
+	t.Cleanup(func() {
+		r.Kill()
+		wait(t, "the end of the proxy", r.Done())
+		r.server.Close()
+	})
+	return r
+}
+
+func listen(t *testing.T, address string) *forward.Listener {
+	t.Helper()
+	parsed, err := forward.ParseListenAddress(address)
+	must(t, err)
+	l, err := parsed.Listen()
+	must(t, err)
+	return l
+}
+
+// newEcho is a backend that sends back what it gets.
+func newEcho(t *testing.T) (address string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	var streams sync.WaitGroup
+	t.Cleanup(func() { l.Close(); streams.Wait() })
+	streams.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			streams.Go(func() {
+				defer c.Close()
+				_, _ = io.Copy(c, c) // until the proxy resets it, if it likes
+			})
+		}
+	})
+	return l.Addr().String()
+}
+
+// dial connects a client that is served when dial returns.
+func (r *rig) dial(network string) net.Conn {
+	r.t.Helper()
+	address := r.tcp
+	if network == "unix" {
+		address = r.unix
+	}
+	c, err := net.Dial(network, address)
+	must(r.t, err)
+	r.t.Cleanup(func() { c.Close() })
+	must(r.t, c.SetDeadline(time.Now().Add(patience)))
+	echoes(r.t, c)
+	return c
+}
+
+func echoes(t *testing.T, c net.Conn) {
+	t.Helper()
+	_, err := c.Write([]byte("x"))
+	must(t, err)
+	_, err = io.ReadFull(c, make([]byte, 1))
+	must(t, err)
+}
+
+// gone says whether a client was cut off.
+func gone(c net.Conn) bool {
+	_, err := c.Read(make([]byte, 1))
+	return err != nil && !errors.Is(err, context.DeadlineExceeded)
+}
+
+const web = BaseName + ".web"
+
+// request is a call to the proxy of a rig; the zero value of each field is what most tests want.
+type request struct {
+	to, path, iface string // web, Path and Interface if empty
+	noIface         bool
+	member          string
+	flags           dbus.Flags
+	args            []any
+}
+
+func (q request) message() *dbus.Message {
+	or := func(value, otherwise string) string {
+		if value == "" {
+			return otherwise
+		}
+		return value
+	}
+	msg := &dbus.Message{Type: dbus.TypeMethodCall, Flags: q.flags, Body: q.args, Headers: map[dbus.HeaderField]dbus.Variant{
+		dbus.FieldDestination: dbus.MakeVariant(or(q.to, web)),
+		dbus.FieldPath:        dbus.MakeVariant(dbus.ObjectPath(or(q.path, Path))),
+		dbus.FieldMember:      dbus.MakeVariant(q.member),
+	}}
+	if !q.noIface {
+		msg.Headers[dbus.FieldInterface] = dbus.MakeVariant(or(q.iface, Interface))
+	}
+	if len(q.args) > 0 {
+		msg.Headers[dbus.FieldSignature] = dbus.MakeVariant(dbus.SignatureOf(q.args...))
+	}
+	return msg
+}
+
+// send is a call that does not wait for its answer.
+func send(t *testing.T, conn *dbus.Conn, q request) *dbus.Call {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	t.Cleanup(cancel)
+	return conn.SendWithContext(ctx, q.message(), make(chan *dbus.Call, 1))
+}
+
+func do(t *testing.T, conn *dbus.Conn, q request) *dbus.Call {
+	t.Helper()
+	return <-send(t, conn, q).Done
+}
+
+// ask calls a method of the interface.
+func ask(t *testing.T, conn *dbus.Conn, member string, args ...any) *dbus.Call {
+	t.Helper()
+	return do(t, conn, request{member: member, args: args})
+}
+
+func set(t *testing.T, conn *dbus.Conn, name string, value any) *dbus.Call {
+	t.Helper()
+	return do(t, conn, request{iface: propertiesInterface, member: "Set", args: []any{Interface, name, dbus.MakeVariant(value)}})
+}
+
+// allProperties has all of them as a caller sees them.
+func allProperties(t *testing.T, conn *dbus.Conn) map[string]dbus.Variant {
+	t.Helper()
+	var values map[string]dbus.Variant
+	must(t, do(t, conn, request{iface: propertiesInterface, member: "GetAll", args: []any{Interface}}).Store(&values))
+	return values
+}
+
+// nameOf is the D-Bus name of an error, its text where it has none, "" for no error.
+func nameOf(err error) string {
+	var e dbus.Error
+	switch {
+	case err == nil:
+		return ""
+	case errors.As(err, &e):
+		return e.Name
+	}
+	return err.Error()
+}
+
+// owner of a name, as the bus knows it; "" for none.
+func owner(t *testing.T, conn *dbus.Conn, name string) (unique string) {
+	t.Helper()
+	err := conn.BusObject().Call(driverName+".GetNameOwner", 0, name).Store(&unique)
+	if nameOf(err) != "org.freedesktop.DBus.Error.NameHasNoOwner" {
+		must(t, err)
+	}
+	return unique
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func equal[T comparable](t testing.TB, what string, got, want T) {
+	t.Helper()
+	if got != want {
+		t.Errorf("%s: %v, want %v", what, got, want)
+	}
+}
+
+func wait[T any](t testing.TB, what string, c <-chan T) (v T) {
+	t.Helper()
+	select {
+	case v = <-c:
+	case <-time.After(patience):
+		t.Fatalf("waited %v in vain: %s", patience, what)
+	}
+	return v
+}
+
+// eventually waits for a condition that nothing announces.
+func eventually(t testing.TB, what string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !condition(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %v in vain: %s", patience, what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// logBook keeps what is logged.
+type logBook struct {
+	mu      sync.Mutex
+	records []slog.Record
+	more    chan struct{} // closed and replaced with each record
+}
+
+func newLogBook() *logBook { return &logBook{more: make(chan struct{})} }
+
+func (b *logBook) Enabled(context.Context, slog.Level) bool { return true }
+func (b *logBook) WithAttrs([]slog.Attr) slog.Handler       { return b }
+func (b *logBook) WithGroup(string) slog.Handler            { return b }
+
+func (b *logBook) Handle(_ context.Context, r slog.Record) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.records = append(b.records, r)
+	close(b.more)
+	b.more = make(chan struct{})
+	return nil
+}
+
+// find returns the records that contain a text.
+func (b *logBook) find(text string) (found []slog.Record, more <-chan struct{}) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, r := range b.records {
+		if strings.Contains(r.Message, text) {
+			found = append(found, r)
+		}
+	}
+	return found, b.more
+}
+
+func (b *logBook) count(text string) int {
+	found, _ := b.find(text)
+	return len(found)
+}
+
+// says waits until a text was logged n times, once if n is left out, and returns the last record.
+func (b *logBook) says(t testing.TB, text string, n ...int) slog.Record {
+	t.Helper()
+	times := append(n, 1)[0]
+	for {
+		found, more := b.find(text)
+		if len(found) >= times {
+			return found[len(found)-1]
+		}
+		select {
+		case <-more:
+		case <-time.After(patience):
+			t.Fatalf("the log does not say %q %d times; it says:\n%s", text, times, b)
+		}
+	}
+}
+
+func (b *logBook) String() string {
+	records, _ := b.find("")
+	var text strings.Builder
+	for _, r := range records {
+		fmt.Fprintf(&text, "%v %s\n", r.Level, r.Message)
+	}
+	return text.String()
+}
+
+// attributes of a record, as text.
+func attributes(r slog.Record) map[string]string {
+	found := map[string]string{}
+	r.Attrs(func(a slog.Attr) bool {
+		found[a.Key] = a.Value.String()
+		return true
+	})
+	return found
+}
+
+// fakeLog is a LogControl.
+type fakeLog struct {
+	mu            sync.Mutex
+	level, target string
+}
+
+func (l *fakeLog) LogLevel() string         { l.mu.Lock(); defer l.mu.Unlock(); return l.level }
+func (l *fakeLog) LogTarget() string        { l.mu.Lock(); defer l.mu.Unlock(); return l.target }
+func (l *fakeLog) SyslogIdentifier() string { return "proxyd" }
+
+func (l *fakeLog) SetLogLevel(level string) error {
+	if level != "debug" {
+		return fmt.Errorf("unknown log level %q", level)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.level = level
+	return nil
+}
+
+func (l *fakeLog) SetLogTarget(target string) error {
+	if target != "journal" {
+		return fmt.Errorf("unknown log target %q", target)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.target = target
+	return nil
+}

@@ -1,0 +1,308 @@
+package bus
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"testing"
+	"time"
+
+	"example.org/socketproxy/internal/bustest"
+	"github.com/godbus/dbus/v5"
+)
+
+// flow sends bytes through the proxy and its echo until it is told to stop.
+type flow struct {
+	t    *testing.T
+	stop chan struct{}
+	sent chan []byte // the hash of what was sent
+	got  chan []byte // the hash of what came back
+}
+
+func (r *rig) flow(network string) *flow {
+	r.t.Helper()
+	c := r.dial(network).(interface {
+		net.Conn
+		CloseWrite() error
+	})
+	f := &flow{t: r.t, stop: make(chan struct{}), sent: make(chan []byte, 1), got: make(chan []byte, 1)}
+	go func() {
+		hash, random := sha256.New(), rand.NewChaCha8([32]byte{})
+		defer func() { c.CloseWrite(); f.sent <- hash.Sum(nil) }()
+		for chunk := make([]byte, 16<<10); ; {
+			select {
+			case <-f.stop:
+				return
+			default:
+			}
+			_, _ = random.Read(chunk) // never fails
+			n, err := c.Write(chunk)
+			hash.Write(chunk[:n])
+			if err != nil {
+				r.t.Errorf("the stream broke: %v", err)
+				return
+			}
+		}
+	}()
+	go func() {
+		hash := sha256.New()
+		n, err := io.Copy(hash, c)
+		if err != nil || n == 0 {
+			r.t.Errorf("the stream broke after %d bytes: %v", n, err)
+		}
+		f.got <- hash.Sum(nil)
+	}()
+	return f
+}
+
+// arrives ends the flow, of which nothing may be missing.
+func (f *flow) arrives() {
+	f.t.Helper()
+	close(f.stop)
+	if sent, got := wait(f.t, "the sender", f.sent), wait(f.t, "the receiver", f.got); !bytes.Equal(sent, got) {
+		f.t.Error("what came back is not what was sent")
+	}
+}
+
+func TestABusThatIsKilledFindsItsNamesAgainWithinASecond(t *testing.T) {
+	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+		r := newRigOn(t, daemon)
+		tcp, local := r.flow("tcp"), r.flow("unix")
+		subscriber := daemon.Connect(t)
+		must(t, ask(t, subscriber, "Subscribe").Err)
+		for n := 1; n <= 3; n++ {
+			daemon.Kill()
+			r.log.says(t, "No D-Bus control: the connection to the bus has broken; trying again. Forwarding goes on.", n)
+			r.dial("tcp")
+			daemon.Restart()
+			began := time.Now()
+			conn := daemon.Connect(t)
+			eventually(t, "the names are back", func() bool {
+				return owner(t, conn, web) != "" && owner(t, conn, BaseName) != ""
+			})
+			took := time.Since(began)
+			t.Logf("names back %v after the bus", took)
+			if took > time.Second {
+				t.Errorf("the names came back after %v", took)
+			}
+			equal(t, "state", allProperties(t, conn)["State"].Value(), any("running"))
+		}
+		tcp.arrives()
+		local.arrives()
+		equal(t, "warnings", r.log.count("No D-Bus control"), 3)
+		equal(t, "subscribers of a bus that is gone", r.log.count("dropped"), 0)
+	})
+}
+
+func TestABusMayComeLate(t *testing.T) {
+	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+		daemon.Kill()
+		r := newRigAt(t, daemon, daemon.Address())
+		record := r.log.says(t, "No D-Bus control: ")
+		equal(t, "level", record.Level, slog.LevelWarn)
+		r.dial("tcp")
+		daemon.Restart()
+		r.log.says(t, "On the bus as "+web+".")
+		allProperties(t, daemon.Connect(t))
+		equal(t, "warnings", r.log.count("No D-Bus control"), 1)
+	})
+}
+
+func TestABusThatIsNeverThereIsToldOnceOrNotAtAll(t *testing.T) {
+	t.Parallel()
+	for _, quiet := range []bool{false, true} {
+		t.Run(fmt.Sprintf("quiet=%v", quiet), func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			r := newRigAt(t, nil, "unix:path="+dir+"/bus", func(s *Server) { s.Quiet = quiet })
+			r.dial("tcp")
+			r.dial("unix")
+			// It tries again: whoever listens there at last is spoken to.
+			l, err := net.Listen("unix", dir+"/bus")
+			must(t, err)
+			defer l.Close()
+			c, err := l.Accept()
+			must(t, err)
+			defer c.Close()
+			want := 1
+			if quiet {
+				want = 0
+			}
+			if n := r.log.count(""); n != want {
+				t.Errorf("%d lines, want %d:\n%s", n, want, r.log)
+			}
+		})
+	}
+}
+
+func TestABusThatRefusesTheNameIsToldOnce(t *testing.T) {
+	t.Parallel()
+	for _, kind := range bustest.Daemons {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			daemon := bustest.Start(t, bustest.Options{Daemon: kind, WithoutPolicy: true})
+			attempts := func() int { return serial(t, daemon) }
+			before := attempts()
+			r := newRigAt(t, daemon, daemon.Address(), func(s *Server) { s.refusedBackoff = time.Millisecond })
+			r.log.says(t, "No D-Bus control: the bus does not let this user own "+BaseName+" (is the policy of proxyd installed?): ")
+			own := 0
+			eventually(t, "more attempts", func() bool { own++; return attempts()-before-own > 3 })
+			equal(t, "warnings", r.log.count("No D-Bus control"), 1)
+			r.dial("tcp")
+		})
+	}
+}
+
+// serial is the number of connections that the bus has had.
+func serial(t *testing.T, daemon *bustest.Bus) (n int) {
+	t.Helper()
+	conn := daemon.Connect(t)
+	defer conn.Close()
+	_, err := fmt.Sscanf(conn.Names()[0], ":1.%d", &n)
+	must(t, err)
+	return n
+}
+
+func TestABusThatIsFullLetsTheProxyInWhenThereIsRoom(t *testing.T) {
+	t.Parallel()
+	daemon := bustest.Start(t, bustest.Options{Limits: map[string]int{"max_connections_per_user": 3}})
+	var guests []*dbus.Conn
+	eventually(t, "the bus is full", func() bool {
+		conn, err := dbus.Connect(daemon.Address())
+		if err == nil {
+			guests = append(guests, conn)
+		}
+		return len(guests) == 3
+	})
+	r := newRigAt(t, daemon, daemon.Address())
+	r.log.says(t, "No D-Bus control: ")
+	r.dial("tcp")
+	guests[0].Close()
+	r.log.says(t, "On the bus as "+web+".")
+	equal(t, "warnings", r.log.count("No D-Bus control"), 1)
+	equal(t, "error", nameOf(ask(t, guests[1], "Resume").Err), errNotDraining)
+	guests[1].Close()
+	guests[2].Close()
+}
+
+func TestTheEndComesAlthoughTheBusHangs(t *testing.T) {
+	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+		r := newRigOn(t, daemon)
+		subscriber := daemon.Connect(t)
+		must(t, ask(t, subscriber, "Subscribe").Err)
+		daemon.Stop()
+		defer daemon.Continue()
+		// More signals than the sockets between hold.
+		for range 1500 {
+			c, err := net.Dial("unix", r.unix)
+			must(t, err)
+			c.Close()
+		}
+		client := r.dial("tcp")
+		must(t, r.Exit(0))
+		wait(t, "the end of the proxy", r.Done())
+		if !gone(client) {
+			t.Error("the connection is still there")
+		}
+		began := time.Now()
+		r.server.Close()
+		took := time.Since(began)
+		t.Logf("Close took %v", took)
+		if most := 2 * flushTimeout; took > most {
+			t.Errorf("Close took %v, want at most %v", took, most)
+		}
+	})
+}
+
+func TestTheEndComesAlthoughTheBusNeverAnswered(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("unix", t.TempDir()+"/bus") // accepts, and says nothing
+	must(t, err)
+	defer l.Close()
+	r := newRigAt(t, nil, "unix:path="+l.Addr().String())
+	c, err := l.Accept()
+	must(t, err)
+	defer c.Close()
+	_, err = io.ReadFull(c, make([]byte, 1)) // it has begun to authenticate
+	must(t, err)
+	r.dial("tcp")
+	r.Kill()
+	wait(t, "the end of the proxy", r.Done())
+	began := time.Now()
+	r.server.Close()
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("Close took %v", took)
+	}
+}
+
+func TestASecondInstanceHasANameOfItsOwnAndThenTheFirstOnes(t *testing.T) {
+	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+		first := newRigOn(t, daemon)
+		second := newRigAt(t, daemon, daemon.Address())
+		own := fmt.Sprintf("%s_2dpid%d", web, os.Getpid())
+		record := second.log.says(t, "Another instance is called web, this one is on the bus as "+own+"; give it a --name= of its own.")
+		equal(t, "level", record.Level, slog.LevelWarn)
+		second.dial("tcp")
+
+		conn := daemon.ConnectAs(t, bustest.Nobody)
+		target := func(name string) string {
+			var value dbus.Variant
+			q := getting(Interface, "Target")
+			q.to = name
+			must(t, do(t, conn, q).Store(&value))
+			return value.Value().(string)
+		}
+		equal(t, "target of "+web, target(web), first.Target().String())
+		equal(t, "target of "+BaseName, target(BaseName), first.Target().String())
+		equal(t, "target of "+own, target(own), second.Target().String())
+
+		their := owner(t, conn, own)
+		first.Kill()
+		wait(t, "the end of the first", first.Done())
+		first.server.Close()
+		eventually(t, "the second has the names", func() bool {
+			return owner(t, conn, web) == their && owner(t, conn, BaseName) == their
+		})
+		equal(t, "target of "+web, target(web), second.Target().String())
+		equal(t, "target of "+own, target(own), second.Target().String())
+	})
+}
+
+func TestTheLastChangeIsToldBeforeTheNamesGo(t *testing.T) {
+	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+		r := newRigOn(t, daemon)
+		conn := daemon.Connect(t)
+		signals := make(chan *dbus.Signal, 100)
+		conn.Signal(signals)
+		must(t, conn.AddMatchSignal(dbus.WithMatchMember("PropertiesChanged")))
+		must(t, conn.AddMatchSignal(dbus.WithMatchMember("NameOwnerChanged"), dbus.WithMatchArg(0, web)))
+		client := r.dial("tcp")
+		closed := make(chan struct{})
+		go func() { // as proxyd does
+			<-r.Done()
+			r.server.Close()
+			close(closed)
+		}()
+		must(t, ask(t, conn, "Exit").Err)
+		client.Close()
+		state := ""
+		for {
+			s := bustest.Receive(t, signals)
+			if s.Name == driverName+".NameOwnerChanged" {
+				break
+			}
+			if s.Name == propertiesInterface+".PropertiesChanged" {
+				if value, ok := s.Body[1].(map[string]dbus.Variant)["State"]; ok {
+					state = value.Value().(string)
+				}
+			}
+		}
+		equal(t, "the last state told", state, "exiting")
+		wait(t, "the end of the server", closed)
+	})
+}

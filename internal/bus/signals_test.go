@@ -1,0 +1,357 @@
+package bus
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"example.org/socketproxy/internal/bustest"
+	"example.org/socketproxy/internal/forward"
+	"github.com/godbus/dbus/v5"
+	"golang.org/x/time/rate"
+)
+
+// listener is a connection that receives signals.
+type listener struct {
+	*dbus.Conn
+	t       *testing.T
+	signals chan *dbus.Signal
+}
+
+func (r *rig) listener(uid uint32) *listener {
+	r.t.Helper()
+	conn := r.daemon.Connect(r.t)
+	if uid != 0 {
+		conn = r.daemon.ConnectAs(r.t, uid)
+	}
+	l := &listener{conn, r.t, make(chan *dbus.Signal, 10_000)}
+	conn.Signal(l.signals)
+	return l
+}
+
+func (r *rig) subscriber() *listener {
+	r.t.Helper()
+	l := r.listener(0)
+	must(r.t, ask(r.t, l.Conn, "Subscribe").Err)
+	return l
+}
+
+// next waits for a signal of a member, and passes over all others.
+func (l *listener) next(member string) *dbus.Signal {
+	l.t.Helper()
+	for {
+		if s := bustest.Receive(l.t, l.signals); strings.HasSuffix(s.Name, "."+member) {
+			return s
+		}
+	}
+}
+
+// hears says how many signals of an interface have come in. A bus keeps their order, so that all that were sent before this
+// call are among them.
+func (l *listener) hears(iface string) (n int) {
+	l.t.Helper()
+	must(l.t, l.BusObject().Call(driverName+".GetId", 0).Err)
+	for {
+		select {
+		case s := <-l.signals:
+			if strings.HasPrefix(s.Name, iface+".") {
+				n++
+			}
+		default:
+			return n
+		}
+	}
+}
+
+// change waits until a property is told to have changed, and passes over all others.
+func (l *listener) change(name string) any {
+	l.t.Helper()
+	for {
+		s := l.next("PropertiesChanged")
+		equal(l.t, "interface", s.Body[0], any(Interface))
+		equal(l.t, "invalidated", len(s.Body[2].([]string)), 0)
+		if value, ok := s.Body[1].(map[string]dbus.Variant)[name]; ok {
+			return value.Value()
+		}
+	}
+}
+
+func TestSubscribersAndNobodyElseHearOfConnections(t *testing.T) {
+	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+		r := newRigOn(t, daemon)
+		third := r.listener(bustest.Nobody)
+		must(t, third.AddMatchSignal(dbus.WithMatchInterface(Interface)))
+		must(t, third.AddMatchSignal(dbus.WithMatchSender(BaseName)))
+		one, two := r.subscriber(), r.subscriber()
+		must(t, ask(t, two.Conn, "Subscribe").Err) // twice: each signal comes once all the same
+
+		began := time.Now()
+		client := r.dial("tcp")
+		from := client.LocalAddr().String()
+		client.Close()
+		for _, l := range []*listener{one, two} {
+			opened := l.next("ConnectionNew")
+			equal(t, "sender", opened.Sender, owner(t, l.Conn, web))
+			equal(t, "path", opened.Path, dbus.ObjectPath(Path))
+			equal(t, "name", opened.Name, Interface+".ConnectionNew")
+			equal(t, "body", fmt.Sprint(opened.Body), fmt.Sprint([]any{1, from, r.Target()}))
+			closed := l.next("ConnectionRemoved")
+			equal(t, "body", fmt.Sprint(closed.Body[:4]), fmt.Sprint([]any{1, forward.ReasonFinished, 1, 1}))
+			if µs := closed.Body[4].(uint64); µs == 0 || µs > uint64(time.Since(began)/time.Microsecond) {
+				t.Errorf("it lasted %d µs", µs)
+			}
+		}
+		must(t, r.Drain(forward.DrainOptions{Refuse: true}))
+		if c, err := net.Dial("tcp", r.tcp); err == nil { // else it was refused before it knew that it was connected
+			defer c.Close()
+		}
+		refused := one.next("ConnectionRefused")
+		equal(t, "reason", refused.Body[1], any("draining"))
+		if client := refused.Body[0].(string); !strings.HasPrefix(client, "127.0.0.1:") {
+			t.Errorf("client %s", client)
+		}
+		two.next("ConnectionRefused")
+		equal(t, "further signals", one.hears(Interface)+two.hears(Interface), 0)
+		equal(t, "signals that a third one hears", third.hears(Interface), 0)
+	})
+}
+
+func TestTheReasonOfAnEndIsTold(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	l := r.subscriber()
+	r.dial("unix")
+	must(t, ask(t, l.Conn, "CloseConnections", filter()).Err)
+	equal(t, "reason", l.next("ConnectionRemoved").Body[1], any("killed"))
+	c := r.dial("tcp").(*net.TCPConn)
+	must(t, c.SetLinger(0))
+	c.Close()
+	equal(t, "reason", l.next("ConnectionRemoved").Body[1], any("client-reset"))
+	r.dial("tcp")
+	must(t, ask(t, l.Conn, "Drain", uint64(1000), uint32(0)).Err)
+	equal(t, "reason", l.next("ConnectionRemoved").Body[1], any("deadline"))
+}
+
+func TestWhoUnsubscribesHearsNoMore(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	l, witness := r.subscriber(), r.subscriber()
+	r.dial("tcp").Close()
+	l.next("ConnectionRemoved")
+	must(t, ask(t, l.Conn, "Unsubscribe").Err)
+	r.dial("tcp").Close()
+	witness.next("ConnectionRemoved")
+	witness.next("ConnectionRemoved")
+	equal(t, "signals after the end", l.hears(Interface), 0)
+
+	must(t, ask(t, l.Conn, "Subscribe").Err)
+	r.dial("tcp").Close()
+	equal(t, "id", l.next("ConnectionNew").Body[0], any(uint64(3)))
+}
+
+// What waits for a subscriber is not sent to one who has unsubscribed meanwhile.
+func TestWhatWaitsForASubscriberIsDroppedWhenItUnsubscribes(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(s *Server) { s.pace.signals = rate.NewLimiter(1000, 1) })
+	l := r.subscriber()
+	for range 200 {
+		c, err := net.Dial("unix", r.unix)
+		must(t, err)
+		c.Close()
+	}
+	eventually(t, "they have gone", func() bool { return r.NumConnections() == 0 })
+	l.next("ConnectionNew")
+	must(t, ask(t, l.Conn, "Unsubscribe").Err)
+	l.hears(Interface) // one may have been on its way
+	limiter := r.server.pace.signals
+	must(t, limiter.WaitN(context.Background(), 1))
+	equal(t, "signals after the end", l.hears(Interface), 0)
+}
+
+// rules are those that the bus keeps for the proxy.
+func rules(t *testing.T, conn *dbus.Conn) []string {
+	t.Helper()
+	var all map[string][]string
+	must(t, conn.BusObject().Call("org.freedesktop.DBus.Debug.Stats.GetAllMatchRules", 0).Store(&all))
+	return all[owner(t, conn, web)]
+}
+
+func TestASubscriberWhoLeavesIsForgotten(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	conn := r.daemon.Connect(t)
+	equal(t, "rules at first", len(rules(t, conn)), 0)
+	leaves, stays := r.subscriber(), r.subscriber()
+	equal(t, "rules with two subscribers", len(rules(t, conn)), 2)
+	leaves.Close()
+	eventually(t, "the rule for it is gone", func() bool { return len(rules(t, conn)) == 1 })
+	r.dial("tcp")
+	stays.next("ConnectionNew")
+	must(t, ask(t, stays.Conn, "Unsubscribe").Err)
+	eventually(t, "the last rule is gone", func() bool { return len(rules(t, conn)) == 0 })
+}
+
+func TestSubscribersAreBounded(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	var all []*listener
+	for range subscribersMax {
+		all = append(all, r.subscriber())
+	}
+	late := r.daemon.Connect(t)
+	equal(t, "error", nameOf(ask(t, late, "Subscribe").Err), errLimitsExceeded)
+	must(t, ask(t, all[0].Conn, "Subscribe").Err) // is in already
+	must(t, ask(t, all[1].Conn, "Unsubscribe").Err)
+	must(t, ask(t, late, "Subscribe").Err)
+	again := r.daemon.Connect(t)
+	all[2].Close()
+	eventually(t, "there is room after one has left", func() bool { return ask(t, again, "Subscribe").Err == nil })
+}
+
+func TestASubscriberWhoNeverReadsHoldsUpNobody(t *testing.T) {
+	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+		r := newRigOn(t, daemon)
+		var stuck atomic.Bool
+		release := make(chan struct{})
+		lazy, err := dbus.Connect(daemon.Address(), dbus.WithIncomingInterceptor(func(*dbus.Message) {
+			if stuck.Load() {
+				<-release
+			}
+		}))
+		must(t, err)
+		must(t, ask(t, lazy, "Subscribe").Err)
+		stuck.Store(true)
+		t.Cleanup(func() { close(release); lazy.Close() })
+
+		diligent := r.subscriber()
+		const n = 400
+		for range n {
+			c, err := net.Dial("unix", r.unix)
+			must(t, err)
+			c.Close()
+		}
+		for range n {
+			diligent.next("ConnectionRemoved")
+		}
+		r.dial("tcp")
+		allProperties(t, daemon.Connect(t))
+	})
+}
+
+func TestSignalsThatDoNotFitAreCountedInTheLog(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(s *Server) { s.pace.signals = rate.NewLimiter(rate.Every(10*time.Millisecond), 1) })
+	l := r.subscriber()
+	const n = signalQueueMax/2 + 100
+	for range n {
+		c, err := net.Dial("unix", r.unix)
+		must(t, err)
+		c.Close()
+	}
+	var all map[string]dbus.Variant
+	eventually(t, "they have gone", func() bool {
+		all = allProperties(t, l.Conn)
+		return all["NAccepted"].Value() == uint64(n) && all["NConnections"].Value() == uint32(0)
+	})
+	name := l.Names()[0]
+	l.Close()
+	record := r.log.says(t, " signals to the subscriber "+name+" were dropped, it took them too slowly.")
+	equal(t, "level", record.Level, slog.LevelInfo)
+	var dropped int
+	_, err := fmt.Sscan(record.Message, &dropped)
+	must(t, err)
+	if dropped < 1 || dropped > 2*n-signalQueueMax {
+		t.Errorf("%d of %d signals were dropped", dropped, 2*n)
+	}
+}
+
+func TestSubscriptionsEndWithTheBus(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.subscriber()
+	r.daemon.Restart()
+	r.log.says(t, "On the bus as ", 2)
+	conn := r.daemon.Connect(t)
+	equal(t, "rules", len(rules(t, conn)), 0)
+	equal(t, "error", nameOf(ask(t, conn, "Unsubscribe").Err), errNotSubscribed)
+}
+
+func TestEverybodyHearsOfChangedProperties(t *testing.T) {
+	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+		r := newRigOn(t, daemon)
+		l := r.listener(bustest.Nobody)
+		must(t, l.AddMatchSignal(dbus.WithMatchObjectPath(Path), dbus.WithMatchInterface(propertiesInterface)))
+		root := daemon.Connect(t)
+
+		must(t, ask(t, root, "SetConnectionsMax", uint32(7)).Err)
+		equal(t, "limit", l.change("ConnectionsMax"), any(uint32(7)))
+		must(t, set(t, root, "ConnectionsMax", uint32(8)).Err)
+		equal(t, "limit", l.change("ConnectionsMax"), any(uint32(8)))
+		must(t, set(t, root, "ExitIdleTimeUSec", uint64(3600e6)).Err)
+		equal(t, "idle time", l.change("ExitIdleTimeUSec"), any(uint64(3600e6)))
+		must(t, ask(t, root, "SetExitIdleTime", uint64(7200e6)).Err)
+		equal(t, "idle time", l.change("ExitIdleTimeUSec"), any(uint64(7200e6)))
+
+		client := r.dial("tcp")
+		equal(t, "connections", l.change("NConnections"), any(uint32(1)))
+		must(t, ask(t, root, "Drain", uint64(3600e6), uint32(0)).Err)
+		s := l.next("PropertiesChanged").Body[1].(map[string]dbus.Variant)
+		equal(t, "state", s["State"].Value(), any("draining"))
+		equal(t, "deadline", s["DrainDeadline"].Value(), any(uint64(r.DrainDeadline().UnixMicro())))
+		equal(t, "properties in the signal", len(s), 2)
+		must(t, ask(t, root, "Resume").Err)
+		s = l.next("PropertiesChanged").Body[1].(map[string]dbus.Variant)
+		equal(t, "state", s["State"].Value(), any("running"))
+		equal(t, "deadline", s["DrainDeadline"].Value(), any(uint64(0)))
+		must(t, ask(t, root, "Drain", uint64(0), uint32(0)).Err)
+		equal(t, "state", l.change("State"), any("draining"))
+		client.Close()
+		for l.change("State") != "drained" {
+		}
+	})
+}
+
+func TestChangesAreToldAFewTimesASecondAndTheLastOneIsTheTruth(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	l := r.listener(0)
+	must(t, l.AddMatchSignal(dbus.WithMatchInterface(propertiesInterface)))
+	began := time.Now()
+	var clients []net.Conn
+	for range 200 {
+		c, err := net.Dial("unix", r.unix)
+		must(t, err)
+		clients = append(clients, c)
+	}
+	signals := 0
+	for told := uint32(0); told != 200; signals++ {
+		told = l.change("NConnections").(uint32)
+	}
+	for _, c := range clients {
+		_, _ = io.WriteString(c, "x")
+		c.Close()
+	}
+	for told := uint32(200); told != 0; signals++ {
+		told = l.change("NConnections").(uint32)
+	}
+	if most := 3 + int(time.Since(began)/changeInterval); signals > most {
+		t.Errorf("%d signals in %v", signals, time.Since(began))
+	}
+}
+
+func TestNothingIsToldWhereNothingHasChanged(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	l := r.listener(0)
+	must(t, l.AddMatchSignal(dbus.WithMatchInterface(propertiesInterface)))
+	must(t, set(t, l.Conn, "ConnectionsMax", r.ConnectionsMax()).Err)
+	must(t, set(t, l.Conn, "ConnectionsMax", uint32(5)).Err)
+	equal(t, "limit", l.change("ConnectionsMax"), any(uint32(5)))
+	equal(t, "further signals", l.hears(propertiesInterface), 0)
+}

@@ -1,0 +1,5 @@
+//go:build !race
+
+package bus
+
+var buildFlags, environment []string
