@@ -4,6 +4,20 @@ GO      ?= go
 PREFIX  ?= /usr/local
 DESTDIR ?=
 BINDIR  ?= $(PREFIX)/bin
+DATADIR ?= $(PREFIX)/share
+MANDIR  ?= $(DATADIR)/man
+
+# systemd reads units and users below /usr/local too. The D-Bus daemons and polkit do not, so that their files leave the
+# prefix when it is another than /usr.
+UNITDIR     ?= $(PREFIX)/lib/systemd/system
+SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
+ifeq ($(PREFIX),/usr)
+DBUSPOLICYDIR ?= $(DATADIR)/dbus-1/system.d
+else
+DBUSPOLICYDIR ?= /etc/dbus-1/system.d
+endif
+POLKITDIR   ?= /usr/share/polkit-1/actions
+CONFDIR     ?= /etc/proxyd
 
 # What --version prints.
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
@@ -35,13 +49,54 @@ bench: build
 run: build
 	$(GO) run ./demo -build build -to '$(TO)'
 
-install: build
-	install -D -m 755 build/proxyd $(DESTDIR)$(BINDIR)/proxyd
+# What is installed, SOURCE:DESTINATION; programs first.
+PROGRAMS = build/proxyd:$(BINDIR)/proxyd build/proxyctl:$(BINDIR)/proxyctl
+FILES = \
+	units/proxyd@.service:$(UNITDIR)/proxyd@.service \
+	units/proxyd@.socket:$(UNITDIR)/proxyd@.socket \
+	units/proxyd.sysusers.conf:$(SYSUSERSDIR)/proxyd.conf \
+	dbus-policy/org.example.SocketProxy1.conf:$(DBUSPOLICYDIR)/org.example.SocketProxy1.conf \
+	dbus-policy/org.example.SocketProxy1.policy:$(POLKITDIR)/org.example.SocketProxy1.policy \
+	internal/bus/org.example.SocketProxy1.xml:$(DATADIR)/dbus-1/interfaces/org.example.SocketProxy1.xml \
+	man/proxyd.8:$(MANDIR)/man8/proxyd.8 \
+	man/proxyctl.1:$(MANDIR)/man1/proxyctl.1 \
+	man/org.example.SocketProxy1.5:$(MANDIR)/man5/org.example.SocketProxy1.5 \
+	build/completion/bash:$(DATADIR)/bash-completion/completions/proxyctl \
+	build/completion/zsh:$(DATADIR)/zsh/site-functions/_proxyctl \
+	build/completion/fish:$(DATADIR)/fish/vendor_completions.d/proxyctl.fish
 
+from = $(firstword $(subst :, ,$(1)))
+to = $(DESTDIR)$(lastword $(subst :, ,$(1)))
+
+completion: build
+	mkdir -p build/completion
+	for shell in bash zsh fish; do build/proxyctl completion $$shell >build/completion/$$shell || exit; done
+
+install: build completion
+	$(foreach f,$(PROGRAMS),install -D -m 755 $(call from,$(f)) $(call to,$(f)) &&) :
+	$(foreach f,$(FILES),install -D -m 644 $(call from,$(f)) $(call to,$(f)) &&) :
+	install -d -m 755 $(DESTDIR)$(CONFDIR)
+
+# The settings of instances in $(CONFDIR) are the administrator's, and stay.
 uninstall:
-	rm -f $(DESTDIR)$(BINDIR)/proxyd
+	rm -f $(foreach f,$(PROGRAMS) $(FILES),$(call to,$(f)))
+	-rmdir $(DESTDIR)$(CONFDIR)
+
+# The version of the package: letters first would sort above every number.
+DEBVERSION ?= $(patsubst v%,%,$(shell git describe --tags --match 'v[0-9]*' 2>/dev/null || echo 0.1~git$$(git log -1 --format=%cd.%h --date=format:%Y%m%d)))
+NFPM ?= $(GO) run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
+
+deb:
+	rm -rf build/root build/deb
+	$(MAKE) install DESTDIR=build/root PREFIX=/usr
+	mkdir -p build/root/usr/share/zsh/vendor-completions build/deb
+	mv build/root/usr/share/zsh/site-functions/_proxyctl build/root/usr/share/zsh/vendor-completions/
+	rmdir build/root/usr/share/zsh/site-functions
+	find build/root/usr/share/man -type f -exec gzip -9n {} +
+	packaging/documents '$(DEBVERSION)' build/deb
+	ARCH=$$($(GO) env GOARCH) VERSION='$(DEBVERSION)' $(NFPM) package -f packaging/nfpm.yaml -p deb -t build/
 
 clean:
 	rm -rf build
 
-.PHONY: all build test lint bench run install uninstall clean
+.PHONY: all build completion test lint bench run install uninstall deb clean

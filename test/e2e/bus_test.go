@@ -1,0 +1,167 @@
+package e2e
+
+import (
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+
+	"example.org/socketproxy/internal/testenv"
+)
+
+// onBus waits until an instance is there for proxyctl; it serves clients before.
+func (m *machine) onBus(t *testing.T, busName string) {
+	t.Helper()
+	testenv.Need(t, "gdbus", "libglib2.0-bin")
+	m.run(t, "gdbus", "wait", "--system", "--timeout=20", "org.example.SocketProxy1."+busName)
+}
+
+func TestTheSandboxLeavesTheBus(t *testing.T) {
+	m := onMachine(t)
+	i := instance{name: "controlled", target: m.echo(t, "tcp")}
+	m.connect(t, "tcp", m.proxy(t, i))
+	m.onBus(t, "controlled")
+
+	if connections := m.run(t, "proxyctl", "connections", "controlled"); !strings.Contains(connections, i.target) {
+		t.Errorf("proxyctl shows\n%s", connections)
+	}
+	m.run(t, "systemctl", "service-log-level", i.unit(), "debug")
+	if level := m.run(t, "systemctl", "service-log-level", i.unit()); level != "debug\n" {
+		t.Errorf("the log level is %s", level)
+	}
+}
+
+// The unit says how the name of such an instance is written on the bus.
+func TestAnInstanceWithADashHasALogLevelOnceItsBusNameIsSet(t *testing.T) {
+	m := onMachine(t)
+	i := instance{name: "my-web", target: m.echo(t, "tcp"), service: "[Service]\nBusName=org.example.SocketProxy1.my_2dweb\n"}
+	m.connect(t, "tcp", m.proxy(t, i))
+	m.onBus(t, "my_2dweb")
+	if level := m.run(t, "systemctl", "service-log-level", i.unit()); level != "info\n" {
+		t.Errorf("the log level is %s", level)
+	}
+}
+
+func TestProxyctlSetsDrainsResumesAndEnds(t *testing.T) {
+	m := onMachine(t)
+	i := instance{name: "steered", target: m.echo(t, "tcp")}
+	address := m.proxy(t, i)
+	m.connect(t, "tcp", address)
+	m.onBus(t, i.name)
+
+	m.run(t, "proxyctl", "set", i.name, "connections-max=7")
+	if limit := m.run(t, "proxyctl", "show", "--property=ConnectionsMax", "--value", i.name); limit != "7\n" {
+		t.Errorf("the limit is %s", limit)
+	}
+	m.run(t, "proxyctl", "drain", "--no-exit", "--no-wait", i.name)
+	m.until(t, i.unit(), "Service.StatusText", equals("Draining, 1 connection left."))
+	m.run(t, "proxyctl", "resume", i.name)
+	m.connect(t, "tcp", address)
+	m.run(t, "proxyctl", "close", i.name, "--client=127.0.0.1")
+	m.run(t, "proxyctl", "exit", i.name)
+	m.until(t, i.unit(), "Unit.ActiveState", equals("inactive"))
+	if err := m.ask("tcp", address); err != nil {
+		t.Errorf("the next client: %v", err)
+	}
+}
+
+func TestPolkitDecidesWhatAUserMayDo(t *testing.T) {
+	m := onMachine(t)
+	testenv.Need(t, "pkaction", "polkitd")
+	i := instance{name: "guarded", target: m.echo(t, "tcp")}
+	m.connect(t, "tcp", m.proxy(t, i))
+	m.onBus(t, i.name)
+	look := []string{"runuser", "-u", "nobody", "--", "proxyctl", "--no-ask-password", "connections", i.name}
+
+	output, err := m.command(look...).CombinedOutput()
+	if err == nil || !strings.HasPrefix(string(output), "proxyctl: cannot list the connections of guarded: ") {
+		t.Errorf("%v\n%s", err, output)
+	}
+	m.write(t, "/etc/polkit-1/rules.d/10-e2e.rules", `polkit.addRule(function(action, subject) {
+	if (action.id == "org.example.SocketProxy1.list" && subject.user == "nobody")
+		return polkit.Result.YES;
+});`)
+	m.run(t, "systemctl", "restart", "polkit.service")
+	if connections := m.run(t, look...); !strings.Contains(connections, i.target) {
+		t.Errorf("proxyctl shows\n%s", connections)
+	}
+}
+
+// Neither is parallel, because they take the bus from under the other tests.
+func TestABusThatDiesTakesNoByteAlong(t *testing.T) {
+	for _, daemon := range []struct{ service, debianPackage string }{
+		{"dbus-broker.service", "dbus-broker"},
+		{"dbus.service", "dbus"},
+	} {
+		t.Run(daemon.debianPackage, func(t *testing.T) {
+			m := aloneOnMachine(t)
+			if _, err := m.files.Stat("usr/lib/systemd/system/" + daemon.service); err != nil {
+				testenv.Without(t, "%s is not installed (Debian package %s)", daemon.service, daemon.debianPackage)
+			}
+			m.useBus(t, daemon.service)
+			m.killBusUnderLoad(t)
+		})
+	}
+}
+
+// useBus makes a service the system bus. dbus.service is dbus-daemon's own unit, which the link of another one hides.
+func (m *machine) useBus(t *testing.T, service string) {
+	t.Helper()
+	m.run(t, "systemctl", "stop", "dbus.socket", "dbus.service")
+	_ = m.files.Remove("etc/systemd/system/dbus.service")
+	if service != "dbus.service" {
+		if err := m.files.Symlink("/usr/lib/systemd/system/"+service, "etc/systemd/system/dbus.service"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.run(t, "systemctl", "daemon-reload")
+	m.run(t, "systemctl", "start", "dbus.socket", "dbus.service")
+	if id := m.property(t, "dbus.service", "Unit.Id"); id != service {
+		t.Fatalf("the bus is %v", id)
+	}
+}
+
+func (m *machine) killBusUnderLoad(t *testing.T) {
+	t.Helper()
+	i := instance{name: "busless", target: m.echo(t, "tcp")}
+	address := m.proxy(t, i)
+	c := m.connect(t, "tcp", address)
+	m.onBus(t, i.name)
+	before := m.mainPID(t, i.unit())
+
+	busIsBack := make(chan struct{})
+	var sent, received int64
+	var streaming sync.WaitGroup
+	streaming.Go(func() {
+		defer c.(*net.TCPConn).CloseWrite()
+		for block := make([]byte, 64<<10); ; {
+			n, err := c.Write(block)
+			sent += int64(n)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			select {
+			case <-busIsBack:
+				return
+			default:
+			}
+		}
+	})
+	streaming.Go(func() { received, _ = io.Copy(io.Discard, c) })
+	m.run(t, "systemctl", "kill", "--signal=KILL", "dbus.service")
+	if err := m.ask("tcp", address); err != nil {
+		t.Error(err)
+	}
+	m.run(t, "systemctl", "start", "dbus.service")
+	close(busIsBack)
+	streaming.Wait()
+	if received != sent {
+		t.Errorf("%d bytes of %d came back", received, sent)
+	}
+	m.onBus(t, i.name)
+	if after := m.mainPID(t, i.unit()); after != before {
+		t.Errorf("the process is %d, and was %d", after, before)
+	}
+}

@@ -1,0 +1,56 @@
+package e2e
+
+import (
+	"sync"
+	"testing"
+	"time"
+)
+
+// A backend with StopWhenUnneeded= goes when the idle proxy does, and both come again for the next client. Clients who come
+// just before, at and just after the exit are all served.
+func TestIdleExitStopsBothAndLosesNobody(t *testing.T) {
+	m := onMachine(t)
+	const (
+		rounds, each = 10, 20 // 200 clients
+		idleTime     = 200 * time.Millisecond
+	)
+	backend := "/run/idle-backend/socket"
+	m.write(t, "/etc/systemd/system/idle-backend.service", `[Unit]
+StopWhenUnneeded=yes
+[Service]
+ExecStart=socat UNIX-LISTEN:`+backend+`,fork EXEC:cat
+RuntimeDirectory=idle-backend
+UMask=0111
+SuccessExitStatus=143
+`)
+	i := instance{name: "idle", target: backend, options: "--exit-idle-time=200ms", service: `[Unit]
+Requires=idle-backend.service
+After=idle-backend.service
+`}
+	address := m.proxy(t, i)
+
+	for range rounds {
+		if err := m.ask("tcp", address); err != nil {
+			t.Fatal(err)
+		}
+		var clients sync.WaitGroup
+		for n := range each {
+			clients.Go(func() {
+				// One client each 2 ms, from 20 ms before the idle time is over until 20 ms after it.
+				time.Sleep(idleTime + time.Duration(2*n-each)*time.Millisecond)
+				if err := m.ask("tcp", address); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		clients.Wait()
+	}
+	m.until(t, "idle-backend.service", "Unit.ActiveState", equals("inactive"))
+	m.until(t, i.unit(), "Unit.ActiveState", equals("inactive"))
+	if state := m.property(t, i.socketUnit(), "Unit.SubState"); state != "listening" {
+		t.Errorf("the socket is %v", state)
+	}
+	if result := m.property(t, i.unit(), "Service.Result"); result != "success" {
+		t.Errorf("the proxy ended with %v", result)
+	}
+}

@@ -1,0 +1,209 @@
+package e2e
+
+import (
+	"bytes"
+	_ "embed"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// patience is how long a test waits for what must happen. Only a test that fails waits that long.
+const patience = 20 * time.Second
+
+//go:embed boot.sh
+var bootScript string
+
+// machine is a systemd with all that it runs.
+type machine struct {
+	dir    string
+	cgroup string // its name, in the root of the cgroup hierarchy
+	init   *exec.Cmd
+	output bytes.Buffer  // of the boot script, for its complaints
+	ended  chan struct{} // closed once init was waited for
+
+	files   *os.Root
+	network *os.File // its network namespace
+	units   *units
+}
+
+// possible says what a machine needs that this one lacks.
+func possible() error {
+	if os.Geteuid() != 0 {
+		return errors.New("only root can make the namespaces for it")
+	}
+	for _, program := range []string{"/lib/systemd/systemd", "/usr/bin/systemd-stdio-bridge"} {
+		if _, err := os.Stat(program); err != nil {
+			return fmt.Errorf("%w (Debian package systemd)", err)
+		}
+	}
+	if _, err := exec.LookPath("make"); err != nil {
+		return fmt.Errorf("%w (Debian package make)", err)
+	}
+	return nil
+}
+
+// newMachine installs proxyd on a machine that is to be booted.
+func newMachine() (*machine, error) {
+	dir, err := os.MkdirTemp("", "proxyd-e2e")
+	if err != nil {
+		return nil, err
+	}
+	m := &machine{dir: dir, cgroup: filepath.Base(dir), ended: make(chan struct{})}
+	install := exec.Command("make", "--silent", "-C", "../..", "install", "PREFIX=/usr", "DESTDIR="+filepath.Join(dir, "tree"))
+	if output, err := install.CombinedOutput(); err != nil {
+		m.end()
+		return nil, fmt.Errorf("make install: %w\n%s", err, output)
+	}
+	return m, nil
+}
+
+func (m *machine) boot() (err error) {
+	if err := m.start(); err != nil {
+		return err
+	}
+	if m.files, err = os.OpenRoot(m.outside("")); err != nil {
+		return err
+	}
+	if m.network, err = os.Open(fmt.Sprintf("/proc/%d/ns/net", m.init.Process.Pid)); err != nil {
+		return err
+	}
+	if m.units, err = m.watchUnits(); err != nil {
+		return err
+	}
+	// As the maintainer scripts of a package do. The bus reads its policy, with this user in it, when it starts.
+	if output, err := m.command("systemd-sysusers", "proxyd.conf").CombinedOutput(); err != nil {
+		return fmt.Errorf("systemd-sysusers: %w\n%s", err, output)
+	}
+	return nil
+}
+
+// start returns when systemd says that it is up.
+func (m *machine) start() error {
+	address := &net.UnixAddr{Name: filepath.Join(m.dir, "notify"), Net: "unixgram"}
+	notify, err := net.ListenUnixgram("unixgram", address)
+	if err != nil {
+		return err
+	}
+	defer notify.Close()
+
+	m.init = exec.Command("/bin/sh", "-e", "-c", bootScript, "boot.sh", m.cgroup)
+	m.init.Dir = m.dir
+	m.init.Stdout, m.init.Stderr = &m.output, &m.output
+	m.init.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
+		Setsid:     true,
+		Pdeathsig:  unix.SIGKILL, // for a test program that is killed itself
+	}
+	if err := m.init.Start(); err != nil {
+		return fmt.Errorf("no namespaces: %w", err)
+	}
+	go func() {
+		_ = m.init.Wait() // never a success
+		close(m.ended)
+		notify.Close()
+	}()
+
+	// The service manager of a container says READY=1 when it has booted, as a service does: systemd(1).
+	if err := notify.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	for message := make([]byte, 4096); ; {
+		n, err := notify.Read(message)
+		if errors.Is(err, net.ErrClosed) {
+			return fmt.Errorf("it ended while it booted\n%s", m.output.String())
+		}
+		if err != nil {
+			return fmt.Errorf("it has not booted after %v: %w", patience, err)
+		}
+		if strings.Contains("\n"+string(message[:n])+"\n", "\nREADY=1\n") {
+			return nil
+		}
+	}
+}
+
+// kill ends systemd, and with it every process of its PID namespace.
+func (m *machine) kill() {
+	_ = m.init.Process.Kill() // fails only where it has ended
+	<-m.ended
+}
+
+// end leaves nothing of the machine.
+func (m *machine) end() {
+	if m.units != nil {
+		m.units.close()
+	}
+	if m.network != nil {
+		m.network.Close()
+	}
+	if m.files != nil {
+		m.files.Close()
+	}
+	if m.init != nil && m.init.Process != nil {
+		m.kill()
+		m.removeCgroups()
+	}
+	os.RemoveAll(m.dir)
+}
+
+// removeCgroups takes away what systemd does not at its end, because it is killed.
+func (m *machine) removeCgroups() {
+	remove := exec.Command("unshare", "--mount", "/bin/sh", "-e", "-c", `
+		mount -t cgroup2 none cgroup || exit 0 # then it did not come that far
+		find "cgroup/$1" -depth -type d -exec rmdir {} +`, "sh", m.cgroup)
+	remove.Dir = m.dir
+	if output, err := remove.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "e2e: a cgroup is left: %v\n%s", err, output)
+	}
+}
+
+// outside is how the test reaches a file of the machine that is no regular one.
+func (m *machine) outside(file string) string {
+	return filepath.Join("/proc", strconv.Itoa(m.init.Process.Pid), "root", file)
+}
+
+// command is a program on the machine, as root.
+func (m *machine) command(argv ...string) *exec.Cmd {
+	enter := []string{"--target", strconv.Itoa(m.init.Process.Pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup",
+		"--", "env", "-i",
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8"}
+	return exec.Command("nsenter", append(enter, argv...)...)
+}
+
+// run runs a program that must succeed, and returns what it prints.
+func (m *machine) run(t *testing.T, argv ...string) string {
+	t.Helper()
+	output, err := m.command(argv...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%q: %v\n%s", argv, err, output)
+	}
+	return string(output)
+}
+
+// write makes a file on the machine for the time of a test.
+func (m *machine) write(t *testing.T, file, text string) {
+	t.Helper()
+	name := strings.TrimPrefix(file, "/")
+	if err := m.files.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	_ = m.files.Remove(name) // not what a symbolic link points at
+	if err := m.files.WriteFile(name, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := m.files.Remove(name); err != nil {
+			t.Error(err)
+		}
+	})
+}

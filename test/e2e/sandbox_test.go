@@ -1,0 +1,116 @@
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+func TestTheSandboxIsTight(t *testing.T) {
+	m := onMachine(t)
+	// The threshold is in tenths.
+	output, err := m.command("systemd-analyze", "security", "--no-pager", "--threshold=10", "proxyd@any.service").CombinedOutput()
+	if err != nil {
+		t.Errorf("%v\n%s", err, output)
+	}
+}
+
+func TestTheUnitsAreFreeOfMistakes(t *testing.T) {
+	m := onMachine(t)
+	i := instance{name: "verified", target: "127.0.0.1:1"}
+	m.proxy(t, i)
+	output, err := m.command("systemd-analyze", "verify", "--man=no", i.unit(), i.socketUnit()).CombinedOutput()
+	if err != nil || strings.Contains(string(output), "proxyd") {
+		t.Errorf("%v\n%s", err, output)
+	}
+}
+
+// What is left in the sandbox is enough for every kind of backend.
+func TestTheSandboxLeavesWhatBackendsNeed(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		target  func(*testing.T, *machine) string
+		service string
+	}{
+		{name: "a TCP port", target: func(t *testing.T, m *machine) string { return m.echo(t, "tcp") }},
+		{name: "a socket in run of another user", target: func(t *testing.T, m *machine) string { return m.echo(t, "unix") }},
+		{
+			name:    "a socket of another network namespace",
+			target:  func(t *testing.T, m *machine) string { return m.echo(t, "unix") },
+			service: "[Service]\nPrivateNetwork=yes\n",
+		},
+		{
+			name: "a socket for a group",
+			target: func(t *testing.T, m *machine) string {
+				socket := m.echo(t, "unix")
+				m.run(t, "chgrp", "www-data", socket)
+				m.run(t, "chmod", "660", socket)
+				return socket
+			},
+			service: "[Service]\nSupplementaryGroups=www-data\n",
+		},
+		{
+			name:    "a socket elsewhere than in run",
+			target:  func(t *testing.T, m *machine) string { return m.echoAt(t, "/srv/app") },
+			service: "[Service]\nBindReadOnlyPaths=/srv/app\n",
+		},
+		{
+			name:    "a socket in home",
+			target:  func(t *testing.T, m *machine) string { return m.echoAt(t, "/home/app") },
+			service: "[Service]\nBindReadOnlyPaths=/home/app\nProtectHome=no\n",
+		},
+		{
+			name:    "a socket of the session of a user",
+			target:  func(t *testing.T, m *machine) string { return m.echoAt(t, "/run/user/1000") },
+			service: "[Service]\nProtectHome=no\n",
+		},
+		{
+			name: "a port in the private network of its service",
+			target: func(t *testing.T, m *machine) string {
+				m.write(t, "/etc/systemd/system/lonely.service", `[Service]
+ExecStart=socat TCP-LISTEN:80,fork,reuseaddr EXEC:cat
+PrivateNetwork=yes
+`)
+				m.startUnit(t, "lonely.service")
+				return "127.0.0.1:80"
+			},
+			service: "[Unit]\nJoinsNamespaceOf=lonely.service\n[Service]\nPrivateNetwork=yes\n",
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m := onMachine(t)
+			address := m.proxy(t, instance{
+				name:    "sandbox-" + strings.ReplaceAll(test.name, " ", "-"),
+				target:  test.target(t, m),
+				service: test.service,
+			})
+			if err := m.ask("tcp", address); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestTheFileLimitIsThatOfTheUnit(t *testing.T) {
+	m := onMachine(t)
+	i := instance{name: "files", target: m.echo(t, "tcp")}
+	m.connect(t, "tcp", m.proxy(t, i))
+	// In a container systemd may be unable to give as much as a unit asks for.
+	want := m.run(t, "systemd-run", "--wait", "--pipe", "--quiet", "--property=LimitNOFILE=524288", "sh", "-c", "ulimit -n")
+	got := m.run(t, "prlimit", "--pid="+fmt.Sprint(m.mainPID(t, i.unit())), "--nofile", "--output=SOFT", "--noheadings", "--raw")
+	if got != want {
+		t.Errorf("it is %swhere %s is possible", got, want)
+	}
+}
+
+func TestAListeningSocketThatIsAFileIsForRootOnly(t *testing.T) {
+	m := onMachine(t)
+	i := instance{name: "file", listen: "/run/file.socket", target: m.echo(t, "tcp")}
+	socket := m.proxy(t, i)
+	if mode := m.run(t, "stat", "--format=%U:%G %a", socket); mode != "root:root 660\n" {
+		t.Error(mode)
+	}
+	if err := m.ask("unix", m.outside(socket)); err != nil {
+		t.Error(err)
+	}
+}
