@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync"
 
+	"example.org/socketproxy/internal/forward"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -60,8 +61,8 @@ func (c *calls) take(msg *dbus.Message) {
 		sender:  header[string](&taken, dbus.FieldSender),
 		member:  header[string](&taken, dbus.FieldMember),
 	}
-	if !c.admit(one.sender) {
-		c.session.reply(one, nil, errorf(errLimitsExceeded, "Too many calls at once"))
+	if err := c.admit(one.sender); err != nil {
+		c.session.reply(one, nil, err)
 		return
 	}
 	go func() {
@@ -71,15 +72,18 @@ func (c *calls) take(msg *dbus.Message) {
 	}()
 }
 
-func (c *calls) admit(sender string) bool {
+func (c *calls) admit(sender string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed || c.total >= callsMax || c.callers[sender] >= callsPerCallerMax {
-		return false
+	switch {
+	case c.closed:
+		return forward.ErrExiting
+	case c.total >= callsMax || c.callers[sender] >= callsPerCallerMax:
+		return errorf(errLimitsExceeded, "Too many calls at once")
 	}
 	c.total++
 	c.callers[sender]++
-	return true
+	return nil
 }
 
 func (c *calls) finish(sender string) {

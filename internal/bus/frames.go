@@ -14,8 +14,8 @@ import (
 
 const (
 	// messageMax (bytes) is far above what a call of this interface needs, and bounds what a caller can make this process
-	// hold; the bus itself passes 32 MiB on.
-	messageMax = 256 << 10
+	// hold, which is up to seven times as much once it is decoded; the bus itself passes 32 MiB on.
+	messageMax = 64 << 10
 
 	// discardPause is about as long as a busy sender takes to fill the socket.
 	discardPause = 2 * time.Millisecond

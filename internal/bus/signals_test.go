@@ -13,6 +13,7 @@ import (
 
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/forward"
+	"example.org/socketproxy/internal/testenv"
 	"github.com/godbus/dbus/v5"
 	"golang.org/x/time/rate"
 )
@@ -177,6 +178,7 @@ func TestWhatWaitsForASubscriberIsDroppedWhenItUnsubscribes(t *testing.T) {
 // rules are those that the bus keeps for the proxy.
 func rules(t *testing.T, conn *dbus.Conn) []string {
 	t.Helper()
+	testenv.NeedRoot(t, "ask the bus for its match rules")
 	var all map[string][]string
 	must(t, conn.BusObject().Call("org.freedesktop.DBus.Debug.Stats.GetAllMatchRules", 0).Store(&all))
 	return all[owner(t, conn, web)]

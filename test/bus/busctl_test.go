@@ -140,7 +140,7 @@ func TestAUserWithoutRightsMayLookAtPropertiesOnly(t *testing.T) {
 			{"call", web, path, iface, "ListConnections", "a{sv}tu", "0", "0", "0"},
 			{"set-property", web, path, iface, "ConnectionsMax", "u", "7"},
 		} {
-			if said, ok := busctl(args...); ok || !strings.HasSuffix(said, "Access denied: polkit is not running, so that only root may do this") {
+			if said, ok := busctl(args...); ok || !strings.HasSuffix(said, ": Access denied") { // busctl has a text of its own
 				t.Errorf("busctl %q: %s", args, said)
 			}
 		}

@@ -1,0 +1,224 @@
+package bus
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	control "example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bustest"
+	"github.com/godbus/dbus/v5"
+)
+
+// names on the bus that are proxyd's.
+func names(t *testing.T, conn *dbus.Conn) (found []string) {
+	t.Helper()
+	var all []string
+	must(t, conn.BusObject().Call("org.freedesktop.DBus.ListNames", 0).Store(&all))
+	for _, name := range all {
+		if strings.HasPrefix(name, base) {
+			found = append(found, name)
+		}
+	}
+	slices.Sort(found)
+	return found
+}
+
+func TestTheNameOnTheBus(t *testing.T) {
+	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+		conn := daemon.Connect(t)
+		startProxyd(t, daemon, base+`\.web_2d8080`, "--name=web-8080")
+		nameless := startProxyd(t, daemon, base+`\..*`)
+		instance := control.UnitInstance() // that of the service that these tests run in, if any
+		if strings.HasPrefix(instance, "pid") {
+			instance = fmt.Sprintf("pid%d", nameless.cmd.Process.Pid)
+		}
+		own, err := control.InstanceBusName(instance)
+		must(t, err)
+		want := []string{base, base + ".web_2d8080", own}
+		slices.Sort(want)
+		if got := names(t, conn); !slices.Equal(got, want) {
+			t.Errorf("names: %q, want %q", got, want)
+		}
+	})
+}
+
+func TestASecondOneOfTheSameNameSaysSoAndInheritsIt(t *testing.T) {
+	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+		first := startProxyd(t, daemon, web, "--name=web")
+		second := launchProxyd(t, daemon, "--name=web")
+		own := fmt.Sprintf("%s_2dpid%d", web, second.cmd.Process.Pid)
+		second.says("Another instance is called web, this one is on the bus as " + own)
+		second.dial()
+		target := func(name string) string {
+			t.Helper()
+			return output(t, busctl(t, daemon, "get-property", name, path, iface, "ListenAddresses"))
+		}
+		equal(t, "the first", target(web), fmt.Sprintf("as 1 %q\n", first.address))
+		equal(t, "the second", target(own), fmt.Sprintf("as 1 %q\n", second.address))
+		must(t, first.cmd.Process.Signal(syscall.SIGTERM))
+		first.exits("exit status 0")
+		eventually(t, "the second has the name", func() bool {
+			text, err := busctl(t, daemon, "get-property", web, path, iface, "ListenAddresses").Output()
+			return err == nil && string(text) == fmt.Sprintf("as 1 %q\n", second.address)
+		})
+	})
+}
+
+func TestTheBusIsTheOneAskedFor(t *testing.T) {
+	t.Parallel()
+	daemon, other := bustest.Start(t, bustest.Options{}), bustest.Start(t, bustest.Options{})
+	conn, otherConn := daemon.Connect(t), other.Connect(t)
+
+	startProxyd(t, daemon, web, "--name=web", "--bus="+other.Address())
+	equal(t, "names on the system bus", len(names(t, conn)), 0)
+	equal(t, "names on the other", len(names(t, otherConn)), 2)
+
+	cmd := daemon.Command(t, proxydPath, "--name=db", "--bus=session", "--log-level=debug", "--listen=127.0.0.1:0", "127.0.0.1:1")
+	cmd.Env = append(append(cmd.Env, "DBUS_SESSION_BUS_ADDRESS="+other.Address()), environment...)
+	start(t, cmd).says(`On the bus as ` + base + `\.db\.`)
+	equal(t, "names on the system bus", len(names(t, conn)), 0)
+
+	none := launchProxyd(t, daemon, "--name=none", "--bus=none")
+	none.dial()
+	startProxyd(t, daemon, base+`\.system`, "--name=system", "--bus=system")
+	equal(t, "names on the system bus", len(names(t, conn)), 2) // had the one before wanted any, it would have been there before
+}
+
+func TestABusThatIsAskedForAndNotThereIsTold(t *testing.T) {
+	t.Parallel()
+	daemon := bustest.Start(t, bustest.Options{})
+	daemon.Kill()
+	auto := launchProxyd(t, daemon)
+	system := launchProxyd(t, daemon, "--bus=system")
+	system.says(`No D-Bus control: .*connection refused; trying again\. Forwarding goes on\.\n`)
+	auto.dial()
+	system.dial()
+	for _, p := range []*proxyd{auto, system} {
+		must(t, p.cmd.Process.Signal(syscall.SIGTERM))
+		p.exits("exit status 0")
+	}
+	equal(t, "lines on the bus where it was not asked for", strings.Count(auto.text(), "D-Bus"), 0)
+	equal(t, "lines on the bus where it was", strings.Count(system.text(), "D-Bus"), 1)
+}
+
+func TestCallsThatAreUnderWayAtSIGTERMEnd(t *testing.T) {
+	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+		p := startProxyd(t, daemon, web, "--name=web")
+		var callers sync.WaitGroup
+		begun := make(chan struct{}, 100)
+		for range 4 {
+			conn := daemon.Connect(t)
+			callers.Go(func() {
+				object := conn.Object(web, path)
+				for {
+					err := object.Call("org.freedesktop.DBus.Properties.GetAll", 0, iface).Err
+					select {
+					case begun <- struct{}{}:
+					default:
+					}
+					var e dbus.Error
+					if errors.As(err, &e) && (e.Name == "org.freedesktop.DBus.Error.ServiceUnknown" ||
+						e.Name == "org.freedesktop.DBus.Error.NameHasNoOwner" || e.Name == "org.freedesktop.DBus.Error.NoReply" ||
+						e.Name == base+".Error.Exiting") {
+						return
+					}
+					if err != nil {
+						t.Errorf("a call ended with %v", err)
+						return
+					}
+				}
+			})
+		}
+		for range cap(begun) {
+			bustest.Receive(t, begun)
+		}
+		must(t, p.cmd.Process.Signal(syscall.SIGTERM))
+		p.exits("exit status 0")
+		callers.Wait()
+	})
+}
+
+// A real file, again and again, while the bus dies three times.
+func TestNoByteIsLostWhileTheBusIsKilled(t *testing.T) {
+	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+		name := filepath.Join(t.TempDir(), "file")
+		content := make([]byte, 4<<20)
+		_, _ = rand.Read(content) // never fails
+		must(t, os.WriteFile(name, content, 0o600))
+
+		p := startProxyd(t, daemon, web, "--name=web")
+		client := p.dial()
+		must(t, client.SetDeadline(time.Now().Add(3*patience)))
+		stop, result := make(chan struct{}), make(chan error, 2)
+		var sent, got [sha256.Size]byte
+		go func() {
+			hash := sha256.New()
+			defer func() { hash.Sum(sent[:0]); result <- client.CloseWrite() }()
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				file, err := os.Open(name)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_, err = io.Copy(io.MultiWriter(client, hash), file)
+				file.Close()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}()
+		go func() {
+			hash := sha256.New()
+			_, err := io.Copy(hash, client)
+			hash.Sum(got[:0])
+			result <- err
+		}()
+		for n := 1; n <= 3; n++ {
+			daemon.Kill()
+			eventually(t, "proxyd notices", func() bool {
+				return strings.Count(p.text(), "No D-Bus control: the connection to the bus has broken") == n
+			})
+			daemon.Restart()
+			conn, began := daemon.Connect(t), time.Now()
+			eventually(t, "the names are back", func() bool { return len(names(t, conn)) == 2 })
+			if took := time.Since(began); took > time.Second {
+				t.Errorf("the names came back after %v", took)
+			}
+		}
+		close(stop)
+		must(t, bustest.Receive(t, result))
+		must(t, bustest.Receive(t, result))
+		if !bytes.Equal(sent[:], got[:]) {
+			t.Error("what came back is not what was sent")
+		}
+	})
+}
+
+// eventually waits for a condition that nothing announces.
+func eventually(t testing.TB, what string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !condition(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %v in vain: %s", patience, what)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
