@@ -55,8 +55,8 @@ func TestASocketWithoutSettingsDoesNotStart(t *testing.T) {
 	const unit = "proxyd@unset.socket"
 	m.write(t, "/etc/systemd/system/"+unit+".d/listen.conf", "[Socket]\nListenStream=127.0.0.1:"+freePort()+"\n")
 	m.run(t, "systemctl", "daemon-reload")
-	output, err := m.command("systemctl", "start", unit).CombinedOutput()
-	if err == nil || !strings.Contains(string(output), "Assertion failed") {
-		t.Errorf("%v\n%s", err, output)
+	text, err := output(m.command("systemctl", "start", unit))
+	if err == nil || !strings.Contains(text, "Assertion failed") {
+		t.Errorf("%v\n%s", err, text)
 	}
 }

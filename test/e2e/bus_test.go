@@ -74,9 +74,9 @@ func TestPolkitDecidesWhatAUserMayDo(t *testing.T) {
 	m.onBus(t, i.name)
 	look := []string{"runuser", "-u", "nobody", "--", "proxyctl", "--no-ask-password", "connections", i.name}
 
-	output, err := m.command(look...).CombinedOutput()
-	if err == nil || !strings.HasPrefix(string(output), "proxyctl: cannot list the connections of guarded: ") {
-		t.Errorf("%v\n%s", err, output)
+	text, err := output(m.command(look...))
+	if err == nil || !strings.HasPrefix(text, "proxyctl: cannot list the connections of guarded: ") {
+		t.Errorf("%v\n%s", err, text)
 	}
 	m.write(t, "/etc/polkit-1/rules.d/10-e2e.rules", `polkit.addRule(function(action, subject) {
 	if (action.id == "org.example.SocketProxy1.list" && subject.user == "nobody")
@@ -88,42 +88,9 @@ func TestPolkitDecidesWhatAUserMayDo(t *testing.T) {
 	}
 }
 
-// Neither is parallel, because they take the bus from under the other tests.
+// It is not parallel, because it takes the bus from under the other tests.
 func TestABusThatDiesTakesNoByteAlong(t *testing.T) {
-	for _, daemon := range []struct{ service, debianPackage string }{
-		{"dbus-broker.service", "dbus-broker"},
-		{"dbus.service", "dbus"},
-	} {
-		t.Run(daemon.debianPackage, func(t *testing.T) {
-			m := aloneOnMachine(t)
-			if _, err := m.files.Stat("usr/lib/systemd/system/" + daemon.service); err != nil {
-				testenv.Without(t, "%s is not installed (Debian package %s)", daemon.service, daemon.debianPackage)
-			}
-			m.useBus(t, daemon.service)
-			m.killBusUnderLoad(t)
-		})
-	}
-}
-
-// useBus makes a service the system bus. dbus.service is dbus-daemon's own unit, which the link of another one hides.
-func (m *machine) useBus(t *testing.T, service string) {
-	t.Helper()
-	m.run(t, "systemctl", "stop", "dbus.socket", "dbus.service")
-	_ = m.files.Remove("etc/systemd/system/dbus.service")
-	if service != "dbus.service" {
-		if err := m.files.Symlink("/usr/lib/systemd/system/"+service, "etc/systemd/system/dbus.service"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	m.run(t, "systemctl", "daemon-reload")
-	m.run(t, "systemctl", "start", "dbus.socket", "dbus.service")
-	if id := m.property(t, "dbus.service", "Unit.Id"); id != service {
-		t.Fatalf("the bus is %v", id)
-	}
-}
-
-func (m *machine) killBusUnderLoad(t *testing.T) {
-	t.Helper()
+	m := aloneOnMachine(t)
 	i := instance{name: "busless", target: m.echo(t, "tcp")}
 	address := m.proxy(t, i)
 	c := m.connect(t, "tcp", address)

@@ -35,9 +35,9 @@ PrivateNetwork=yes
 	for _, text := range []string{"hello", "bye", base64.StdEncoding.EncodeToString(large)} {
 		client := m.command("socat", "-t20", "-", "TCP:localhost:"+port)
 		client.Stdin = strings.NewReader(text)
-		output, err := client.CombinedOutput()
-		if err != nil || string(output) != text {
-			t.Errorf("%.20q came back as %.20q (%d bytes), %v", text, output, len(output), err)
+		echo, err := output(client)
+		if err != nil || echo != text {
+			t.Errorf("%.20q came back as %.20q (%d bytes), %v", text, echo, len(echo), err)
 		}
 	}
 }

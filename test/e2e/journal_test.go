@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
-	"time"
 )
 
 // journalCursor is the present end of the journal.
@@ -36,11 +35,11 @@ func (m *machine) entry(t *testing.T, matches ...string) (fields map[string]stri
 	if err := follow.Start(); err != nil {
 		t.Fatal(err)
 	}
-	giveUp := time.AfterFunc(patience, func() { _ = follow.Process.Kill() })
+	finished := giveUp(follow)
 	defer func() {
-		giveUp.Stop()
-		_ = follow.Process.Kill()
-		_ = follow.Wait() // it is killed
+		finished()
+		killGroup(follow)
+		_ = follow.Wait()
 	}()
 	lines := bufio.NewScanner(output)
 	if !lines.Scan() {

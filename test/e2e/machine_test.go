@@ -82,8 +82,8 @@ func (m *machine) boot() (err error) {
 		return err
 	}
 	// As the maintainer scripts of a package do. The bus reads its policy, with this user in it, when it starts.
-	if output, err := m.command("systemd-sysusers", "proxyd.conf").CombinedOutput(); err != nil {
-		return fmt.Errorf("systemd-sysusers: %w\n%s", err, output)
+	if text, err := output(m.command("systemd-sysusers", "proxyd.conf")); err != nil {
+		return fmt.Errorf("systemd-sysusers: %w\n%s", err, text)
 	}
 	return nil
 }
@@ -177,17 +177,38 @@ func (m *machine) command(argv ...string) *exec.Cmd {
 	enter := []string{"--target", strconv.Itoa(m.init.Process.Pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup",
 		"--", "env", "-i",
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8"}
-	return exec.Command("nsenter", append(enter, argv...)...)
+	cmd := exec.Command("nsenter", append(enter, argv...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // nsenter waits for a child, which a signal has to reach too
+	return cmd
+}
+
+// giveUp kills a command that takes longer than a test should wait. Its result stops that.
+func giveUp(cmd *exec.Cmd) (finished func() bool) {
+	return time.AfterFunc(patience, func() { killGroup(cmd) }).Stop
+}
+
+func killGroup(cmd *exec.Cmd) { _ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) } // it may have ended
+
+// output runs a program to its end.
+func output(cmd *exec.Cmd) (string, error) {
+	var text bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &text, &text
+	if err := cmd.Start(); err != nil {
+		return "", err
+	}
+	defer giveUp(cmd)()
+	err := cmd.Wait()
+	return text.String(), err
 }
 
 // run runs a program that must succeed, and returns what it prints.
 func (m *machine) run(t *testing.T, argv ...string) string {
 	t.Helper()
-	output, err := m.command(argv...).CombinedOutput()
+	text, err := output(m.command(argv...))
 	if err != nil {
-		t.Fatalf("%q: %v\n%s", argv, err, output)
+		t.Fatalf("%q: %v\n%s", argv, err, text)
 	}
-	return string(output)
+	return text
 }
 
 // write makes a file on the machine for the time of a test.

@@ -9,9 +9,9 @@ import (
 func TestTheSandboxIsTight(t *testing.T) {
 	m := onMachine(t)
 	// The threshold is in tenths.
-	output, err := m.command("systemd-analyze", "security", "--no-pager", "--threshold=10", "proxyd@any.service").CombinedOutput()
+	text, err := output(m.command("systemd-analyze", "security", "--no-pager", "--threshold=10", "proxyd@any.service"))
 	if err != nil {
-		t.Errorf("%v\n%s", err, output)
+		t.Errorf("%v\n%s", err, text)
 	}
 }
 
@@ -19,9 +19,9 @@ func TestTheUnitsAreFreeOfMistakes(t *testing.T) {
 	m := onMachine(t)
 	i := instance{name: "verified", target: "127.0.0.1:1"}
 	m.proxy(t, i)
-	output, err := m.command("systemd-analyze", "verify", "--man=no", i.unit(), i.socketUnit()).CombinedOutput()
-	if err != nil || strings.Contains(string(output), "proxyd") {
-		t.Errorf("%v\n%s", err, output)
+	text, err := output(m.command("systemd-analyze", "verify", "--man=no", i.unit(), i.socketUnit()))
+	if err != nil || strings.Contains(text, "proxyd") {
+		t.Errorf("%v\n%s", err, text)
 	}
 }
 

@@ -80,8 +80,8 @@ func (u *units) close() {
 	if u.conn != nil {
 		u.conn.Close()
 	}
-	_ = u.bridge.Process.Kill()
-	_ = u.bridge.Wait() // it is killed
+	killGroup(u.bridge)
+	_ = u.bridge.Wait()
 }
 
 func (u *units) nextChange() <-chan struct{} {
