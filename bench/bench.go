@@ -17,8 +17,9 @@ type bench struct {
 	proxyCPU  int
 	fileLimit int
 	origin    *origin
-	ports     int // given to proxies so far
-	disturbed int // measurements that others on this machine disturbed
+	ports     int   // given to proxies so far
+	helpers   []int // processes of the present workload, beside proxy and origin
+	disturbed int   // measurements that others on this machine disturbed
 	results   results
 }
 
@@ -37,6 +38,9 @@ func runBench(args []string) error {
 	if err != nil {
 		return err
 	}
+	if !haveBus() {
+		missing = append(missing, "the workloads of the bus ("+busProgram+" is not installed)")
+	}
 	for _, m := range missing {
 		fmt.Fprintf(os.Stderr, "left out: %s\n", m)
 	}
@@ -53,6 +57,9 @@ func runBench(args []string) error {
 		if err := furnishNamespace(); err != nil {
 			return err
 		}
+	}
+	if err := os.Setenv(systemBus, noBus); err != nil {
+		return err
 	}
 	if b.origin, err = startOrigin(b.directory); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,7 +23,7 @@ const (
 // A busyTime is how long all CPUs were busy, and how much of it this benchmark's processes used.
 type busyTime struct{ all, own time.Duration }
 
-// busyNow adds the CPU clocks of this process, of the origin and of the proxy.
+// busyNow adds the CPU clocks of this process, of the origin, of the helpers and of the proxy.
 func (b *bench) busyNow(proxy []int) (t busyTime, err error) {
 	text, err := os.ReadFile("/proc/stat")
 	if err != nil {
@@ -31,7 +32,7 @@ func (b *bench) busyNow(proxy []int) (t busyTime, err error) {
 	if t.all, err = parseCPUBusy(string(text)); err != nil {
 		return t, err
 	}
-	for _, pid := range append([]int{os.Getpid(), b.origin.cmd.Process.Pid}, proxy...) {
+	for _, pid := range slices.Concat([]int{os.Getpid(), b.origin.cmd.Process.Pid}, b.helpers, proxy) {
 		used, err := readClock(pid)
 		if err != nil {
 			return t, err

@@ -2,6 +2,7 @@
 //
 //	bench -proxyd build/proxyd
 //	bench -only pingpong-64 -rounds 3
+//	bench -proxies proxyd -only bus-flood,bus-list
 //	bench -proxyd build/proxyd -proxyd old=/tmp/proxyd-old -proxies proxyd,old
 //	bench -extra 'floor=/tmp/floor {port} {origin}'
 //
@@ -37,6 +38,8 @@ func main() {
 	switch os.Getenv(roleVariable) {
 	case "origin":
 		err = runOrigin()
+	case "flood":
+		err = runFlood(os.Args[1:])
 	case "bench":
 		err = runBench(os.Args[1:])
 	default:

@@ -32,6 +32,8 @@ type proxy struct {
 	command commandFunc
 	// activate gives the same under systemd-socket-activate; nil if the program cannot take a socket from systemd.
 	activate commandFunc
+	// ctl is the proxyctl of the same build, which may not be there.
+	ctl string
 	// ports says that command knows ports on 127.0.0.1 only, and no AF_UNIX.
 	ports bool
 }
@@ -109,6 +111,7 @@ func proxydBuild(build string) (*proxy, error) {
 	}
 	return &proxy{
 		name: name, version: firstLine(path, "--version"), kind: ours, fdsPerConnection: 2,
+		ctl: filepath.Join(filepath.Dir(path), "proxyctl"),
 		command: func(_ *bench, listen, backend string) ([]string, error) {
 			return []string{path, "--listen=" + listen, "-c", connectionsMax, backend}, nil
 		},
@@ -132,10 +135,10 @@ func socketProxyd() (*proxy, error) {
 }
 
 // underActivation runs a program that takes its socket from systemd. systemd-socket-activate becomes that program when the
-// first client comes, so the process stays the same.
+// first client comes, so the process stays the same. Of the environment it hands down what it is told to.
 func underActivation(path string) commandFunc {
 	return func(_ *bench, listen, backend string) ([]string, error) {
-		return []string{"systemd-socket-activate", "--listen=" + listen, path, "-c", connectionsMax, backend}, nil
+		return []string{"systemd-socket-activate", "--setenv=" + systemBus, "--listen=" + listen, path, "-c", connectionsMax, backend}, nil
 	}
 }
 

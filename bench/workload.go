@@ -39,6 +39,8 @@ var workloads = []workload{
 	idleBesideWorkload,
 	activationWorkload,
 	unprivilegedWorkload,
+	busFloodWorkload,
+	busListWorkload,
 	asked(traffic("unix-bulk-16", bytesPerSecond, 0.85, source, overUnix, bulkStreams(16))),
 	asked(traffic("unix-pingpong-64", roundTrips, 0.95, echo, overUnix, pingPongs(64, 64))),
 }
