@@ -202,11 +202,12 @@ func TestBoundsOnThePageAreThoseOfTheCode(t *testing.T) {
 		"signalBurst":       "after a burst of %s. ",
 		"callsMax":          "%s calls are served at once",
 		"callsPerCallerMax": "%s for each caller",
-		"questionsMax":      "Of calls that wait for polkit there may be %s.",
-		"workRate":          "%s calls a second are served",
+		"questionsMax":      "Of calls that wait for polkit there may be %s for each user.",
+		"workRate":          "For each user %s calls a second are served",
 		"workBurst":         "after a burst of %s.",
 		"rowsPerCall":       "%s connections in an answer count as one call more",
-		"auditBurst":        "after a burst of %s.",
+		"auditBurst":        "after a burst of %s; the next line",
+		"textMax":           "may have %s bytes",
 	} {
 		value := found(`(?m)^\s*`+constant+`\s*= (\d+)`, code)
 		if len(value) != 1 {

@@ -8,8 +8,10 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
+	"example.org/socketproxy/internal/forward"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -34,44 +36,76 @@ const (
 	auditBurst = 20
 )
 
-// caller is who sent a call, by word of the bus.
+// caller is who sends calls, by word of the bus, with the budget of that user.
 type caller struct {
 	sender string
 	uid    uint32
 	pid    uint32 // 0: the bus does not know
+	*budget
 }
 
-func (t *session) identify(sender string) (caller, error) {
+func (c *caller) trusted() bool { return c.uid == 0 || int(c.uid) == os.Geteuid() }
+
+// callersMax bounds how many callers are remembered.
+const callersMax = 1024
+
+// callers remembers who has which unique name; a bus gives each to one connection only.
+type callers struct {
+	mu     sync.Mutex
+	byName map[string]*caller
+}
+
+// known is nil where sender has not been asked about.
+func (c *callers) known(sender string) *caller {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.byName[sender]
+}
+
+func (c *callers) add(who *caller) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.byName) == callersMax {
+		clear(c.byName)
+	}
+	c.byName[who.sender] = who
+}
+
+// identify asks the bus who sender is.
+func (t *session) identify(sender string) (*caller, error) {
 	var credentials map[string]dbus.Variant
 	if err := t.callBus("GetConnectionCredentials", []any{sender}, &credentials); err != nil {
-		return caller{}, errorf(errAccessDenied, "The bus does not say who is asking: %v", err)
+		return nil, errorf(errAccessDenied, "The bus does not say who is asking: %v", err)
 	}
 	uid, ok := credentials["UnixUserID"].Value().(uint32)
 	if !ok {
-		return caller{}, errorf(errAccessDenied, "The bus does not say which user is asking")
+		return nil, errorf(errAccessDenied, "The bus does not say which user is asking")
 	}
 	pid, _ := credentials["ProcessID"].Value().(uint32)
-	return caller{sender, uid, pid}, nil
+	who := &caller{sender, uid, pid, t.pace.budgetOf(uid)}
+	t.callers.add(who)
+	return who, nil
 }
 
 // authorize returns nil if the caller may do what the action is about: root and the user of this process always, others if
 // polkit says so.
-func (t *session) authorize(c *call, who caller, action string) error {
-	if who.uid == 0 || int(who.uid) == os.Geteuid() {
+func (t *session) authorize(c *call, action string) error {
+	if c.caller.trusted() {
 		return nil
 	}
 	if action == actionLog {
 		return errorf(errAccessDenied, "Only root may change the log")
 	}
 	select {
-	case t.questions <- struct{}{}:
-		defer func() { <-t.questions }()
+	case c.caller.questions <- struct{}{}:
+		defer func() { <-c.caller.questions }()
 	default:
 		return errorf(errLimitsExceeded, "Too many questions to polkit at once")
 	}
-	t.pace.charge(questionCost)
 	answer, err := t.askPolkit(c, action)
 	switch {
+	case t.working.Err() != nil:
+		return forward.ErrExiting
 	case err != nil:
 		return errorf(errAccessDenied, "Access denied: %v", err)
 	case answer.Authorized:
@@ -129,7 +163,7 @@ func isAbsent(err error) bool {
 }
 
 // audit writes down who did what. What only looks is told at debug level.
-func (t *session) audit(who caller, action, what string, err error) {
+func (t *session) audit(who *caller, action, what string, err error) {
 	level, outcome := slog.LevelInfo, "done"
 	if action == actionList {
 		level = slog.LevelDebug
@@ -140,13 +174,19 @@ func (t *session) audit(who caller, action, what string, err error) {
 	t.log(level, who, action, what, outcome)
 }
 
-func (t *session) auditRefused(who caller, action, what string, err error) {
-	if t.pace.audit.Allow() {
-		t.log(slog.LevelInfo, who, action, what, "refused: "+err.Error())
+func (t *session) auditRefused(who *caller, action, what string, err error) {
+	if !t.pace.audit.Allow() {
+		t.pace.unlogged.Add(1)
+		return
 	}
+	outcome := "refused: " + err.Error()
+	if n := t.pace.unlogged.Swap(0); n > 0 {
+		outcome += fmt.Sprintf(" (and %d refusals before this one that were not logged)", n)
+	}
+	t.log(slog.LevelInfo, who, action, what, outcome)
 }
 
-func (t *session) log(level slog.Level, who caller, action, what, outcome string) {
+func (t *session) log(level slog.Level, who *caller, action, what, outcome string) {
 	asking := fmt.Sprintf("User %d", who.uid)
 	if who.pid != 0 {
 		asking += fmt.Sprintf(" (process %d)", who.pid)

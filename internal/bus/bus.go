@@ -105,7 +105,12 @@ func (s *Server) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		session, err := s.connect(ctx)
 		if err == nil {
-			err = session.serve(ctx, func() { reported, backoff = false, reconnectMin })
+			err = session.serve(ctx, func() {
+				if reported {
+					s.Log.Info("On the bus again.")
+				}
+				reported, backoff = false, reconnectMin
+			})
 		}
 		if ctx.Err() != nil {
 			return

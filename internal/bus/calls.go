@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 
@@ -13,6 +14,7 @@ type call struct {
 	*dbus.Message
 	sender string
 	member string
+	caller *caller
 }
 
 func (c *call) interactive() bool { return c.Flags&dbus.FlagAllowInteractiveAuthorization != 0 }
@@ -22,55 +24,80 @@ func header[T any](msg *dbus.Message, field dbus.HeaderField) (value T) {
 	return value
 }
 
-// calls serves the calls of a session, each in a goroutine, and no more of them at once than the bounds allow.
+// calls serves the calls of a session, each in a goroutine, and no more of them than the bounds allow.
 type calls struct {
 	session *session
-	paid    int // calls to take before the next batch is paid for; of the goroutine that reads from the bus
 
 	mu       sync.Mutex
 	finished sync.Cond
 	closed   bool
 	total    int
-	callers  map[string]int // calls being served, by sender
+	bySender map[string]int // calls being served
 }
 
 func newCalls(t *session) *calls {
-	c := &calls{session: t, callers: map[string]int{}}
+	c := &calls{session: t, bySender: map[string]int{}}
 	c.finished.L = &c.mu
 	return c
 }
 
 // take is called with each message that comes in, before godbus looks at it. It takes the calls away: godbus would serve
 // any number of them at once, answer org.freedesktop.DBus.Peer with an id that is not the machine's, and give errors
-// names of its own.
+// names of its own. It does not wait for anything, since the answers of the bus and of polkit come the same way.
 func (c *calls) take(msg *dbus.Message) {
 	if msg.Type != dbus.TypeMethodCall {
 		return
 	}
 	taken := *msg
 	msg.Type = 0 // nothing to godbus
-	if c.paid == 0 {
-		if c.session.pace.work.WaitN(c.session.working, workBatch) != nil {
-			return
-		}
-		c.paid = workBatch
-	}
-	c.paid--
 	one := &call{
 		Message: &taken,
 		sender:  header[string](&taken, dbus.FieldSender),
 		member:  header[string](&taken, dbus.FieldMember),
 	}
-	if err := c.admit(one.sender); err != nil {
-		c.session.reply(one, nil, err)
+	t := c.session
+	if one.caller = t.callers.known(one.sender); one.caller != nil && !one.caller.work.Allow() {
+		t.refuse(one)
+		return
+	}
+	if err := c.admit(one.sender); errors.Is(err, errTooMany) {
+		t.refuse(one)
+		return
+	} else if err != nil {
+		t.reply(one, nil, err)
 		return
 	}
 	go func() {
 		defer c.finish(one.sender)
-		results, err := c.session.handle(one)
-		c.session.reply(one, results, err)
+		t.answer(one)
 	}()
 }
+
+// answer serves a call and replies.
+func (t *session) answer(c *call) {
+	if c.caller == nil {
+		var err error
+		if c.caller, err = t.identify(c.sender); err != nil {
+			t.reply(c, nil, err)
+			return
+		}
+		if !c.caller.work.Allow() {
+			t.refuse(c)
+			return
+		}
+	}
+	results, err := t.handle(c)
+	t.reply(c, results, err)
+}
+
+// refuse is for callers who ask for too much.
+func (t *session) refuse(c *call) {
+	if t.pace.refuse() {
+		t.reply(c, nil, errorf(errLimitsExceeded, "Too many calls"))
+	}
+}
+
+var errTooMany = errors.New("too many calls at once")
 
 func (c *calls) admit(sender string) error {
 	c.mu.Lock()
@@ -78,11 +105,11 @@ func (c *calls) admit(sender string) error {
 	switch {
 	case c.closed:
 		return forward.ErrExiting
-	case c.total >= callsMax || c.callers[sender] >= callsPerCallerMax:
-		return errorf(errLimitsExceeded, "Too many calls at once")
+	case c.total >= callsMax || c.bySender[sender] >= callsPerCallerMax:
+		return errTooMany
 	}
 	c.total++
-	c.callers[sender]++
+	c.bySender[sender]++
 	return nil
 }
 
@@ -90,8 +117,8 @@ func (c *calls) finish(sender string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.total--
-	if c.callers[sender]--; c.callers[sender] == 0 {
-		delete(c.callers, sender)
+	if c.bySender[sender]--; c.bySender[sender] == 0 {
+		delete(c.bySender, sender)
 	}
 	c.finished.Broadcast()
 }

@@ -47,6 +47,9 @@ func parseCondition(key string, value any) (matcher, error) {
 		if !ok {
 			return nil, errorf(errInvalidArgs, "Filter key %q takes a string", key)
 		}
+		if err := checkText(key, text); err != nil {
+			return nil, err
+		}
 		return parseTextCondition(key, text)
 	case "older-usec", "idle-usec":
 		usec, ok := value.(uint64)
@@ -60,6 +63,14 @@ func parseCondition(key string, value any) (matcher, error) {
 		return func(c *forward.Connection) bool { return c.Idle >= span }, nil
 	}
 	return nil, errorf(errInvalidArgs, "Unknown filter key %q; known: backend, client, idle-usec, older-usec, state", key)
+}
+
+// checkText bounds what is logged with who asked.
+func checkText(what, text string) error {
+	if len(text) > textMax {
+		return errorf(errInvalidArgs, "The %s has %d bytes, and %d is the limit", what, len(text), textMax)
+	}
+	return nil
 }
 
 func parseTextCondition(key, text string) (matcher, error) {
@@ -87,6 +98,11 @@ func parseAddressPattern(pattern string) (func(address string) bool, error) {
 	}
 	if network, err := netip.ParsePrefix(pattern); err == nil {
 		return func(address string) bool { return network.Contains(endpointOf(address).Addr().WithZone("")) }, nil
+	}
+	if ip, _, ok := strings.Cut(pattern, "/"); ok {
+		if _, err := netip.ParseAddr(ip); err == nil {
+			return nil, fmt.Errorf("%q is no network", pattern)
+		}
 	}
 	if ip, err := netip.ParseAddr(strings.Trim(pattern, "[]")); err == nil {
 		return func(address string) bool { return endpointOf(address).Addr() == ip.Unmap() }, nil

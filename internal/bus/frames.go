@@ -14,28 +14,34 @@ import (
 
 const (
 	// messageMax (bytes) is far above what a call of this interface needs, and bounds what a caller can make this process
-	// hold, which is up to seven times as much once it is decoded; the bus itself passes 32 MiB on.
+	// hold, which is up to seven times as much once it is decoded; a bus passes 32 MiB on.
 	messageMax = 64 << 10
 
 	// discardPause is about as long as a busy sender takes to fill the socket.
-	discardPause = 2 * time.Millisecond
+	discardPause = time.Millisecond
+
+	fieldsMax = 64 << 10 // bytes of a message up to its body
 
 	frameHead = 16 // bytes of a message up to the length of its header fields: D-Bus specification, "Message Format"
 )
 
 // frames stands between the socket of the bus and godbus, which closes the connection at the first message whose body it
-// cannot decode, and decodes what is millions of bytes long. Here such a message is left out, unanswered; and so is a
-// call whose sender wants no answer while others wait, because the bus bounds only how many answers a sender may wait for.
+// cannot decode, and decodes whatever comes, however long it is. Here such a message is left out, unanswered, and so is what
+// nobody here wants.
 type frames struct {
 	io.ReadWriteCloser
 	in      *bufio.Reader
-	busy    func() bool
+	keep    keeper
+	max     uint64 // bytes of a message
 	message []byte // what is left of the present one
 	begun   bool   // the lines of the authentication are over, messages follow
 }
 
-func newFrames(bus io.ReadWriteCloser, busy func() bool) *frames {
-	return &frames{ReadWriteCloser: bus, in: bufio.NewReaderSize(bus, 64<<10), busy: busy}
+// keeper says whether a message is wanted.
+type keeper func(kind dbus.Type, flags dbus.Flags, sender string) bool
+
+func newFrames(bus io.ReadWriteCloser, keep keeper, max uint64) *frames {
+	return &frames{ReadWriteCloser: bus, in: bufio.NewReaderSize(bus, fieldsMax), keep: keep, max: max}
 }
 
 func (f *frames) Read(p []byte) (int, error) {
@@ -67,30 +73,72 @@ func (f *frames) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// next returns the next message, or nil where it is to be left out before it is looked into.
+// next returns the next message, or nil where it is left out.
 func (f *frames) next() ([]byte, error) {
 	head, err := f.in.Peek(frameHead)
 	if err != nil {
 		return nil, err
 	}
-	var order binary.ByteOrder = binary.LittleEndian
-	switch head[0] {
-	case 'l':
-	case 'B':
-		order = binary.BigEndian
-	default:
-		return nil, errors.New("what came from the bus is no D-Bus message")
+	order, err := byteOrder(head[0])
+	if err != nil {
+		return nil, err
 	}
 	kind, flags := dbus.Type(head[1]), dbus.Flags(head[2])
-	fields := (uint64(order.Uint32(head[12:])) + 7) &^ 7
-	length := frameHead + fields + uint64(order.Uint32(head[4:]))
-	unasked := kind == dbus.TypeMethodCall && flags&dbus.FlagNoReplyExpected != 0
-	if length > messageMax || unasked && f.busy() {
+	fields := frameHead + uint64(order.Uint32(head[12:]))
+	length := (fields+7)&^7 + uint64(order.Uint32(head[4:]))
+	if length > f.max || fields > fieldsMax {
+		return nil, f.discard(length)
+	}
+	if head, err = f.in.Peek(int(fields)); err != nil {
+		return nil, err
+	}
+	if !f.keep(kind, flags, senderOf(head, order)) {
 		return nil, f.discard(length)
 	}
 	message := make([]byte, length)
 	_, err = io.ReadFull(f.in, message)
 	return message, err
+}
+
+func byteOrder(mark byte) (binary.ByteOrder, error) {
+	switch mark {
+	case 'l':
+		return binary.LittleEndian, nil
+	case 'B':
+		return binary.BigEndian, nil
+	}
+	return nil, errors.New("what came from the bus is no D-Bus message")
+}
+
+// senderOf finds the sender among the header fields, which are structs of a number and a variant; "" if there is none.
+func senderOf(head []byte, order binary.ByteOrder) string {
+	for at := frameHead; ; {
+		at = (at + 7) &^ 7
+		if at+4 > len(head) || head[at+1] != 1 { // the variants here have types of one letter
+			return ""
+		}
+		field, kind := dbus.HeaderField(head[at]), head[at+2]
+		at += 4
+		length := 0
+		switch {
+		case kind == 'u' && at+4 <= len(head):
+			length = 4
+		case kind == 'g' && at < len(head):
+			length = 1 + int(head[at]) + 1
+		case (kind == 's' || kind == 'o') && at+4 <= len(head):
+			text := int64(order.Uint32(head[at:]))
+			if int64(at)+4+text+1 > int64(len(head)) {
+				return ""
+			}
+			if field == dbus.FieldSender {
+				return string(head[at+4 : at+4+int(text)])
+			}
+			length = 4 + int(text) + 1
+		default:
+			return ""
+		}
+		at += length
+	}
 }
 
 // discard leaves the next n bytes out. It does so for many messages at once, because each time this process wakes costs more

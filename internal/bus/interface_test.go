@@ -94,7 +94,7 @@ func TestTheTablesHaveWhatTheXMLHas(t *testing.T) {
 	}{
 		{"ours", documented(t), served(members), properties},
 		{"log", parseXML(t, "<node>"+logControlXML+"</node>").Interfaces[0], nil, logProperties},
-		{"properties", parseXML(t, "<node>"+propertiesXML+"</node>").Interfaces[0], propertiesOf(nil), nil},
+		{"properties", parseXML(t, "<node>"+propertiesXML+"</node>").Interfaces[0], propertiesOf("", nil), nil},
 		{"peer", parseXML(t, "<node>"+peerXML+"</node>").Interfaces[0], peerMethods, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -1,5 +1,7 @@
 package bus
 
+import "fmt"
+
 const (
 	logControlPath      = "/org/freedesktop/LogControl1"
 	logControlInterface = "org.freedesktop.LogControl1"
@@ -34,24 +36,27 @@ var logProperties = map[string]property{
 		signature: "s", action: actionLog,
 		get: func(v *view) any { return v.LogControl.LogLevel() },
 		prepare: func(t *session, value any) (deed, error) {
-			return setLog("log level", value.(string), t.LogControl.SetLogLevel), nil
+			return setLog("log level", value.(string), t.LogControl.SetLogLevel)
 		},
 	},
 	"LogTarget": {
 		signature: "s", action: actionLog,
 		get: func(v *view) any { return v.LogControl.LogTarget() },
 		prepare: func(t *session, value any) (deed, error) {
-			return setLog("log target", value.(string), t.LogControl.SetLogTarget), nil
+			return setLog("log target", value.(string), t.LogControl.SetLogTarget)
 		},
 	},
 	"SyslogIdentifier": {signature: "s", get: func(v *view) any { return v.LogControl.SyslogIdentifier() }},
 }
 
-func setLog(what, value string, set func(string) error) deed {
-	return deed{what: "set the " + what + " to " + printable(value), do: func() ([]any, error) {
+func setLog(what, value string, set func(string) error) (deed, error) {
+	if err := checkText(what, value); err != nil {
+		return deed{}, err
+	}
+	return deed{what: fmt.Sprintf("set the %s to %q", what, value), do: func() ([]any, error) {
 		if err := set(value); err != nil {
 			return nil, errorf(errInvalidArgs, "%v", err)
 		}
 		return nil, nil
-	}}
+	}}, nil
 }

@@ -29,8 +29,8 @@ func TestTheLogIsControlledOverTheBus(t *testing.T) {
 	must(t, do(t, conn, logSetting("LogTarget", "journal")).Err)
 	equal(t, "level", get("LogLevel"), "debug")
 	equal(t, "target", get("LogTarget"), "journal")
-	r.log.says(t, `asked to set the log level to debug: done.`)
-	r.log.says(t, `asked to set the log target to journal: done.`)
+	r.log.says(t, `asked to set the log level to "debug": done.`)
+	r.log.says(t, `asked to set the log target to "journal": done.`)
 	equal(t, "reason", do(t, conn, logSetting("LogLevel", "loud")).Err.Error(), `unknown log level "loud"`)
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"example.org/socketproxy/internal/forward"
 	"example.org/socketproxy/internal/timespan"
@@ -72,16 +73,12 @@ func (m member) serve(t *session, c *call) ([]any, error) {
 	if action == actionNone {
 		return d.do()
 	}
-	who, err := t.identify(c.sender)
-	if err != nil {
-		return nil, err
-	}
-	if err = t.authorize(c, who, action); err != nil {
-		t.auditRefused(who, action, d.what, err)
+	if err := t.authorize(c, action); err != nil {
+		t.auditRefused(c.caller, action, d.what, err)
 		return nil, err
 	}
 	results, err := d.do()
-	t.audit(who, action, d.what, err)
+	t.audit(c.caller, action, d.what, err)
 	return results, err
 }
 
@@ -126,7 +123,7 @@ func prepareListConnections(t *session, c *call) (deed, error) {
 	}
 	return deed{what: "list connections", do: func() ([]any, error) {
 		found := t.Proxy.Connections(after, limit, matches)
-		t.pace.charge(len(found) / rowsPerCall)
+		c.caller.work.ReserveN(time.Now(), len(found)/rowsPerCall)
 		rows := make([]row, len(found))
 		for i := range found {
 			rows[i] = newRow(&found[i])
@@ -153,13 +150,12 @@ func (t *session) connection(id uint64) (forward.Connection, error) {
 
 func prepareCloseConnection(t *session, c *call) (deed, error) {
 	id := c.Body[0].(uint64)
-	_, err := t.connection(id)
 	return deed{what: "close connection " + strconv.FormatUint(id, 10), do: func() ([]any, error) {
 		if t.Proxy.CloseConnection(id) != nil {
-			return nil, errorf(errNoSuchConnection, "No connection %d any more", id)
+			return nil, errorf(errNoSuchConnection, "No connection %d", id)
 		}
 		return nil, nil
-	}}, err
+	}}, nil
 }
 
 func prepareCloseConnections(t *session, c *call) (deed, error) {

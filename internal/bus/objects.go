@@ -15,7 +15,10 @@ import (
 //go:embed org.example.SocketProxy1.xml
 var interfaceXML string
 
-const peerInterface = "org.freedesktop.DBus.Peer"
+const (
+	peerInterface           = "org.freedesktop.DBus.Peer"
+	introspectableInterface = "org.freedesktop.DBus.Introspectable"
+)
 
 // The standard interfaces, as the D-Bus specification and org.freedesktop.LogControl1(5) have them.
 const (
@@ -76,13 +79,13 @@ func (s *Server) exports() map[dbus.ObjectPath]object {
 	objects := map[dbus.ObjectPath]object{
 		Path: {
 			Interface:           {interfaceOf(interfaceXML), served(members)},
-			propertiesInterface: {propertiesXML, propertiesOf(map[string]map[string]property{Interface: properties})},
+			propertiesInterface: {propertiesXML, propertiesOf(Interface, properties)},
 		},
 	}
 	if s.LogControl != nil {
 		objects[logControlPath] = object{
 			logControlInterface: {logControlXML, nil},
-			propertiesInterface: {propertiesXML, propertiesOf(map[string]map[string]property{logControlInterface: logProperties})},
+			propertiesInterface: {propertiesXML, propertiesOf(logControlInterface, logProperties)},
 		}
 	}
 	children := map[dbus.ObjectPath]map[string]bool{}
@@ -103,9 +106,9 @@ func (s *Server) exports() map[dbus.ObjectPath]object {
 	}
 	for path, o := range objects {
 		o[peerInterface] = exported{peerXML, peerMethods}
-		o["org.freedesktop.DBus.Introspectable"] = exported{introspectableXML, nil}
+		o[introspectableInterface] = exported{introspectableXML, nil} // which tells of itself too
 		xml := introspection(o, slices.Sorted(maps.Keys(children[path])))
-		o["org.freedesktop.DBus.Introspectable"] = exported{introspectableXML, map[string]method{
+		o[introspectableInterface] = exported{introspectableXML, map[string]method{
 			"Introspect": {"", func(*session, *call) ([]any, error) { return []any{xml}, nil }},
 		}}
 	}

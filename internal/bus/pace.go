@@ -1,6 +1,8 @@
 package bus
 
 import (
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -10,40 +12,76 @@ import (
 const (
 	callsMax          = 1024 // being served at once
 	callsPerCallerMax = 32
-	questionsMax      = 64 // put to polkit and not answered yet
 	subscribersMax    = 32
 	signalQueueMax    = 1024 // for each subscriber
 	pageMax           = 500  // connections in an answer
+	textMax           = 256  // bytes of a text in an argument; the address of a socket is shorter
 
-	// Work is counted in simple calls, of 100 to 200 µs of processor each, most of it to wake and to put to sleep. When the burst is
-	// used up, nothing more is read from the bus until there is room for a batch.
+	// What one user may ask for. Work is counted in simple calls, of 100 to 200 µs of processor each, most of it to wake and
+	// to put to sleep.
 	workRate     = 200 // a second, sustained
 	workBurst    = 4000
-	workBatch    = 20
 	rowsPerCall  = 25 // connections in an answer that cost as much as a call
-	questionCost = 2  // of a question to polkit, in calls
+	questionsMax = 8  // put to polkit and not answered yet
+	usersMax     = 256
 
-	signalRate  = 4000 // a second, to all subscribers together
+	// Whoever asks for more is told so at this rate, and not answered beyond it: the bus bounds how many answers a caller may
+	// wait for.
+	refusalRate  = 50 // a second
+	refusalBurst = 100
+	busyTime     = 100 * time.Millisecond // after a refusal
+
+	signalRate  = 2000 // a second, to all subscribers together
 	signalBurst = 1000
+	signalBatch = 100
 )
 
 // pace is kept by the server rather than by the session, so that it does not start anew with each connection.
 type pace struct {
-	work    *rate.Limiter
-	signals *rate.Limiter
-	audit   *rate.Limiter
+	signals  *rate.Limiter
+	audit    *rate.Limiter
+	refusals *rate.Limiter
+	unlogged atomic.Int64 // refusals that were not logged
+	refused  atomic.Int64 // when somebody asked for more than a share, in ns of time.Time.UnixNano
+
+	mu      sync.Mutex
+	budgets map[uint32]*budget // by uid
+}
+
+// budget is what one user may still ask for.
+type budget struct {
+	work      *rate.Limiter
+	questions chan struct{}
 }
 
 func newPace() *pace {
 	return &pace{
-		work:    rate.NewLimiter(workRate, workBurst),
-		signals: rate.NewLimiter(signalRate, signalBurst),
-		audit:   rate.NewLimiter(auditRate, auditBurst),
+		signals:  rate.NewLimiter(signalRate, signalBurst),
+		audit:    rate.NewLimiter(auditRate, auditBurst),
+		refusals: rate.NewLimiter(refusalRate, refusalBurst),
+		budgets:  map[uint32]*budget{},
 	}
 }
 
-// busy says that the calls that come now have to wait.
-func (p *pace) busy() bool { return p.work.Tokens() < workBatch }
+func (p *pace) budgetOf(uid uint32) *budget {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	b := p.budgets[uid]
+	if b == nil {
+		if len(p.budgets) == usersMax {
+			clear(p.budgets)
+		}
+		b = &budget{rate.NewLimiter(workRate, workBurst), make(chan struct{}, questionsMax)}
+		p.budgets[uid] = b
+	}
+	return b
+}
 
-// charge counts work that has been done beyond a simple call; the calls to come wait for it.
-func (p *pace) charge(calls int) { p.work.ReserveN(time.Now(), calls) }
+// refuse notes that somebody asked for too much, and says whether to tell so.
+func (p *pace) refuse() (tell bool) {
+	p.refused.Store(time.Now().UnixNano())
+	return p.refusals.Allow()
+}
+
+// busy says that somebody has asked for too much just now.
+func (p *pace) busy() bool { return time.Now().UnixNano()-p.refused.Load() < int64(busyTime) }

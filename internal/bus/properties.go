@@ -64,16 +64,26 @@ func (s *Server) listenAddresses() []string {
 	return addresses
 }
 
-// propertiesOf serves org.freedesktop.DBus.Properties for an object whose properties are these, by interface.
-func propertiesOf(interfaces map[string]map[string]property) map[string]method {
+// propertiesOf serves org.freedesktop.DBus.Properties for an object that has properties in one interface. That may go without
+// its name: D-Bus specification, "org.freedesktop.DBus.Properties".
+func propertiesOf(owner string, properties map[string]property) map[string]method {
+	all := func(iface string) (map[string]property, error) {
+		switch iface {
+		case owner, "":
+			return properties, nil
+		case propertiesInterface, peerInterface, introspectableInterface:
+			return nil, nil
+		}
+		return nil, errorf(errUnknownInterface, "No interface %s", iface)
+	}
 	find := func(iface, name string) (property, error) {
-		of, ok := interfaces[iface]
-		if !ok {
-			return property{}, errorf(errUnknownInterface, "No interface %s with properties", iface)
+		of, err := all(iface)
+		if err != nil {
+			return property{}, err
 		}
 		p, ok := of[name]
 		if !ok {
-			return property{}, errorf(errUnknownProperty, "No property %s in %s", name, iface)
+			return property{}, errorf(errUnknownProperty, "No property %s in %s", name, owner)
 		}
 		return p, nil
 	}
@@ -86,9 +96,9 @@ func propertiesOf(interfaces map[string]map[string]property) map[string]method {
 			return []any{dbus.MakeVariant(p.get(t.view()))}, nil
 		}},
 		"GetAll": {"s", func(t *session, c *call) ([]any, error) {
-			of, ok := interfaces[c.Body[0].(string)]
-			if !ok {
-				return nil, errorf(errUnknownInterface, "No interface %s with properties", c.Body[0])
+			of, err := all(c.Body[0].(string))
+			if err != nil {
+				return nil, err
 			}
 			view, values := t.view(), map[string]dbus.Variant{}
 			for name, p := range of {

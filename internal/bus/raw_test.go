@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"example.org/socketproxy/internal/bustest"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -25,11 +26,24 @@ type rawConn struct {
 func connectRaw(t *testing.T, address string) *rawConn {
 	t.Helper()
 	c, err := net.Dial("unix", strings.TrimPrefix(address, "unix:path="))
+	return newRaw(t, c, err, os.Geteuid())
+}
+
+func connectRawAs(t *testing.T, address string, uid int) (r *rawConn) {
+	t.Helper()
+	var c net.Conn
+	var err error
+	bustest.As(t, uint32(uid), func() { c, err = net.Dial("unix", strings.TrimPrefix(address, "unix:path=")) })
+	return newRaw(t, c, err, uid)
+}
+
+func newRaw(t *testing.T, c net.Conn, err error, uid int) *rawConn {
+	t.Helper()
 	must(t, err)
 	t.Cleanup(func() { c.Close() })
 	must(t, c.SetDeadline(time.Now().Add(patience)))
-	r := &rawConn{Conn: c, t: t, in: newFrames(c, func() bool { return false })}
-	_, err = fmt.Fprintf(c, "\x00AUTH EXTERNAL %x\r\n", fmt.Sprint(os.Geteuid()))
+	r := &rawConn{Conn: c, t: t, in: newFrames(c, keepAll, messageMax)}
+	_, err = fmt.Fprintf(c, "\x00AUTH EXTERNAL %x\r\n", fmt.Sprint(uid))
 	must(t, err)
 	answer, err := r.in.in.ReadString('\n')
 	must(t, err)

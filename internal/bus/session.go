@@ -35,8 +35,8 @@ type session struct {
 	conn        *dbus.Conn
 	socket      *socket
 	calls       *calls
+	callers     callers
 	subscribers *subscribers
-	questions   chan struct{} // put to polkit and not answered yet
 	changed     chan struct{} // holds one: properties may have changed
 }
 
@@ -49,10 +49,10 @@ func (s *Server) connect(ctx context.Context) (*session, error) {
 		return nil, err
 	}
 	stop := context.AfterFunc(entering, func() { socket.Close() })
-	t := &session{Server: s, socket: socket, questions: make(chan struct{}, questionsMax), changed: make(chan struct{}, 1)}
+	t := &session{Server: s, socket: socket, callers: callers{byName: map[string]*caller{}}, changed: make(chan struct{}, 1)}
 	t.calls = newCalls(t)
 	t.subscribers = newSubscribers(t)
-	t.conn, err = dbus.NewConn(newFrames(socket, s.pace.busy),
+	t.conn, err = dbus.NewConn(newFrames(socket, t.wants, messageMax),
 		dbus.WithAuth(dbus.AuthExternal(strconv.Itoa(os.Geteuid()))),
 		dbus.WithIncomingInterceptor(t.calls.take),
 		dbus.WithSignalHandler(t))
@@ -74,6 +74,22 @@ func (s *Server) connect(ctx context.Context) (*session, error) {
 		return nil, err
 	}
 	return t, nil
+}
+
+// wants leaves out, before it is looked into, what anybody may send any number of: signals, of which only those of the bus
+// mean anything here, and calls of users who have asked for too much, where they want no answer or have had enough.
+func (t *session) wants(kind dbus.Type, flags dbus.Flags, sender string) bool {
+	switch kind {
+	case dbus.TypeSignal:
+		return sender == driverName
+	case dbus.TypeMethodCall:
+		if flags&dbus.FlagNoReplyExpected != 0 {
+			return !t.pace.busy()
+		}
+		who := t.callers.known(sender)
+		return who == nil || who.work.Tokens() >= 1 || t.pace.refusals.Tokens() >= 1
+	}
+	return true
 }
 
 // serve owns the names until the connection breaks or ctx ends; then it finishes what it has begun. It calls owned once it
@@ -113,15 +129,16 @@ func (t *session) serve(ctx context.Context, owned func()) error {
 // ownNames takes the names. It queues for the base name first, because that is what the policy of the bus goes by: whoever finds the
 // name of the instance may call it then.
 func (t *session) ownNames() error {
-	if _, err := t.requestName(BaseName, 0); err != nil {
+	if _, err := t.requestName(BaseName); err != nil {
 		return err
 	}
 	name, err := InstanceBusName(t.Instance)
 	if err != nil {
-		return err
+		name = shortName()
+		t.Log.Warn(fmt.Sprintf("%v; this one is on the bus as %s.", err, name), "bus_name", name)
 	}
 	// Queueing, so that it follows one that ends, as the next start of a unit does.
-	reply, err := t.requestName(name, 0)
+	reply, err := t.requestName(name)
 	if err != nil {
 		return err
 	}
@@ -131,9 +148,9 @@ func (t *session) ownNames() error {
 	}
 	own, err := InstanceBusName(fmt.Sprintf("%s-pid%d", t.Instance, os.Getpid()))
 	if err != nil {
-		return err
+		own = shortName()
 	}
-	if _, err := t.requestName(own, 0); err != nil {
+	if _, err := t.requestName(own); err != nil {
 		return err
 	}
 	t.Log.Warn(fmt.Sprintf("Another instance is called %s, this one is on the bus as %s; give it a --name= of its own.", t.Instance, own),
@@ -141,9 +158,13 @@ func (t *session) ownNames() error {
 	return nil
 }
 
-func (t *session) requestName(name string, flags dbus.RequestNameFlags) (dbus.RequestNameReply, error) {
+// shortName is for instances whose own name is too long.
+func shortName() string { return fmt.Sprintf("%s.pid%d", BaseName, os.Getpid()) }
+
+// requestName queues where somebody else has the name.
+func (t *session) requestName(name string) (dbus.RequestNameReply, error) {
 	var reply uint32
-	err := t.callBus("RequestName", []any{name, uint32(flags)}, &reply)
+	err := t.callBus("RequestName", []any{name, uint32(0)}, &reply)
 	if dbusErr := new(dbus.Error); errors.As(err, dbusErr) {
 		return 0, &nameRefusedError{name, err}
 	}
@@ -157,13 +178,13 @@ func (t *session) callBus(method string, args []any, results ...any) error {
 	return t.conn.BusObject().CallWithContext(ctx, driverName+"."+method, 0, args...).Store(results...)
 }
 
-// DeliverSignal implements dbus.SignalHandler; anybody may send signals to anybody, so only those of the bus count.
+// DeliverSignal implements dbus.SignalHandler, for the signals of the bus.
 func (t *session) DeliverSignal(_, _ string, signal *dbus.Signal) {
-	if signal.Sender != driverName || signal.Name != driverName+".NameOwnerChanged" || len(signal.Body) != 3 {
+	if signal.Name != driverName+".NameOwnerChanged" || len(signal.Body) != 3 {
 		return
 	}
 	if name, _ := signal.Body[0].(string); signal.Body[2] == "" {
-		t.subscribers.gone(name)
+		t.subscribers.forget(name)
 	}
 }
 

@@ -159,7 +159,7 @@ func TestWhoUnsubscribesHearsNoMore(t *testing.T) {
 // What waits for a subscriber is not sent to one who has unsubscribed meanwhile.
 func TestWhatWaitsForASubscriberIsDroppedWhenItUnsubscribes(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(s *Server) { s.pace.signals = rate.NewLimiter(1000, 1) })
+	r := newRig(t, func(s *Server) { s.pace.signals = rate.NewLimiter(signalBatch, signalBatch) })
 	l := r.subscriber()
 	for range 200 {
 		c, err := net.Dial("unix", r.unix)
@@ -248,9 +248,9 @@ func TestASubscriberWhoNeverReadsHoldsUpNobody(t *testing.T) {
 
 func TestSignalsThatDoNotFitAreCountedInTheLog(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(s *Server) { s.pace.signals = rate.NewLimiter(rate.Every(10*time.Millisecond), 1) })
+	r := newRig(t, func(s *Server) { s.pace.signals = rate.NewLimiter(signalBatch/2, signalBatch) })
 	l := r.subscriber()
-	const n = signalQueueMax/2 + 100
+	const n = signalQueueMax/2 + 3*signalBatch
 	for range n {
 		c, err := net.Dial("unix", r.unix)
 		must(t, err)

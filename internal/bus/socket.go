@@ -10,8 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// writeTimeout ends a connection to a bus that takes nothing any more.
-const writeTimeout = 5 * time.Second
+// backlogTimeout is how long a bus may take to accept, whose backlog is full, and writeTimeout how long it may take nothing.
+const (
+	backlogTimeout = 500 * time.Millisecond
+	writeTimeout   = 5 * time.Second
+)
 
 // socket is a connection to the bus on which reads block a thread. That of package net has the runtime's poller wake for every
 // message that arrives, wanted or not, and so lets whoever floods the bus have as much of this process's time as they like.
@@ -44,16 +47,23 @@ func connect(name string) (fd int, err error) {
 	if err != nil {
 		return -1, err
 	}
-	// For connect(2) too, where the backlog of the bus is full: socket(7).
-	timeout := unix.NsecToTimeval(writeTimeout.Nanoseconds())
-	if err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &timeout); err == nil {
+	// SO_SNDTIMEO bounds connect(2) too: socket(7).
+	if err = setSendTimeout(fd, backlogTimeout); err == nil {
 		err = unix.Connect(fd, &unix.SockaddrUnix{Name: name})
+	}
+	if err == nil {
+		err = setSendTimeout(fd, writeTimeout)
 	}
 	if err != nil {
 		unix.Close(fd)
 		return -1, err
 	}
 	return fd, nil
+}
+
+func setSendTimeout(fd int, timeout time.Duration) error {
+	timeval := unix.NsecToTimeval(timeout.Nanoseconds())
+	return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &timeval)
 }
 
 // Close ends the reads that are under way too.

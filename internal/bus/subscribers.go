@@ -71,9 +71,7 @@ func (s *subscribers) remove(name string) error {
 	return nil
 }
 
-// gone is called, by the goroutine that reads from the bus, when name has left it.
-func (s *subscribers) gone(name string) { s.forget(name) }
-
+// forget is called, by the goroutine that reads from the bus, when name has left it.
 func (s *subscribers) forget(name string) bool {
 	s.mu.Lock()
 	events := s.known[name]
@@ -112,8 +110,16 @@ func (s *subscribers) close() {
 }
 
 func (s *subscribers) send(name string, events *forward.Subscription) {
+	paid := 0 // signals; in batches, because to wait for each costs more than it does
 	for e := range events.C {
-		if s.session.pace.signals.Wait(s.session.ctx) != nil || !s.has(name, events) {
+		if paid == 0 {
+			if s.session.pace.signals.WaitN(s.session.ctx, signalBatch) != nil {
+				break
+			}
+			paid = signalBatch
+		}
+		paid--
+		if !s.has(name, events) {
 			break
 		}
 		c := &e.Connection

@@ -232,8 +232,8 @@ func (b *Bus) Connect(t testing.TB) *dbus.Conn {
 	return conn
 }
 
-// ConnectAs returns a connection of another user, as which only the thread that connects runs, and only so long.
-func (b *Bus) ConnectAs(t testing.TB, uid uint32) *dbus.Conn {
+// As calls f as another user, as which only the thread that it runs on runs, and only so long.
+func As(t testing.TB, uid uint32, f func()) {
 	t.Helper()
 	testenv.NeedRoot(t, "connect as another user")
 	const same = ^uintptr(0)
@@ -242,11 +242,19 @@ func (b *Bus) ConnectAs(t testing.TB, uid uint32) *dbus.Conn {
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, same, uintptr(uid), same); errno != 0 {
 		t.Fatal(errno)
 	}
-	conn, err := dbus.Dial(b.Address()) // the bus believes SO_PEERCRED, which has the user at connect(2)
+	f()
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, same, 0, same); errno != 0 {
 		t.Fatal(errno) // the thread ends with the test, for it is still locked
 	}
 	runtime.UnlockOSThread()
+}
+
+// ConnectAs returns a connection of another user.
+func (b *Bus) ConnectAs(t testing.TB, uid uint32) *dbus.Conn {
+	t.Helper()
+	var conn *dbus.Conn
+	var err error
+	As(t, uid, func() { conn, err = dbus.Dial(b.Address()) }) // the bus believes SO_PEERCRED, which has the user at connect(2)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 const (
 	observeQueueMax = 4096                   // happenings that wait for the observers' goroutine
 	countInterval   = 250 * time.Millisecond // between two EventCountChanged
+	restInterval    = 10 * time.Millisecond  // of the observers after they had something to tell
 )
 
 // Subscription is a bounded queue of events. A reader that falls behind loses events, never the data plane its time.
@@ -69,6 +70,7 @@ type observers struct {
 	proxy *Proxy
 	log   *eventLog
 	wake  chan struct{} // holds one
+	end   chan struct{}
 	ended chan struct{}
 
 	wanted     atomic.Uint64 // bit set of the kinds that somebody subscribed to
@@ -83,7 +85,7 @@ type observers struct {
 
 func newObservers(p *Proxy) *observers {
 	return &observers{
-		proxy: p, log: newEventLog(p.cfg.Log), wake: make(chan struct{}, 1), ended: make(chan struct{}),
+		proxy: p, log: newEventLog(p.cfg.Log), wake: make(chan struct{}, 1), end: make(chan struct{}), ended: make(chan struct{}),
 		subscriptions: map[*Subscription]struct{}{},
 	}
 }
@@ -170,12 +172,20 @@ func (o *observers) poke() {
 func (o *observers) run() {
 	defer close(o.ended)
 	var (
+		rest    <-chan time.Time // until the queue is looked at again: to wake for each connection costs more than to tell of it
 		pause   <-chan time.Time // until the count may be told again; nil: it may
 		summary <-chan time.Time // when the lines left out are summed up; nil: there are none
 	)
 	for {
+		wake := o.wake
+		if rest != nil {
+			wake = nil
+		}
 		select {
-		case <-o.wake:
+		case <-wake:
+		case <-o.end:
+		case <-rest:
+			rest = nil
 		case <-pause:
 			pause = nil
 		case <-summary:
@@ -186,6 +196,9 @@ func (o *observers) run() {
 		queue, lost, closed := o.queue, o.lost, o.closed
 		o.queue, o.lost = nil, 0
 		o.mu.Unlock()
+		if len(queue) > 0 {
+			rest = time.After(restInterval)
+		}
 		for i := range queue {
 			if o.tell(&queue[i]) && summary == nil {
 				summary = time.After(logWindow)
@@ -248,7 +261,7 @@ func (o *observers) close() {
 	o.mu.Lock()
 	o.closed = true
 	o.mu.Unlock()
-	o.poke()
+	close(o.end)
 	<-o.ended
 	o.mu.Lock()
 	defer o.mu.Unlock()
