@@ -18,6 +18,7 @@ DBUSPOLICYDIR ?= /etc/dbus-1/system.d
 endif
 POLKITDIR   ?= /usr/share/polkit-1/actions
 CONFDIR     ?= /etc/proxyd
+DOCDIR      ?= $(DATADIR)/doc/proxyd
 
 # What --version prints.
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
@@ -63,7 +64,8 @@ FILES = \
 	man/org.example.SocketProxy1.5:$(MANDIR)/man5/org.example.SocketProxy1.5 \
 	build/completion/bash:$(DATADIR)/bash-completion/completions/proxyctl \
 	build/completion/zsh:$(DATADIR)/zsh/site-functions/_proxyctl \
-	build/completion/fish:$(DATADIR)/fish/vendor_completions.d/proxyctl.fish
+	build/completion/fish:$(DATADIR)/fish/vendor_completions.d/proxyctl.fish \
+	$(foreach f,$(wildcard units/examples/*/*),$(f):$(patsubst units/%,$(DOCDIR)/%,$(f)))
 
 from = $(firstword $(subst :, ,$(1)))
 to = $(DESTDIR)$(lastword $(subst :, ,$(1)))
@@ -76,27 +78,41 @@ install: build completion
 	$(foreach f,$(PROGRAMS),install -D -m 755 $(call from,$(f)) $(call to,$(f)) &&) :
 	$(foreach f,$(FILES),install -D -m 644 $(call from,$(f)) $(call to,$(f)) &&) :
 	install -d -m 755 $(DESTDIR)$(CONFDIR)
+ifeq ($(DESTDIR),)
+	@echo 'Installed. Now tell the system, in this order, since the bus has to know the user:'
+	@echo '  systemd-sysusers proxyd.conf && systemctl daemon-reload && systemctl reload dbus.service'
+endif
 
 # The settings of instances in $(CONFDIR) are the administrator's, and stay.
 uninstall:
 	rm -f $(foreach f,$(PROGRAMS) $(FILES),$(call to,$(f)))
-	-rmdir $(DESTDIR)$(CONFDIR)
+	[ ! -d $(DESTDIR)$(DOCDIR) ] || find $(DESTDIR)$(DOCDIR) -depth -type d -empty -delete
+	[ ! -d $(DESTDIR)$(CONFDIR) ] || rmdir --ignore-fail-on-non-empty $(DESTDIR)$(CONFDIR)
+ifeq ($(DESTDIR),)
+	@echo 'Left where they are: the settings in $(CONFDIR), the directory /var/lib/proxyd and the user proxyd.'
+endif
 
 # The version of the package: letters first would sort above every number.
 DEBVERSION ?= $(patsubst v%,%,$(shell git describe --tags --match 'v[0-9]*' 2>/dev/null || echo 0.1~git$$(git log -1 --format=%cd.%h --date=format:%Y%m%d)))
 NFPM ?= $(GO) run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
+# The directory for the package.
+DEBDIR ?= build
 
 deb:
 	rm -rf build/root build/deb
-	$(MAKE) install DESTDIR=build/root PREFIX=/usr
+	$(MAKE) install DESTDIR=build/root PREFIX=/usr VERSION='$(DEBVERSION)'
 	mkdir -p build/root/usr/share/zsh/vendor-completions build/deb
 	mv build/root/usr/share/zsh/site-functions/_proxyctl build/root/usr/share/zsh/vendor-completions/
 	rmdir build/root/usr/share/zsh/site-functions
 	find build/root/usr/share/man -type f -exec gzip -9n {} +
 	packaging/documents '$(DEBVERSION)' build/deb
-	ARCH=$$($(GO) env GOARCH) VERSION='$(DEBVERSION)' $(NFPM) package -f packaging/nfpm.yaml -p deb -t build/
+	ARCH=$$($(GO) env GOARCH) VERSION='$(DEBVERSION)' $(NFPM) package -f packaging/nfpm.yaml -p deb -t $(DEBDIR)/
+
+# Fails where make deb would for lack of nfpm, which has to be fetched once.
+nfpm:
+	$(NFPM) --version
 
 clean:
 	rm -rf build
 
-.PHONY: all build completion test lint bench run install uninstall deb clean
+.PHONY: all build completion test lint bench run install uninstall deb nfpm clean

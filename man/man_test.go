@@ -2,6 +2,7 @@
 package man_test
 
 import (
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -53,6 +54,53 @@ func optionsOf(t *testing.T, page string) (options []string) {
 		options = append(options, option.FindString(tag))
 	}
 	return options
+}
+
+func TestProxyctlCompletesTheVerbsAndOptionsOfItsPageAndThePropertiesOfTheXML(t *testing.T) {
+	proxyctl := filepath.Join(t.TempDir(), "proxyctl")
+	if text, err := exec.Command("go", "build", "-o", proxyctl, "../cmd/proxyctl").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	complete := func(words ...string) []string {
+		t.Helper()
+		text, err := exec.Command(proxyctl, append([]string{"__complete"}, words...)...).Output()
+		if err != nil {
+			t.Fatalf("completion of %q: %v", words, err)
+		}
+		return found(`(?m)^([\w-]+)`, string(text))
+	}
+	page := read(t, "proxyctl.1")
+
+	verbs := complete("")
+	var inPage []string
+	for _, verb := range outerTags(section(t, page, "COMMANDS")) {
+		if verb, _, _ = strings.Cut(verb, " "); verb != "completion" { // which is for the set-up of a shell
+			inPage = append(inPage, verb)
+		}
+	}
+	sameInAnyOrder(t, "verbs", verbs, inPage)
+
+	options := map[string]bool{}
+	for _, verb := range verbs {
+		for _, option := range complete(verb, "--") {
+			options[option] = true
+		}
+	}
+	documented := map[string]bool{}
+	for _, p := range paragraphs(page) {
+		for _, option := range found(`^(?:-\w, )?(--[a-z-]+)`, p.tag) {
+			documented[option] = true
+		}
+	}
+	sameInAnyOrder(t, "options", slices.Collect(maps.Keys(options)), slices.Collect(maps.Keys(documented)))
+
+	var inXML []string
+	for _, property := range parseInterface(t).Interface.Properties {
+		inXML = append(inXML, property.Name)
+	}
+	if properties := complete("show", "--property", ""); !slices.Equal(properties, inXML) {
+		t.Errorf("it completes the properties %q, the XML has %q", properties, inXML)
+	}
 }
 
 func TestPagesAreFreeOfMistakes(t *testing.T) {

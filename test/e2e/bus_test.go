@@ -18,18 +18,19 @@ func (m *machine) onBus(t *testing.T, busName string) {
 }
 
 func TestTheSandboxLeavesTheBus(t *testing.T) {
-	m := onMachine(t)
-	i := instance{name: "controlled", target: m.echo(t, "tcp")}
-	m.connect(t, "tcp", m.proxy(t, i))
-	m.onBus(t, "controlled")
+	onEachBus(t, func(t *testing.T, m *machine) {
+		i := instance{name: "controlled", target: m.echo(t, "tcp")}
+		m.connect(t, "tcp", m.proxy(t, i))
+		m.onBus(t, "controlled")
 
-	if connections := m.run(t, "proxyctl", "connections", "controlled"); !strings.Contains(connections, i.target) {
-		t.Errorf("proxyctl shows\n%s", connections)
-	}
-	m.run(t, "systemctl", "service-log-level", i.unit(), "debug")
-	if level := m.run(t, "systemctl", "service-log-level", i.unit()); level != "debug\n" {
-		t.Errorf("the log level is %s", level)
-	}
+		if connections := m.run(t, "proxyctl", "connections", "controlled"); !strings.Contains(connections, i.target) {
+			t.Errorf("proxyctl shows\n%s", connections)
+		}
+		m.run(t, "systemctl", "service-log-level", i.unit(), "debug")
+		if level := m.run(t, "systemctl", "service-log-level", i.unit()); level != "debug\n" {
+			t.Errorf("the log level is %s", level)
+		}
+	})
 }
 
 // The unit says how the name of such an instance is written on the bus.
@@ -44,91 +45,94 @@ func TestAnInstanceWithADashHasALogLevelOnceItsBusNameIsSet(t *testing.T) {
 }
 
 func TestProxyctlSetsDrainsResumesAndEnds(t *testing.T) {
-	m := onMachine(t)
-	i := instance{name: "steered", target: m.echo(t, "tcp")}
-	address := m.proxy(t, i)
-	m.connect(t, "tcp", address)
-	m.onBus(t, i.name)
+	onEachBus(t, func(t *testing.T, m *machine) {
+		i := instance{name: "steered", target: m.echo(t, "tcp")}
+		address := m.proxy(t, i)
+		m.connect(t, "tcp", address)
+		m.onBus(t, i.name)
 
-	m.run(t, "proxyctl", "set", i.name, "connections-max=7")
-	if limit := m.run(t, "proxyctl", "show", "--property=ConnectionsMax", "--value", i.name); limit != "7\n" {
-		t.Errorf("the limit is %s", limit)
-	}
-	m.run(t, "proxyctl", "drain", "--no-exit", "--no-wait", i.name)
-	m.until(t, i.unit(), "Service.StatusText", equals("Draining, 1 connection left."))
-	m.run(t, "proxyctl", "resume", i.name)
-	m.connect(t, "tcp", address)
-	m.run(t, "proxyctl", "close", i.name, "--client=127.0.0.1")
-	m.run(t, "proxyctl", "exit", i.name)
-	m.until(t, i.unit(), "Unit.ActiveState", equals("inactive"))
-	if err := m.ask("tcp", address); err != nil {
-		t.Errorf("the next client: %v", err)
-	}
+		m.run(t, "proxyctl", "set", i.name, "connections-max=7")
+		if limit := m.run(t, "proxyctl", "show", "--property=ConnectionsMax", "--value", i.name); limit != "7\n" {
+			t.Errorf("the limit is %s", limit)
+		}
+		m.run(t, "proxyctl", "drain", "--no-exit", "--no-wait", i.name)
+		m.until(t, i.unit(), "Service.StatusText", equals("Draining, 1 connection left."))
+		m.run(t, "proxyctl", "resume", i.name)
+		m.connect(t, "tcp", address)
+		m.run(t, "proxyctl", "close", i.name, "--client=127.0.0.1")
+		m.run(t, "proxyctl", "exit", i.name)
+		m.until(t, i.unit(), "Unit.ActiveState", equals("inactive"))
+		if err := m.ask("tcp", address); err != nil {
+			t.Errorf("the next client: %v", err)
+		}
+	})
 }
 
 func TestPolkitDecidesWhatAUserMayDo(t *testing.T) {
-	m := onMachine(t)
-	testenv.Need(t, "pkaction", "polkitd")
-	i := instance{name: "guarded", target: m.echo(t, "tcp")}
-	m.connect(t, "tcp", m.proxy(t, i))
-	m.onBus(t, i.name)
-	look := []string{"runuser", "-u", "nobody", "--", "proxyctl", "--no-ask-password", "connections", i.name}
+	onEachBus(t, func(t *testing.T, m *machine) {
+		testenv.Need(t, "pkaction", "polkitd")
+		i := instance{name: "guarded", target: m.echo(t, "tcp")}
+		m.connect(t, "tcp", m.proxy(t, i))
+		m.onBus(t, i.name)
+		look := []string{"runuser", "-u", "nobody", "--", "proxyctl", "--no-ask-password", "connections", i.name}
 
-	text, err := output(m.command(look...))
-	if err == nil || !strings.HasPrefix(text, "proxyctl: cannot list the connections of guarded: ") {
-		t.Errorf("%v\n%s", err, text)
-	}
-	m.write(t, "/etc/polkit-1/rules.d/10-e2e.rules", `polkit.addRule(function(action, subject) {
-	if (action.id == "org.example.SocketProxy1.list" && subject.user == "nobody")
-		return polkit.Result.YES;
-});`)
-	m.run(t, "systemctl", "restart", "polkit.service")
-	if connections := m.run(t, look...); !strings.Contains(connections, i.target) {
-		t.Errorf("proxyctl shows\n%s", connections)
-	}
+		text, err := output(m.command(look...))
+		if err == nil || !strings.HasPrefix(text, "proxyctl: cannot list the connections of guarded: ") {
+			t.Errorf("%v\n%s", err, text)
+		}
+		m.write(t, "/etc/polkit-1/rules.d/10-e2e.rules", `polkit.addRule(function(action, subject) {
+		if (action.id == "org.example.SocketProxy1.list" && subject.user == "nobody")
+			return polkit.Result.YES;
+	});`)
+		m.run(t, "systemctl", "restart", "polkit.service")
+		if connections := m.run(t, look...); !strings.Contains(connections, i.target) {
+			t.Errorf("proxyctl shows\n%s", connections)
+		}
+	})
 }
 
 // It is not parallel, because it takes the bus from under the other tests.
 func TestABusThatDiesTakesNoByteAlong(t *testing.T) {
-	m := aloneOnMachine(t)
-	i := instance{name: "busless", target: m.echo(t, "tcp")}
-	address := m.proxy(t, i)
-	c := m.connect(t, "tcp", address)
-	m.onBus(t, i.name)
-	before := m.mainPID(t, i.unit())
+	aloneOnEachBus(t, func(t *testing.T, m *machine) {
+		i := instance{name: "busless", target: m.echo(t, "tcp")}
+		address := m.proxy(t, i)
+		c := m.connect(t, "tcp", address)
+		m.onBus(t, i.name)
+		before := m.mainPID(t, i.unit())
 
-	busIsBack := make(chan struct{})
-	var sent, received int64
-	var streaming sync.WaitGroup
-	streaming.Go(func() {
-		defer c.(*net.TCPConn).CloseWrite()
-		for block := make([]byte, 64<<10); ; {
-			n, err := c.Write(block)
-			sent += int64(n)
-			if err != nil {
-				t.Error(err)
-				return
+		busIsBack := make(chan struct{})
+		var sent, received int64
+		var streaming sync.WaitGroup
+		streaming.Go(func() {
+			defer c.(*net.TCPConn).CloseWrite()
+			for block := make([]byte, 64<<10); ; {
+				n, err := c.Write(block)
+				sent += int64(n)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				select {
+				case <-busIsBack:
+					return
+				default:
+				}
 			}
-			select {
-			case <-busIsBack:
-				return
-			default:
-			}
+		})
+		streaming.Go(func() { received, _ = io.Copy(io.Discard, c) })
+		m.run(t, "systemctl", "kill", "--signal=KILL", "dbus.service")
+		if err := m.ask("tcp", address); err != nil {
+			t.Error(err)
+		}
+		m.run(t, "systemctl", "start", "dbus.service")
+		close(busIsBack)
+		streaming.Wait()
+		if received != sent {
+			t.Errorf("%d bytes of %d came back", received, sent)
+		}
+		m.onBus(t, i.name)
+		if after := m.mainPID(t, i.unit()); after != before {
+			t.Errorf("the process is %d, and was %d", after, before)
 		}
 	})
-	streaming.Go(func() { received, _ = io.Copy(io.Discard, c) })
-	m.run(t, "systemctl", "kill", "--signal=KILL", "dbus.service")
-	if err := m.ask("tcp", address); err != nil {
-		t.Error(err)
-	}
-	m.run(t, "systemctl", "start", "dbus.service")
-	close(busIsBack)
-	streaming.Wait()
-	if received != sent {
-		t.Errorf("%d bytes of %d came back", received, sent)
-	}
-	m.onBus(t, i.name)
-	if after := m.mainPID(t, i.unit()); after != before {
-		t.Errorf("the process is %d, and was %d", after, before)
-	}
 }

@@ -17,13 +17,22 @@ func (m *machine) proxy(t *testing.T, i instance) (address string) {
 	if i.listen == "" {
 		i.listen = "127.0.0.1:" + freePort()
 	}
-	m.write(t, "/etc/proxyd/"+i.name+".conf", "TARGET="+i.target+"\nOPTIONS="+i.options+"\n")
-	m.write(t, "/etc/systemd/system/"+i.socketUnit()+".d/listen.conf", "[Socket]\nListenStream="+i.listen+"\n")
-	if i.service != "" {
-		m.write(t, "/etc/systemd/system/"+i.unit()+".d/override.conf", i.service)
+	for file, text := range i.files() {
+		m.write(t, file, text)
 	}
 	m.startUnit(t, i.socketUnit(), i.unit())
 	return i.listen
+}
+
+func (i instance) files() map[string]string {
+	files := map[string]string{
+		"/etc/proxyd/" + i.name + ".conf":                          "TARGET=" + i.target + "\nOPTIONS=" + i.options + "\n",
+		"/etc/systemd/system/" + i.socketUnit() + ".d/listen.conf": "[Socket]\nListenStream=" + i.listen + "\n",
+	}
+	if i.service != "" {
+		files["/etc/systemd/system/"+i.unit()+".d/override.conf"] = i.service
+	}
+	return files
 }
 
 func (i instance) unit() string       { return "proxyd@" + i.name + ".service" }

@@ -37,36 +37,25 @@ type machine struct {
 	units   *units
 }
 
-// possible says what a machine needs that this one lacks.
-func possible() error {
-	if os.Geteuid() != 0 {
-		return errors.New("only root can make the namespaces for it")
-	}
-	for _, program := range []string{"/lib/systemd/systemd", "/usr/bin/systemd-stdio-bridge"} {
-		if _, err := os.Stat(program); err != nil {
-			return fmt.Errorf("%w (Debian package systemd)", err)
-		}
-	}
-	if _, err := exec.LookPath("make"); err != nil {
-		return fmt.Errorf("%w (Debian package make)", err)
-	}
-	return nil
-}
-
-// newMachine installs proxyd on a machine that is to be booted.
-func newMachine() (*machine, error) {
+// newMachine is one that is to be booted. What its tree has is put over the files of this machine.
+func newMachine(bus *systemBus) (*machine, error) {
 	dir, err := os.MkdirTemp("", "proxyd-e2e")
 	if err != nil {
 		return nil, err
 	}
 	m := &machine{dir: dir, cgroup: filepath.Base(dir), ended: make(chan struct{})}
-	install := exec.Command("make", "--silent", "-C", "../..", "install", "PREFIX=/usr", "DESTDIR="+filepath.Join(dir, "tree"))
-	if output, err := install.CombinedOutput(); err != nil {
+	units := filepath.Join(m.tree(), "etc/systemd/system")
+	if err = os.MkdirAll(units, 0o755); err == nil {
+		err = os.Symlink(bus.unit, filepath.Join(units, "dbus.service")) // as "systemctl enable" does
+	}
+	if err != nil {
 		m.end()
-		return nil, fmt.Errorf("make install: %w\n%s", err, output)
+		return nil, err
 	}
 	return m, nil
 }
+
+func (m *machine) tree() string { return filepath.Join(m.dir, "tree") }
 
 func (m *machine) boot() (err error) {
 	if err := m.start(); err != nil {
@@ -78,14 +67,8 @@ func (m *machine) boot() (err error) {
 	if m.network, err = os.Open(fmt.Sprintf("/proc/%d/ns/net", m.init.Process.Pid)); err != nil {
 		return err
 	}
-	if m.units, err = m.watchUnits(); err != nil {
-		return err
-	}
-	// As the maintainer scripts of a package do. The bus reads its policy, with this user in it, when it starts.
-	if text, err := output(m.command("systemd-sysusers", "proxyd.conf")); err != nil {
-		return fmt.Errorf("systemd-sysusers: %w\n%s", err, text)
-	}
-	return nil
+	m.units, err = m.watchUnits()
+	return err
 }
 
 // start returns when systemd says that it is up.
@@ -214,6 +197,17 @@ func (m *machine) run(t *testing.T, argv ...string) string {
 // write makes a file on the machine for the time of a test.
 func (m *machine) write(t *testing.T, file, text string) {
 	t.Helper()
+	m.put(t, file, text)
+	t.Cleanup(func() {
+		if err := m.files.Remove(strings.TrimPrefix(file, "/")); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// put makes a file that stays.
+func (m *machine) put(t *testing.T, file, text string) {
+	t.Helper()
 	name := strings.TrimPrefix(file, "/")
 	if err := m.files.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		t.Fatal(err)
@@ -222,9 +216,4 @@ func (m *machine) write(t *testing.T, file, text string) {
 	if err := m.files.WriteFile(name, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := m.files.Remove(name); err != nil {
-			t.Error(err)
-		}
-	})
 }

@@ -1,23 +1,33 @@
 // Package e2e tests what an administrator has after the installation: the units, on a real systemd with its own journal
-// and bus. It boots in half a second, in namespaces of its own over the files of this machine, and all tests share it.
+// and bus. It boots in half a second, in namespaces of its own over the files of this machine. There is one for each
+// daemon that may be the system bus, which the tests share, and more where the package is installed and taken away.
 // Nothing of it reaches the machine, and nothing of it is left.
 package e2e
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"testing"
 
 	"example.org/socketproxy/internal/testenv"
 	"go.uber.org/goleak"
 )
 
-// booted is the machine of all tests, unless unbootable says why there is none.
-var (
-	booted     *machine
-	unbootable error
-)
+// systemBus is a daemon that may be the system bus of a machine.
+type systemBus struct {
+	name, unit, debianPackage string
+
+	booted     *machine // for the tests that share it, unless
+	unbootable error    // says why there is none
+}
+
+var buses = []*systemBus{
+	{name: "dbus-daemon", unit: "/lib/systemd/system/dbus.service", debianPackage: "dbus"},
+	{name: "dbus-broker", unit: "/lib/systemd/system/dbus-broker.service", debianPackage: "dbus-broker"},
+}
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
@@ -27,17 +37,14 @@ func run(m *testing.M) int {
 		// A test here waits for systemd most of the time.
 		_ = flag.Set("test.parallel", "8")
 	}
-	if unbootable = possible(); unbootable == nil {
-		var err error
-		if booted, err = newMachine(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		unbootable = booted.boot()
+	code := 1
+	if bootAll() {
+		code = m.Run()
 	}
-	code := m.Run()
-	if booted != nil {
-		booted.end()
+	for _, bus := range buses {
+		if bus.booted != nil {
+			bus.booted.end()
+		}
 	}
 	if code != 0 {
 		return code
@@ -54,24 +61,118 @@ func isSet(name string) (set bool) {
 	return set
 }
 
-// onMachine is how a test gets the machine, together with others. If it fails, it shows the journal of its time.
+// bootAll boots the machines that are possible here. It fails where proxyd cannot be installed.
+func bootAll() bool {
+	for _, bus := range buses {
+		if bus.unbootable = bus.possible(); bus.unbootable != nil {
+			continue
+		}
+		var err error
+		if bus.booted, err = newMachine(bus); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return false
+		}
+		if text, err := output(makefile("install", "PREFIX=/usr", "DESTDIR="+bus.booted.tree())); err != nil {
+			fmt.Fprintf(os.Stderr, "make install: %v\n%s", err, text)
+			return false
+		}
+		if bus.unbootable = bus.booted.boot(); bus.unbootable != nil {
+			continue
+		}
+		// The bus reads its policy, with this user in it, when it starts.
+		if text, err := output(bus.booted.command("systemd-sysusers", "proxyd.conf")); err != nil {
+			fmt.Fprintf(os.Stderr, "systemd-sysusers: %v\n%s", err, text)
+			return false
+		}
+	}
+	return true
+}
+
+// makefile makes a target.
+func makefile(args ...string) *exec.Cmd {
+	return exec.Command("make", append([]string{"--silent", "--directory=../.."}, args...)...)
+}
+
+// possible says what a machine needs that this one lacks.
+func (bus *systemBus) possible() error {
+	if os.Geteuid() != 0 {
+		return errors.New("only root can make the namespaces for it")
+	}
+	for _, need := range []struct{ file, debianPackage string }{
+		{"/lib/systemd/systemd", "systemd"},
+		{"/usr/bin/systemd-stdio-bridge", "systemd"},
+		{bus.unit, bus.debianPackage},
+	} {
+		if _, err := os.Stat(need.file); err != nil {
+			return fmt.Errorf("%w (Debian package %s)", err, need.debianPackage)
+		}
+	}
+	if _, err := exec.LookPath("make"); err != nil {
+		return fmt.Errorf("%w (Debian package make)", err)
+	}
+	return nil
+}
+
+// onMachine is how a test gets a machine, together with others.
 func onMachine(t *testing.T) *machine {
 	t.Helper()
 	t.Parallel()
-	return aloneOnMachine(t)
+	return buses[0].machine(t)
 }
 
-// aloneOnMachine is for a test that the others would not survive.
-func aloneOnMachine(t *testing.T) *machine {
+// onEachBus runs a test on each machine, together with others.
+func onEachBus(t *testing.T, test func(t *testing.T, m *machine)) {
 	t.Helper()
-	if unbootable != nil {
-		testenv.Without(t, "cannot boot a systemd here: %v", unbootable)
+	t.Parallel()
+	for _, bus := range buses {
+		t.Run(bus.name, func(t *testing.T) {
+			t.Parallel()
+			test(t, bus.machine(t))
+		})
 	}
-	cursor := booted.journalCursor(t)
+}
+
+// aloneOnEachBus is for a test that others would not survive.
+func aloneOnEachBus(t *testing.T, test func(t *testing.T, m *machine)) {
+	t.Helper()
+	for _, bus := range buses {
+		t.Run(bus.name, func(t *testing.T) { test(t, bus.machine(t)) })
+	}
+}
+
+// machine is the one that tests share.
+func (bus *systemBus) machine(t *testing.T) *machine {
+	t.Helper()
+	if bus.unbootable != nil {
+		testenv.Without(t, "cannot boot a systemd here: %v", bus.unbootable)
+	}
+	bus.booted.showJournalOfFailure(t)
+	return bus.booted
+}
+
+// ownMachine is one for a single test, with nothing of proxyd.
+func (bus *systemBus) ownMachine(t *testing.T) *machine {
+	t.Helper()
+	bus.machine(t) // else it is not possible
+	m, err := newMachine(bus)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.end)
+	if err := m.boot(); err != nil {
+		t.Fatal(err)
+	}
+	m.showJournalOfFailure(t)
+	return m
+}
+
+// showJournalOfFailure does so for the time of a test.
+func (m *machine) showJournalOfFailure(t *testing.T) {
+	t.Helper()
+	cursor := m.journalCursor(t)
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("the journal, with what other tests did meanwhile:\n%s", booted.journalAfter(t, cursor))
+			t.Logf("the journal, with what other tests did meanwhile:\n%s", m.journalAfter(t, cursor))
 		}
 	})
-	return booted
 }

@@ -1,0 +1,131 @@
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"example.org/socketproxy/internal/testenv"
+)
+
+func TestThePackage(t *testing.T) {
+	t.Parallel()
+	testenv.Need(t, "dpkg", "dpkg")
+	older, newer := buildPackage(t, "1.0"), buildPackage(t, "1.1")
+
+	t.Run("has no error", func(t *testing.T) {
+		t.Parallel()
+		testenv.Need(t, "lintian", "lintian")
+		if text, err := exec.Command("lintian", "--fail-on=error", newer).CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, text)
+		}
+	})
+	for _, bus := range buses {
+		t.Run("comes, changes and goes with "+bus.name, func(t *testing.T) {
+			t.Parallel()
+			m := bus.ownMachine(t)
+			m.copy(t, older, "/tmp")
+			m.copy(t, newer, "/tmp")
+			m.installUpgradeRemoveAndPurge(t, "/tmp/"+filepath.Base(older), "/tmp/"+filepath.Base(newer))
+		})
+	}
+}
+
+func buildPackage(t *testing.T, version string) (file string) {
+	t.Helper()
+	if text, err := makefile("nfpm").CombinedOutput(); err != nil {
+		testenv.Without(t, "cannot get nfpm, which makes the package: %v\n%s", err, text)
+	}
+	dir := t.TempDir()
+	if text, err := makefile("deb", "DEBVERSION="+version, "DEBDIR="+dir).CombinedOutput(); err != nil {
+		t.Fatalf("make deb: %v\n%s", err, text)
+	}
+	packages, err := filepath.Glob(dir + "/proxyd_" + version + "_*.deb")
+	if err != nil || len(packages) != 1 {
+		t.Fatalf("make deb has made %q, %v", packages, err)
+	}
+	return packages[0]
+}
+
+func (m *machine) installUpgradeRemoveAndPurge(t *testing.T, older, newer string) {
+	m.run(t, "busctl", "list") // starts the bus, which does not know of proxyd yet
+	before := m.traces(t)
+	i := instance{name: "web", listen: "127.0.0.1:" + freePort(), target: m.echo(t, "tcp")}
+
+	m.dpkg(t, "--install", older)
+	for file, text := range i.files() {
+		m.put(t, file, text)
+	}
+	m.run(t, "systemctl", "enable", "--now", i.socketUnit())
+	c := m.connect(t, "tcp", i.listen)
+	m.onBus(t, i.name)
+	pid := m.mainPID(t, i.unit())
+
+	m.dpkg(t, "--install", newer)
+	if err := exchange(c); err != nil {
+		t.Errorf("the upgrade has cost a connection: %v", err)
+	}
+	if now := m.mainPID(t, i.unit()); now != pid {
+		t.Errorf("the upgrade has replaced process %d by %d", pid, now)
+	}
+	c.Close()
+	m.run(t, "systemctl", "restart", i.unit())
+	m.onBus(t, i.name)
+	if version := m.run(t, "proxyctl", "show", "--property=Version", "--value", i.name); version != "1.1\n" {
+		t.Errorf("after the upgrade and a restart runs version %s", version)
+	}
+
+	m.dpkg(t, "--remove", "proxyd")
+	if pid := m.mainPID(t, i.unit()); pid != 0 {
+		t.Errorf("process %d is left of a package that was removed", pid)
+	}
+	if _, err := m.dial("tcp", i.listen); err == nil {
+		t.Error("a socket is left of a package that was removed")
+	}
+	m.dpkg(t, "--install", newer)
+	m.run(t, "systemctl", "start", "sockets.target")
+	if err := m.ask("tcp", i.listen); err != nil {
+		t.Errorf("a package that comes back does not find its configuration: %v", err)
+	}
+
+	m.dpkg(t, "--purge", "proxyd")
+	if after := m.traces(t); after != before {
+		t.Errorf("there is\n%s\nafter the purge, and before the installation there was\n%s", after, before)
+	}
+}
+
+func TestUninstallLeavesNoFile(t *testing.T) {
+	testenv.Need(t, "make", "make")
+	dir := t.TempDir()
+	for _, target := range []string{"install", "uninstall"} {
+		if text, err := makefile(target, "DESTDIR="+dir).CombinedOutput(); err != nil {
+			t.Fatalf("make %s: %v\n%s", target, err, text)
+		}
+	}
+	err := filepath.WalkDir(dir, func(path string, entry os.DirEntry, err error) error {
+		if err == nil && (!entry.IsDir() || strings.Contains(entry.Name(), "proxyd")) {
+			t.Errorf("%s is left", strings.TrimPrefix(path, dir))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// dpkg leaves the triggers of other packages alone: that of man-db takes seconds.
+func (m *machine) dpkg(t *testing.T, args ...string) {
+	t.Helper()
+	m.run(t, append([]string{"dpkg", "--no-triggers"}, args...)...)
+}
+
+// traces are the files and units of proxyd, and its user.
+func (m *machine) traces(t *testing.T) string {
+	t.Helper()
+	files := m.run(t, "find", "/etc", "/usr", "/var", "/run", "-regextype", "egrep", "-regex", ".*/[^/]*(proxyd|proxyctl|SocketProxy1)[^/]*")
+	units := m.run(t, "systemctl", "list-units", "--all", "--no-legend", "--plain", "proxyd@*")
+	users := m.run(t, "sh", "-c", "getent passwd proxyd; getent group proxyd; true")
+	return files + units + users
+}
