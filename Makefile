@@ -34,7 +34,10 @@ TEST ?=
 
 all: build
 
-build:
+build: build/proxyd build/proxyctl
+
+# Not each time, so that sudo make install takes what make has built, and root needs no Go.
+build/proxyd build/proxyctl &: go.mod go.sum $(shell find cmd internal -name '*.go' -o -name '*.xml')
 	CGO_ENABLED=0 $(GO) build -tags godbus_no_tcp -trimpath -ldflags '-s -w -X main.version=$(VERSION)' \
 		-o build/ ./cmd/proxyd ./cmd/proxyctl
 
@@ -70,11 +73,11 @@ FILES = \
 from = $(firstword $(subst :, ,$(1)))
 to = $(DESTDIR)$(lastword $(subst :, ,$(1)))
 
-completion: build
+build/completion/%: build/proxyctl
 	mkdir -p build/completion
-	for shell in bash zsh fish; do build/proxyctl completion $$shell >build/completion/$$shell || exit; done
+	build/proxyctl completion $* >$@
 
-install: build completion
+install: build $(addprefix build/completion/,bash zsh fish)
 	$(foreach f,$(PROGRAMS),install -D -m 755 $(call from,$(f)) $(call to,$(f)) &&) :
 	$(foreach f,$(FILES),install -D -m 644 $(call from,$(f)) $(call to,$(f)) &&) :
 	install -d -m 755 $(DESTDIR)$(CONFDIR)
@@ -100,7 +103,8 @@ DEBDIR ?= build
 
 deb:
 	rm -rf build/root build/deb
-	$(MAKE) install DESTDIR=build/root PREFIX=/usr VERSION='$(DEBVERSION)'
+	$(MAKE) --always-make build VERSION='$(DEBVERSION)'
+	$(MAKE) install DESTDIR=build/root PREFIX=/usr
 	mkdir -p build/root/usr/share/zsh/vendor-completions build/deb
 	mv build/root/usr/share/zsh/site-functions/_proxyctl build/root/usr/share/zsh/vendor-completions/
 	rmdir build/root/usr/share/zsh/site-functions
@@ -115,4 +119,4 @@ nfpm:
 clean:
 	rm -rf build
 
-.PHONY: all build completion test lint bench run install uninstall deb nfpm clean
+.PHONY: all build test lint bench run install uninstall deb nfpm clean
