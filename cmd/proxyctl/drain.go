@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"time"
 
 	"example.org/socketproxy/internal/bus"
@@ -37,9 +39,14 @@ func (c *ctl) drainCommand() *cobra.Command {
 			}
 			w := c.newWait(!noExit)
 			for _, instance := range instances {
-				if err := instance.Drain(ctx, timeout, flags); err != nil {
+				err := instance.Drain(ctx, timeout, flags)
+				switch {
+				case errors.Is(err, bus.ErrAlreadyDraining):
+					proxyctl, name := "proxyctl"+c.sameBus(), instance.Name
+					c.cannot("drain", instance, fmt.Errorf("%w; try %s resume %s, or %s exit %s", err, proxyctl, name, proxyctl, name))
+				case err != nil:
 					c.cannot("drain", instance, err)
-				} else {
+				default:
 					w.add(instance, bus.StateDraining)
 				}
 			}

@@ -22,6 +22,7 @@ type fake struct {
 	connections []connectionStruct
 	refusal     *dbus.Error // what every method answers; nil: it works
 	calls       []string
+	looked      int         // how often all properties were asked for
 	subscribed  chan string // the callers of Subscribe
 	asked       chan string // every call
 	called      chan string // every call that was served
@@ -79,6 +80,7 @@ func (f *fake) export(t *testing.T) {
 		"org.freedesktop.DBus.Properties": {"GetAll": func(string) (map[string]any, *dbus.Error) {
 			f.mu.Lock()
 			defer f.mu.Unlock()
+			f.looked++
 			return f.properties, nil
 		}},
 		bus.Interface: {
@@ -115,6 +117,9 @@ func (f *fake) waitForCall(t *testing.T, member string) {
 	for bustest.Receive(t, f.called) != member {
 	}
 }
+
+// hang makes the process of an instance do nothing any more, as SIGSTOP does.
+func (f *fake) hang() { f.conn.Eavesdrop(make(chan *dbus.Message)) }
 
 // set changes a property, and tells everybody if it is one that is told.
 func (f *fake) set(property string, value any) {

@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -104,6 +106,21 @@ func TestOutput(t *testing.T) {
 	}
 }
 
+func TestTheJournalIsAskedForTheProcessThatOwnsTheName(t *testing.T) {
+	environment(t)
+	bin := t.TempDir()
+	if err := os.WriteFile(filepath.Join(bin, "journalctl"), []byte("#!/bin/sh\necho \"$1\"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	b := bustest.Start(t, bustest.Options{})
+	startFake(t, b, "web", nil) // says it is process 4711
+	text, _ := transcript(t, b, "status", "web")
+	if want := fmt.Sprintf("\n_PID=%d\n", os.Getpid()); !strings.HasSuffix(text, want) {
+		t.Errorf("%s does not end with %s", text, want)
+	}
+}
+
 func TestRefusalsAreToldInWords(t *testing.T) {
 	environment(t)
 	b, web := threeInstances(t)
@@ -111,7 +128,7 @@ func TestRefusalsAreToldInWords(t *testing.T) {
 	for _, refusal := range []struct{ name, message string }{
 		{"org.freedesktop.DBus.Error.AccessDenied", "Not authorized"},
 		{"org.freedesktop.DBus.Error.InteractiveAuthorizationRequired", "Interactive authentication required."},
-		{"org.freedesktop.DBus.Error.LimitsExceeded", "Too many calls are waiting."},
+		{"org.freedesktop.DBus.Error.LimitsExceeded", "Too many calls"},
 		{"org.freedesktop.DBus.Error.InvalidArgs", "Unknown state \"ajar\""},
 		{bus.ErrorPrefix + "NoSuchConnection", "no such connection"},
 		{bus.ErrorPrefix + "AlreadyDraining", "already draining"},

@@ -123,8 +123,16 @@ func (c *ctl) connect(ctx context.Context) error {
 		return err
 	}
 	client.Interactive = !c.noAskPassword
+	client.Waiting = c.waitsForConsent
 	c.bus = client
 	return nil
+}
+
+// waitsForConsent says why nothing happens, unless the agent does.
+func (c *ctl) waitsForConsent(instance *bus.Instance) {
+	if !c.quiet && c.agent == nil {
+		fmt.Fprintf(c.stderr, "proxyctl: waiting for %s; an authorization may be pending\n", printable(instance.Name))
+	}
 }
 
 func (c *ctl) close() {

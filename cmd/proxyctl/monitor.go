@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"example.org/socketproxy/internal/bus"
@@ -92,14 +93,20 @@ func (m *monitor) follow(ctx context.Context, instance *bus.Instance) {
 		}
 		return
 	}
-	f := &followed{name: instance.Name, clients: make(map[uint64]string)}
-	m.followed[instance.Owner] = f
+	m.followed[instance.Owner] = &followed{name: instance.Name}
+	m.learn(ctx, instance)
+}
+
+// learn asks for the connections of an instance that is followed.
+func (m *monitor) learn(ctx context.Context, instance *bus.Instance) {
+	clients := make(map[uint64]string)
+	m.followed[instance.Owner].clients = clients
 	connections, err := instance.Connections(ctx, bus.Filter{})
 	if err != nil && ctx.Err() == nil {
 		m.cannot("list the connections of", instance, err)
 	}
 	for _, connection := range connections {
-		f.clients[connection.ID] = connection.Client
+		clients[connection.ID] = connection.Client
 	}
 }
 
@@ -130,6 +137,8 @@ func (m *monitor) handle(ctx context.Context, event bus.Event) error {
 		if f := m.followed[e.Owner]; f != nil {
 			return m.propertiesChanged(f, e)
 		}
+	case bus.EventsLost:
+		return m.eventsLost(ctx, e)
 	}
 	return nil
 }
@@ -177,17 +186,52 @@ func (m *monitor) propertiesChanged(f *followed, e bus.PropertiesChanged) error 
 	return nil
 }
 
-// tell prints one event.
-func (m *monitor) tell(instance, event, colour, text string, details object) (err error) {
-	now := m.now()
-	line := now.Format(time.StampMilli) + " " + printable(instance) + " " + m.terminal.paint(colour, event)
+// eventsLost catches up on what the events may have told.
+func (m *monitor) eventsLost(ctx context.Context, e bus.EventsLost) error {
+	verb := "were"
+	if e.N == 1 {
+		verb = "was"
+	}
+	err := m.write(m.terminal.paint(red, count(e.N, "event")+" "+verb+" lost"), object{{"event", "lost"}, {"events", e.N}})
+	if err != nil {
+		return err
+	}
+	running, err := m.bus.Instances(ctx)
+	if err != nil {
+		return err
+	}
+	for owner, f := range m.followed {
+		if !slices.ContainsFunc(running, func(i *bus.Instance) bool { return i.Owner == owner }) {
+			if err := m.instanceChanged(ctx, bus.InstanceChanged{Name: f.name, OldOwner: owner}); err != nil {
+				return err
+			}
+		}
+	}
+	for _, instance := range running {
+		if m.followed[instance.Owner] != nil {
+			m.learn(ctx, instance)
+		} else if err := m.instanceChanged(ctx, bus.InstanceChanged{Name: instance.Name, NewOwner: instance.Owner}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tell prints one event of an instance.
+func (m *monitor) tell(instance, event, colour, text string, details object) error {
+	line := printable(instance) + " " + m.terminal.paint(colour, event)
 	if text != "" {
 		line += " " + printable(text)
 	}
-	line += "\n"
+	return m.write(line, append(object{{"instance", instance}, {"event", event}}, details...))
+}
+
+// write writes a line, or the object with the same in it.
+func (m *monitor) write(line string, o object) (err error) {
+	now := m.now()
+	line = now.Format(time.StampMilli) + " " + line + "\n"
 	if m.json != jsonOff {
-		o := append(object{{"timestamp", now.UnixMicro()}, {"instance", instance}, {"event", event}}, details...)
-		if line, err = m.encode(o); err != nil {
+		if line, err = m.encode(append(object{{"timestamp", now.UnixMicro()}}, o...)); err != nil {
 			return err
 		}
 	}

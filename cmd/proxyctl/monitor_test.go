@@ -68,6 +68,70 @@ func begin(t *testing.T, b *bustest.Bus, as func(*ctl), args ...string) (out *ou
 	return out, end
 }
 
+func TestMonitorGoesOnWithoutAnInstanceThatHangs(t *testing.T) {
+	environment(t)
+	b := bustest.Start(t, bustest.Options{})
+	startFake(t, b, "mail", nil).hang()
+	web := startFake(t, b, "web", nil)
+	out, end := begin(t, b, nil, "monitor")
+	web.emit(bustest.Receive(t, web.subscribed), bus.Interface, "ConnectionRefused", "192.0.2.9:50001", "limit")
+	out.waitFor(t, "refused")
+	if status := end(); status != statusFailure {
+		t.Errorf("exit status %d", status)
+	}
+	want := "proxyctl: cannot monitor mail: no answer within 5s\nNov 22 12:00:00.000 web refused 192.0.2.9:50001 limit\n"
+	if out.String() != want {
+		t.Errorf("got  %q\nwant %q", out, want)
+	}
+}
+
+func TestMonitorCatchesUpOnEventsThatWereLost(t *testing.T) {
+	environment(t)
+	for mode, want := range map[jsonMode]string{
+		jsonOff: "Nov 22 12:00:00.000 17 events were lost\n" +
+			"Nov 22 12:00:00.000 db vanished\n" +
+			"Nov 22 12:00:00.000 mail appeared\n" +
+			"Nov 22 12:00:00.000 web removed 5 192.0.2.9:50000 killed after 0, 0B to backend, 0B to client\n",
+		jsonShort: `{"timestamp":1795348800000000,"event":"lost","events":17}` + "\n" +
+			`{"timestamp":1795348800000000,"instance":"db","event":"vanished"}` + "\n" +
+			`{"timestamp":1795348800000000,"instance":"mail","event":"appeared"}` + "\n" +
+			`{"timestamp":1795348800000000,"instance":"web","event":"removed","id":5,"client":"192.0.2.9:50000","reason":"killed",` +
+			`"to_backend":0,"to_client":0,"duration":0}` + "\n",
+	} {
+		b := bustest.Start(t, bustest.Options{})
+		db, web := startFake(t, b, "db", nil), startFake(t, b, "web", nil)
+		out := newOutput()
+		c := &ctl{stdout: out, stderr: out, now: func() time.Time { return noon }}
+		c.destination.Address, c.json = b.Address(), mode
+		running, err := c.running(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.close()
+		m := &monitor{ctl: c, followed: make(map[string]*followed)}
+		for _, instance := range running {
+			m.follow(t.Context(), instance)
+		}
+		if _, err := db.conn.ReleaseName(db.busName); err != nil {
+			t.Fatal(err)
+		}
+		startFake(t, b, "mail", nil)
+		web.mu.Lock()
+		web.connections = []connectionStruct{{ID: 5, Client: "192.0.2.9:50000"}}
+		web.mu.Unlock()
+		for _, event := range []bus.Event{
+			bus.EventsLost{N: 17}, bus.ConnectionRemoved{Owner: web.conn.Names()[0], ID: 5, Reason: "killed"},
+		} {
+			if err := m.handle(t.Context(), event); err != nil {
+				t.Error(err)
+			}
+		}
+		if out.String() != want {
+			t.Errorf("got\n%s\nwant\n%s", out, want)
+		}
+	}
+}
+
 func TestMonitorPrintsWhatHappens(t *testing.T) {
 	environment(t)
 	for _, test := range []struct {

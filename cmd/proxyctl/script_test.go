@@ -31,6 +31,7 @@ import (
 //	reset                          waits until all clients are reset
 //	await NAME PROPERTY PATTERN    waits until a property matches a regular expression
 //	need PROGRAM PACKAGE           leaves the script out where a program is missing
+//	stop NAME                      stops an instance with SIGSTOP
 //	exits STATUS PROGRAM [ARG...]  runs a program that must end with that exit status
 func TestScripts(t *testing.T) {
 	proxyd := filepath.Join(t.TempDir(), "proxyd")
@@ -41,7 +42,7 @@ func TestScripts(t *testing.T) {
 	commands := map[string]func(*testscript.TestScript, bool, []string){"exits": exits}
 	for name, command := range map[string]func(*script, *testscript.TestScript, []string) error{
 		"proxyd": (*script).proxyd, "connect": (*script).connect, "hangup": (*script).hangup, "reset": (*script).reset,
-		"await": (*script).await, "need": (*script).need,
+		"await": (*script).await, "need": (*script).need, "stop": (*script).stop,
 	} {
 		commands[name] = func(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Check(command(ts.Value("script").(*script), ts, args))
@@ -53,7 +54,7 @@ func TestScripts(t *testing.T) {
 		UpdateScripts:       *update,
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
-			s := &script{t: env.T().(testing.TB), program: proxyd, backend: filepath.Join(env.WorkDir, "backend")}
+			s := &script{t: env.T().(testing.TB), program: proxyd, backend: filepath.Join(env.WorkDir, "backend"), proxies: map[string]*os.Process{}}
 			s.bus = bustest.Start(s.t, bustest.Options{})
 			env.Values["script"] = s
 			env.Setenv("DBUS_SYSTEM_BUS_ADDRESS", s.bus.Address())
@@ -72,6 +73,7 @@ type script struct {
 	program string // proxyd
 	backend string // the socket of the echo server
 	clients []net.Conn
+	proxies map[string]*os.Process
 }
 
 // echo starts the backend.
@@ -119,8 +121,13 @@ func (s *script) proxyd(ts *testscript.TestScript, args []string) error {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
+	s.proxies[args[0]] = cmd.Process
 	ts.Setenv(args[0], l.Addr().String())
 	return s.await(ts, []string{args[0], "State", "running"})
+}
+
+func (s *script) stop(_ *testscript.TestScript, args []string) error {
+	return s.proxies[args[0]].Signal(unix.SIGSTOP)
 }
 
 func (s *script) connect(ts *testscript.TestScript, args []string) error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -33,12 +34,12 @@ func (c *ctl) statusCommand() *cobra.Command {
 			if c.json != jsonOff {
 				return c.showObjects(described, nil)
 			}
-			return c.printStatus(described)
+			return c.printStatus(ctx, described)
 		},
 	}
 }
 
-func (c *ctl) printStatus(instances []described) error {
+func (c *ctl) printStatus(ctx context.Context, instances []described) error {
 	var text strings.Builder
 	for n, i := range instances {
 		if n > 0 {
@@ -46,7 +47,7 @@ func (c *ctl) printStatus(instances []described) error {
 		}
 		fmt.Fprintf(&text, "%s %s\n", c.terminal.paint(colourOf(i.State), c.terminal.dot()), printable(i.Instance.Name))
 		c.keys(&text, i)
-		if lines := c.journal(i); lines != "" {
+		if lines := c.journal(ctx, i); lines != "" {
 			text.WriteString("\n" + lines)
 		}
 	}
@@ -101,13 +102,17 @@ func (c *ctl) sinceOrUntil(p *bus.Properties) string {
 }
 
 // journal returns the last lines that the instance logged, "" where they cannot be had.
-func (c *ctl) journal(i described) string {
+func (c *ctl) journal(ctx context.Context, i described) string {
 	if c.destination.Host != "" {
+		return ""
+	}
+	pid, err := i.PID(ctx) // what the instance says itself may be another's
+	if err != nil {
 		return ""
 	}
 	// Ids of processes are used again; what came before this one started is not its own.
 	started := bus.Time(i.StartTimestamp).Add(-time.Second).Unix()
-	args := []string{"_PID=" + strconv.Itoa(int(i.ProcessID)), "--since=@" + strconv.FormatInt(started, 10),
+	args := []string{"_PID=" + strconv.FormatUint(uint64(pid), 10), "--since=@" + strconv.FormatInt(started, 10),
 		"--lines=10", "--quiet", "--no-pager", "--output=short"}
 	if c.destination.Machine != "" {
 		args = append(args, "--machine="+c.destination.Machine)

@@ -17,7 +17,7 @@ import (
 type wait struct {
 	*ctl
 	end   bool // for their end, not only until they are drained
-	left  []described
+	left  []*described
 	shown string // the progress shown last
 }
 
@@ -25,12 +25,12 @@ func (c *ctl) newWait(end bool) *wait { return &wait{ctl: c, end: end} }
 
 // add adds an instance that has just been brought into a state.
 func (w *wait) add(instance *bus.Instance, state string) {
-	w.left = append(w.left, described{instance, &bus.Properties{State: state}})
+	w.left = append(w.left, &described{instance, &bus.Properties{State: state}})
 }
 
 // run waits. The signals must flow already, or an end between the call and here would be missed.
 func (w *wait) run(ctx context.Context) error {
-	w.refresh(ctx)
+	w.refreshAll(ctx)
 	for len(w.left) > 0 {
 		w.progress()
 		event, err := w.next(ctx)
@@ -56,48 +56,101 @@ func (w *wait) next(ctx context.Context) (bus.Event, error) {
 }
 
 func (w *wait) follow(ctx context.Context, event bus.Event) {
-	if changed, ok := event.(bus.InstanceChanged); ok {
-		for _, i := range slices.Clone(w.left) {
-			if changed.Name == i.Instance.Name && changed.OldOwner == i.Owner {
-				w.done(i, "has ended")
-			}
+	switch e := event.(type) {
+	case bus.InstanceChanged:
+		if i := w.find(e.OldOwner); i != nil && i.Instance.Name == e.Name {
+			w.ownerChanged(ctx, i, e.NewOwner)
 		}
+	case bus.PropertiesChanged:
+		if i := w.find(e.Owner); i != nil {
+			_ = i.Properties.Update(e.Values) // should it end now, this is the last that is known of it
+			_ = w.refresh(i, i.AskProperties(ctx))
+		}
+	case bus.EventsLost: // an end may be among them
+		for _, i := range w.refreshAll(ctx) {
+			w.gone(i)
+		}
+	case nil:
+		w.refreshAll(ctx) // proxyd tells nothing of a drain that was undone before it was told
+	}
+}
+
+// find is nil where nobody waits for the instance with that unique name.
+func (w *wait) find(owner string) *described {
+	at := slices.IndexFunc(w.left, func(i *described) bool { return i.Owner == owner })
+	if at < 0 {
+		return nil
+	}
+	return w.left[at]
+}
+
+// ownerChanged tells an end from a process that has connected to the bus anew.
+func (w *wait) ownerChanged(ctx context.Context, i *described, owner string) {
+	if owner != "" {
+		next := w.bus.Instance(i.Instance.Name, owner)
+		if properties, err := next.Properties(ctx); err == nil && properties.ProcessID == i.ProcessID {
+			i.Instance = next
+			_ = w.refresh(i, i.AskProperties(ctx))
+			return
+		}
+	}
+	w.gone(i)
+}
+
+// gone judges by what was known last. Who leaves in an orderly way says so before.
+func (w *wait) gone(i *described) {
+	if i.State == bus.StateDraining && i.NConnections > 0 {
+		w.erase()
+		w.fail(fmt.Errorf("%s has ended, or lost the bus, with %s left; see its log",
+			i.Instance.Name, count(i.NConnections, "connection")))
+		w.drop(i)
 		return
 	}
-	w.refresh(ctx)
+	w.done(i, "has ended")
 }
 
-// refresh asks how things are. What a signal says may have been sent before the call that is waited for was served.
-func (w *wait) refresh(ctx context.Context) {
-	for _, i := range slices.Clone(w.left) {
-		properties, err := i.Instance.Properties(ctx)
-		switch {
-		case errors.Is(err, bus.ErrNoInstance):
-			w.done(i, "has ended")
-			continue
-		case err != nil:
-			continue // a broken bus ends the waiting, and an instance that is slow to answer does not
-		}
-		*i.Properties = *properties
-		switch {
-		case i.State == bus.StateDrained && !w.end:
-			w.done(i, "is drained")
-		case i.State == bus.StateRunning:
-			w.erase()
-			w.fail(fmt.Errorf("%s accepts clients again: somebody has resumed it", i.Instance.Name))
-			w.drop(i)
+// refreshAll returns the instances that are not there any more.
+func (w *wait) refreshAll(ctx context.Context) (missing []*described) {
+	left := slices.Clone(w.left)
+	var answers []func() (*bus.Properties, error)
+	for _, i := range left {
+		answers = append(answers, i.AskProperties(ctx))
+	}
+	for n, i := range left {
+		if err := w.refresh(i, answers[n]); errors.Is(err, bus.ErrNoInstance) {
+			missing = append(missing, i)
 		}
 	}
+	return missing
 }
 
-func (w *wait) done(i described, what string) {
+// refresh asks how things are: what a signal says may have been sent before the call that is waited for was served. An
+// instance that does not answer is not lost yet; what it said before it ended, and its end, are events to come.
+func (w *wait) refresh(i *described, answer func() (*bus.Properties, error)) error {
+	properties, err := answer()
+	if err != nil {
+		return err
+	}
+	*i.Properties = *properties
+	switch {
+	case i.State == bus.StateDrained && !w.end:
+		w.done(i, "is drained")
+	case i.State == bus.StateRunning:
+		w.erase()
+		w.fail(fmt.Errorf("%s accepts clients again: somebody has resumed it", i.Instance.Name))
+		w.drop(i)
+	}
+	return nil
+}
+
+func (w *wait) done(i *described, what string) {
 	w.erase()
 	w.say("%s %s.", i.Instance.Name, what)
 	w.drop(i)
 }
 
-func (w *wait) drop(i described) {
-	w.left = slices.DeleteFunc(w.left, func(other described) bool { return other.Instance == i.Instance })
+func (w *wait) drop(i *described) {
+	w.left = slices.DeleteFunc(w.left, func(other *described) bool { return other == i })
 }
 
 // interrupted says what goes on without anybody who waits for it.

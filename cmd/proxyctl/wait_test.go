@@ -28,6 +28,7 @@ func TestDrainShowsHowFarItIs(t *testing.T) {
 		out.waitFor(t, "4 connections left")
 		web.set("NConnections", uint32(1))
 		out.waitFor(t, "2 connections left")
+		db.set("State", bus.StateExiting)
 		db.conn.Close()
 		out.waitFor(t, "db has ended")
 		out.waitFor(t, "1 connection left")
@@ -79,6 +80,86 @@ func TestASecondNameOfTheSameProcessEndsNoWait(t *testing.T) {
 		t.Error(out)
 	}
 	if status := end(); status != statusInterrupted {
+		t.Errorf("exit status %d", status)
+	}
+}
+
+func TestADrainThatEndsWithConnectionsLeftHasFailed(t *testing.T) {
+	environment(t)
+	b := bustest.Start(t, bustest.Options{})
+	web := startFake(t, b, "web", map[string]any{"State": bus.StateDraining})
+	out, end := begin(t, b, nil, "drain", "web")
+	out.waitFor(t, "3 connections left")
+	web.conn.Close()
+	out.waitFor(t, "log")
+	if status := end(); status != statusFailure {
+		t.Errorf("exit status %d", status)
+	}
+	want := "Waiting for web: 3 connections left.\nproxyctl: web has ended, or lost the bus, with 3 connections left; see its log\n"
+	if out.String() != want {
+		t.Errorf("got  %q\nwant %q", out, want)
+	}
+}
+
+func TestAWaitGoesOnWithTheSameProcessOnly(t *testing.T) {
+	environment(t)
+	for _, test := range []struct {
+		pid  uint32
+		want string
+	}{{4711, "Waiting for web: 2 connections left."}, {4712, "web has ended, or lost the bus, with 3 connections left"}} {
+		b := bustest.Start(t, bustest.Options{})
+		web := startFake(t, b, "web", map[string]any{"State": bus.StateDraining})
+		out, end := begin(t, b, nil, "drain", "web")
+		out.waitFor(t, "3 connections left")
+		startFake(t, b, "web", map[string]any{"State": bus.StateDraining, "NConnections": uint32(2), "ProcessID": test.pid}) // queues
+		web.conn.Close()
+		out.waitFor(t, test.want)
+		end()
+	}
+}
+
+func TestAWaitLooksOnlyAtInstancesThatHaveNews(t *testing.T) {
+	environment(t)
+	b := bustest.Start(t, bustest.Options{})
+	web := startFake(t, b, "web", map[string]any{"State": bus.StateDraining})
+	db := startFake(t, b, "db", map[string]any{"State": bus.StateDraining})
+	other := startFake(t, b, "other", nil)
+	out, end := begin(t, b, nil, "drain", "web", "db")
+	out.waitFor(t, "6 connections left")
+	stranger := &fake{conn: b.Connect(t), properties: map[string]any{}}
+	for range 100 {
+		stranger.set("NConnections", uint32(9))
+		other.set("NConnections", uint32(9))
+	}
+	for _, sender := range []*fake{stranger, other} { // once this is answered, the bus has passed on what came before
+		if err := sender.conn.BusObject().Call("org.freedesktop.DBus.GetId", 0).Err; err != nil {
+			t.Fatal(err)
+		}
+	}
+	web.set("NConnections", uint32(2))
+	out.waitFor(t, "5 connections left")
+	end()
+	for _, f := range []*fake{web, db, other} {
+		f.mu.Lock()
+		if f.looked > 20 { // it also looks once a second
+			t.Errorf("looked %d times at %s", f.looked, f.busName)
+		}
+		f.mu.Unlock()
+	}
+}
+
+// A drain that is undone at once is not told: the coalesced properties are what they were.
+func TestAWaitEndsWhereTheDrainWasUndoneUntold(t *testing.T) {
+	environment(t)
+	b := bustest.Start(t, bustest.Options{})
+	web := startFake(t, b, "web", map[string]any{"State": bus.StateDraining})
+	out, end := begin(t, b, nil, "drain", "web")
+	out.waitFor(t, "3 connections left")
+	web.mu.Lock()
+	web.properties = map[string]any{"State": bus.StateRunning}
+	web.mu.Unlock()
+	out.waitFor(t, "somebody has resumed it\n")
+	if status := end(); status != statusFailure {
 		t.Errorf("exit status %d", status)
 	}
 }

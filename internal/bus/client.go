@@ -1,7 +1,6 @@
 package bus
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -88,17 +87,22 @@ func (d Destination) bridge() []string {
 
 // Client finds the instances on a bus and calls them. It is not for concurrent use.
 type Client struct {
-	// Interactive lets polkit ask the user, who takes his time: then calls that need an authorization have no time-out.
+	// Interactive lets polkit ask the user, who takes his time.
 	Interactive bool
 
-	conn    *dbus.Conn
-	signals chan *dbus.Signal
-	bridge  *exec.Cmd // nil without
+	// Waiting, if not nil, is called where an answer takes long though the instance is alive: it waits for polkit.
+	Waiting func(*Instance)
+
+	conn         *dbus.Conn
+	bridge       *exec.Cmd // nil without
+	events       *events
+	replyTimeout time.Duration
+	consent      bool // polkit may have to be asked: root is never asked about
 }
 
 // Connect connects to a bus. The context ends the attempt, not the connection.
 func Connect(ctx context.Context, d Destination) (*Client, error) {
-	client := &Client{signals: make(chan *dbus.Signal)}
+	client := &Client{events: newEvents(), replyTimeout: replyTimeout}
 	command := d.bridge()
 	if command == nil { // behind a bridge somebody may have to type a password first
 		var cancel context.CancelFunc
@@ -111,12 +115,11 @@ func Connect(ctx context.Context, d Destination) (*Client, error) {
 	}
 	stop := context.AfterFunc(ctx, func() { stream.Close() })
 	defer stop()
-	// The default handler starts a goroutine for each signal that nobody waits for yet, and so loses their order.
-	client.conn, err = dbus.NewConn(stream, dbus.WithSignalHandler(dbus.NewSequentialSignalHandler()))
+	client.consent = command != nil || os.Geteuid() != 0
+	client.conn, err = dbus.NewConn(newFrames(stream, client.events.keep, answerMax), dbus.WithSignalHandler(client.events))
 	if err != nil {
 		return nil, err
 	}
-	client.conn.Signal(client.signals)
 	if err = client.conn.Auth(nil); err == nil {
 		err = client.conn.Hello()
 	}
@@ -143,11 +146,7 @@ func (c *Client) open(ctx context.Context, d Destination, bridge []string) (io.R
 	if err != nil {
 		return nil, err
 	}
-	socket, err := dialSocket(ctx, address)
-	if err != nil {
-		return nil, err
-	}
-	return stream{bufio.NewReader(socket), socket, socket}, nil
+	return dialSocket(ctx, address)
 }
 
 func (c *Client) start(command []string) (io.ReadWriteCloser, error) {
@@ -165,21 +164,29 @@ func (c *Client) start(command []string) (io.ReadWriteCloser, error) {
 		return nil, err
 	}
 	c.bridge = cmd
-	return stream{bufio.NewReader(out), in, in}, nil
+	return &pipes{in, out, cmd.Process}, nil
 }
 
-// stream is a transport that reads a message with one system call; godbus reads it piece by piece.
-type stream struct {
-	*bufio.Reader
-	io.Writer
-	io.Closer
+// pipes are the stdin and the stdout of a bridge.
+type pipes struct {
+	io.WriteCloser
+	out     io.ReadCloser
+	process *os.Process
+}
+
+func (p *pipes) Read(b []byte) (int, error) { return p.out.Read(b) }
+
+// Close ends the bridge too: ssh does not look at its stdin before it is connected. What it has started may keep the
+// stdout open.
+func (p *pipes) Close() error {
+	_ = p.process.Signal(syscall.SIGTERM) // it may have ended by itself
+	return errors.Join(p.WriteCloser.Close(), p.out.Close())
 }
 
 // Close leaves the bus.
 func (c *Client) Close() {
 	c.conn.Close()
 	if c.bridge != nil {
-		_ = c.bridge.Process.Signal(syscall.SIGTERM)
 		_ = c.bridge.Wait()
 	}
 }
@@ -209,6 +216,7 @@ func (c *Client) Instances(ctx context.Context) ([]*Instance, error) {
 			return nil, err
 		}
 		name, _ := InstanceOf(busName)
+		c.events.appeared(name, owner)
 		// A process that had to share its name has one more, and both once the other process is gone.
 		if instance := byOwner[owner]; instance != nil {
 			instance.Aliases = append(instance.Aliases, name)
@@ -225,22 +233,29 @@ func (c *Client) Instance(name, owner string) *Instance {
 	return &Instance{Name: name, Owner: owner, client: c}
 }
 
-// replyTimeout is how long an answer may take that needs nobody's consent. An instance answers within milliseconds,
-// unless it is stopped.
-const replyTimeout = 5 * time.Second
+const (
+	// replyTimeout is how long an answer may take that needs nobody's consent. An instance answers within milliseconds,
+	// unless it is stopped.
+	replyTimeout = 5 * time.Second
+
+	// consentTimeout is for the other answers. It is longer than an instance waits for polkit: the instance says what was
+	// waited for.
+	consentTimeout = interactiveTimeout + 30*time.Second
+
+	// answerMax (bytes) is the longest message that a bus passes on: dbus-daemon(1), max_message_size of the system bus.
+	answerMax = 32 << 20
+)
 
 // reply is an answer to come.
 type reply struct {
-	call   *dbus.Call
-	cancel context.CancelFunc
+	call    *dbus.Call
+	cancel  context.CancelFunc
+	givenUp error // why, nil if it is not
 }
 
 // send sends a call. Many can be on their way at once, which takes the time of one.
 func (c *Client) send(ctx context.Context, timeout time.Duration, to, path, iface, member string, args ...any) *reply {
-	cancel := context.CancelFunc(func() {})
-	if timeout > 0 {
-		ctx, cancel = context.WithTimeoutCause(ctx, timeout, errNoAnswer)
-	}
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("%w within %s", errNoAnswer, timeout))
 	msg := &dbus.Message{
 		Type:  dbus.TypeMethodCall,
 		Flags: dbus.FlagNoAutoStart,
@@ -258,18 +273,21 @@ func (c *Client) send(ctx context.Context, timeout time.Duration, to, path, ifac
 	if len(args) > 0 {
 		msg.Headers[dbus.FieldSignature] = dbus.MakeVariant(dbus.SignatureOf(args...))
 	}
-	return &reply{c.conn.SendWithContext(ctx, msg, nil), cancel}
+	return &reply{call: c.conn.SendWithContext(ctx, msg, nil), cancel: cancel}
 }
 
 func (c *Client) askBus(ctx context.Context, member string, args ...any) *reply {
-	return c.send(ctx, replyTimeout, driverName, driverPath, driverName, member, args...)
+	return c.send(ctx, c.replyTimeout, driverName, driverPath, driverName, member, args...)
 }
 
 // body waits for the answer.
 func (r *reply) body() ([]any, error) {
 	call := <-r.call.Done
 	err := call.Err
-	if errors.Is(err, context.DeadlineExceeded) {
+	switch {
+	case r.givenUp != nil:
+		err = r.givenUp
+	case errors.Is(err, context.DeadlineExceeded):
 		err = context.Cause(call.Context())
 	}
 	r.cancel()

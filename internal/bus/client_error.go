@@ -16,10 +16,11 @@ import (
 
 // Why a call failed, in words that fit behind "cannot drain web: ".
 var (
-	ErrNoInstance   = errors.New("no such instance")
-	ErrNoConnection = errors.New("no such connection")
+	ErrNoInstance      = errors.New("no such instance")
+	ErrNoConnection    = errors.New("no such connection")
+	ErrAlreadyDraining = errors.New("it is being drained already")
 
-	errNoAnswer = fmt.Errorf("no answer within %s", replyTimeout)
+	errNoAnswer = errors.New("no answer")
 	errBusGone  = errors.New("the connection to the bus broke")
 	errMute     = fmt.Errorf("no answer within %s", connectTimeout)
 )
@@ -33,7 +34,7 @@ var words = map[string]error{
 	errInteractive: errors.New(
 		"interactive authorization required; run this as root, or on a terminal without --no-ask-password"),
 	errNoSuchConnection: ErrNoConnection,
-	errAlreadyDraining:  errors.New("it is being drained already"),
+	errAlreadyDraining:  ErrAlreadyDraining,
 	errNotDraining:      errors.New("it is not being drained"),
 	errExiting:          errors.New("it is exiting"),
 }
@@ -65,5 +66,9 @@ func explainRefusal(refusal dbus.Error) error {
 		return known
 	}
 	first, size := utf8.DecodeRuneInString(message)
-	return errors.New(string(unicode.ToLower(first)) + message[size:])
+	message = string(unicode.ToLower(first)) + message[size:]
+	if refusal.Name == errLimitsExceeded {
+		return fmt.Errorf("too busy (%s); try again", message)
+	}
+	return errors.New(message)
 }

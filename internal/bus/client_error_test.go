@@ -22,6 +22,7 @@ func TestErrorsAreExplained(t *testing.T) {
 		{refusal(errAccessDenied, "Access denied by polkit: "+actionDrain), "access denied"},
 		{refusal(errAccessDenied, "Access denied: polkit does not answer"), "access denied: polkit does not answer"},
 		{refusal(errInvalidArgs, `Unknown state "ajar".`), `unknown state "ajar"`},
+		{refusal(errLimitsExceeded, "Too many calls"), "too busy (too many calls); try again"},
 		{refusal("org.example.Odd", ""), "org.example.Odd"},
 		{dbus.Error{Name: "org.example.Odd"}, "org.example.Odd"},
 		{&net.OpError{Op: "dial", Net: "unix", Err: syscall.ENOENT}, "no such file or directory"},

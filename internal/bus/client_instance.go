@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"reflect"
@@ -121,7 +122,7 @@ func (i *Instance) Properties(ctx context.Context) (*Properties, error) {
 
 // AskProperties asks for all properties and returns at once; the function that it returns waits for the answer.
 func (i *Instance) AskProperties(ctx context.Context) func() (*Properties, error) {
-	reply := i.client.send(ctx, replyTimeout, i.Owner, Path, "org.freedesktop.DBus.Properties", "GetAll", Interface)
+	reply := i.client.send(ctx, i.client.replyTimeout, i.Owner, Path, "org.freedesktop.DBus.Properties", "GetAll", Interface)
 	return func() (*Properties, error) {
 		var values map[string]dbus.Variant
 		if err := reply.store(&values); err != nil {
@@ -130,6 +131,12 @@ func (i *Instance) AskProperties(ctx context.Context) func() (*Properties, error
 		p := new(Properties)
 		return p, p.Update(values)
 	}
+}
+
+// PID asks the bus for the id of the process that owns the name, as the machine of the bus has it.
+func (i *Instance) PID(ctx context.Context) (pid uint32, err error) {
+	err = i.client.askBus(ctx, "GetConnectionUnixProcessID", i.Owner).store(&pid)
+	return pid, err
 }
 
 // Connections returns the connections that match, by ascending id. It asks for them page by page.
@@ -160,19 +167,6 @@ func (i *Instance) Connections(ctx context.Context, filter Filter) ([]Connection
 			connections = append(connections, c)
 		}
 	}
-}
-
-// Connection returns one connection, or [ErrNoConnection].
-func (i *Instance) Connection(ctx context.Context, id uint64) (Connection, error) {
-	body, err := i.call(ctx, "GetConnection", id).body()
-	if err != nil {
-		return Connection{}, err
-	}
-	members, ok := only[[]any](body)
-	if !ok {
-		return Connection{}, errAnswer("GetConnection")
-	}
-	return connection(members)
 }
 
 // CloseConnection resets a connection. It returns [ErrNoConnection] where there is none with that id.
@@ -213,11 +207,32 @@ func (i *Instance) Subscribe(ctx context.Context) error { return i.call(ctx, "Su
 
 // call calls a method that may need an authorization.
 func (i *Instance) call(ctx context.Context, member string, args ...any) *reply {
-	timeout := replyTimeout
-	if i.client.Interactive {
-		timeout = 0
+	c := i.client
+	if !c.consent {
+		return c.send(ctx, c.replyTimeout, i.Owner, Path, Interface, member, args...)
 	}
-	return i.client.send(ctx, timeout, i.Owner, Path, Interface, member, args...)
+	reply := c.send(ctx, consentTimeout, i.Owner, Path, Interface, member, args...)
+	select {
+	case call := <-reply.call.Done:
+		reply.call.Done <- call // has room for it again
+	case <-time.After(c.replyTimeout):
+		i.lookAfter(ctx, reply)
+	}
+	return reply
+}
+
+// lookAfter gives an answer up where the instance does not answer to a ping either: it is stopped, or hangs.
+func (i *Instance) lookAfter(ctx context.Context, reply *reply) {
+	c := i.client
+	err := c.send(ctx, c.replyTimeout, i.Owner, Path, "org.freedesktop.DBus.Peer", "Ping").store()
+	switch {
+	case len(reply.call.Done) > 0: // it has come meanwhile
+	case errors.Is(err, errNoAnswer):
+		reply.givenUp = err
+		reply.cancel()
+	case err == nil && c.Waiting != nil:
+		c.Waiting(i)
+	}
 }
 
 func errAnswer(member string) error { return fmt.Errorf("the answer to %s makes no sense", member) }

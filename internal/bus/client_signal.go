@@ -2,6 +2,8 @@ package bus
 
 import (
 	"context"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -44,6 +46,82 @@ type InstanceChanged struct {
 	OldOwner, NewOwner string
 }
 
+// EventsLost tells that so many events came faster than they were taken, and were left out here.
+type EventsLost struct{ N uint64 }
+
+// eventsMax is how many events wait for [Client.Next]. Somebody who reads the output of proxyctl may pause.
+const eventsMax = 4096
+
+// events takes the signals for a [Client]. It implements dbus.SignalHandler: the handlers of godbus keep whatever comes
+// until it is asked for, and anybody may send signals to anybody.
+type events struct {
+	queue chan Event
+	lost  atomic.Uint64
+
+	mu        sync.Mutex
+	instances map[instanceOwner]bool
+}
+
+// instanceOwner is a pair, because an answer of the bus about the owner may be older than a signal that was served before it.
+type instanceOwner struct{ name, owner string }
+
+func newEvents() *events {
+	return &events{queue: make(chan Event, eventsMax), instances: make(map[instanceOwner]bool)}
+}
+
+func (e *events) appeared(name, owner string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.instances[instanceOwner{name, owner}] = true
+}
+
+func (e *events) changed(c InstanceChanged) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.instances, instanceOwner{c.Name, c.OldOwner})
+	if c.NewOwner != "" {
+		e.instances[instanceOwner{c.Name, c.NewOwner}] = true
+	}
+}
+
+// keep leaves out what nobody has asked for: calls, and the signals of strangers.
+func (e *events) keep(kind dbus.Type, _ dbus.Flags, sender string) bool {
+	if kind != dbus.TypeSignal {
+		return kind != dbus.TypeMethodCall
+	}
+	if sender == driverName {
+		return true
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for instance := range e.instances {
+		if instance.owner == sender {
+			return true
+		}
+	}
+	return false
+}
+
+// DeliverSignal implements dbus.SignalHandler. Once an event is lost, all are until that has been told, so that the gap is
+// where it is told.
+func (e *events) DeliverSignal(_, _ string, signal *dbus.Signal) {
+	event := event(signal)
+	if event == nil {
+		return
+	}
+	if changed, ok := event.(InstanceChanged); ok {
+		e.changed(changed)
+	}
+	if e.lost.Load() == 0 {
+		select {
+		case e.queue <- event:
+			return
+		default:
+		}
+	}
+	e.lost.Add(1)
+}
+
 // Watch asks the bus for the signals that need no authorization: changed properties, and instances that come and go.
 func (c *Client) Watch(ctx context.Context) error {
 	properties := c.askBus(ctx, "AddMatch",
@@ -58,23 +136,28 @@ func (c *Client) Watch(ctx context.Context) error {
 
 // Next waits for the next event. It fails where the context ends or the connection to the bus breaks.
 func (c *Client) Next(ctx context.Context) (Event, error) {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case signal, ok := <-c.signals:
-			if !ok {
-				return nil, errBusGone
-			}
-			if event := event(signal); event != nil {
-				return event, nil
-			}
-		}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	select {
+	case event := <-c.events.queue:
+		return event, nil
+	default:
+	}
+	if n := c.events.lost.Swap(0); n > 0 {
+		return EventsLost{n}, nil
+	}
+	select {
+	case event := <-c.events.queue:
+		return event, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-c.conn.Context().Done():
+		return nil, errBusGone
 	}
 }
 
-// event returns nil for what it does not know. Anybody may send anything to anybody: what Owner is worth, the caller
-// knows.
+// event returns nil for what it does not know.
 func event(signal *dbus.Signal) Event {
 	var err error
 	switch signal.Name {

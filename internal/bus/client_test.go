@@ -1,7 +1,9 @@
 package bus
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -82,10 +84,8 @@ func TestTheClientSeesWhatThereIs(t *testing.T) {
 	if local.ID != 2 || local.Listener != r.unix || local.PID == nil || *local.PID != uint32(os.Getpid()) || *local.UID != uint32(os.Getuid()) {
 		t.Errorf("over AF_UNIX: %+v", local)
 	}
-	one, err := web.Connection(t.Context(), 2)
-	must(t, err)
-	if one.ID != 2 || one.Client != local.Client {
-		t.Errorf("by its id: %+v", one)
+	if pid, err := web.PID(t.Context()); err != nil || pid != uint32(os.Getpid()) {
+		t.Errorf("process %d, %v", pid, err)
 	}
 }
 
@@ -244,6 +244,52 @@ func TestABusThatNeverAnswersEndsWithTheContext(t *testing.T) {
 	}
 }
 
+func TestABridgeThatHangsEndsWithTheContext(t *testing.T) {
+	bin := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(bin, "ssh"), []byte("#!/bin/sh\nexec sleep 100\n"), 0o755))
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := Connect(ctx, Destination{Host: "far"}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestACallIsGivenUpWhereTheInstanceIsStopped(t *testing.T) {
+	daemon := bustest.Start(t, bustest.Options{})
+	stopped := daemon.Connect(t)
+	_, err := stopped.RequestName(BaseName, 0)
+	must(t, err)
+	stopped.Eavesdrop(make(chan *dbus.Message)) // nothing is answered any more
+	client := connectClient(t, daemon)
+	client.replyTimeout = 50 * time.Millisecond
+	client.Waiting = func(i *Instance) { t.Errorf("waiting for %s", i.Name) }
+	for _, client.consent = range []bool{false, true} {
+		err := client.Instance("web", stopped.Names()[0]).Resume(t.Context())
+		if want := "no answer within 50ms"; err == nil || err.Error() != want {
+			t.Errorf("consent %t: %v, want %s", client.consent, err, want)
+		}
+	}
+}
+
+func TestACallThatWaitsForConsentIsNotGivenUp(t *testing.T) {
+	daemon := bustest.Start(t, bustest.Options{})
+	fake := daemon.Connect(t)
+	consent := make(chan bool)
+	resume := func() *dbus.Error { <-consent; return nil }
+	must(t, fake.ExportMethodTable(map[string]any{"Resume": resume}, Path, Interface))
+	_, err := fake.RequestName(BaseName, 0)
+	must(t, err)
+	client := connectClient(t, daemon)
+	client.replyTimeout, client.consent = 50*time.Millisecond, true
+	told := ""
+	client.Waiting = func(i *Instance) { told += i.Name; close(consent) }
+	must(t, client.Instance("web", fake.Names()[0]).Resume(t.Context()))
+	if told != "web" {
+		t.Errorf("told of waiting for %q", told)
+	}
+}
+
 func TestDestinations(t *testing.T) {
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/system")
 	t.Setenv("DBUS_SESSION_BUS_ADDRESS", "unix:path=/user")
@@ -292,6 +338,77 @@ func TestSignalsThatMakeNoSenseAreLeftOut(t *testing.T) {
 	if e := event(forged); e != nil {
 		t.Errorf("a forged signal is %+v", e)
 	}
+}
+
+// signalTo is a signal of the interface as it goes over the socket, with a body that need not be what godbus can decode.
+func signalTo(t *testing.T, to, signature string, body []byte) []byte {
+	t.Helper()
+	msg := &dbus.Message{Type: dbus.TypeSignal, Headers: map[dbus.HeaderField]dbus.Variant{
+		dbus.FieldDestination: dbus.MakeVariant(to),
+		dbus.FieldPath:        dbus.MakeVariant(dbus.ObjectPath(Path)),
+		dbus.FieldInterface:   dbus.MakeVariant(Interface),
+		dbus.FieldMember:      dbus.MakeVariant("ConnectionRefused"),
+		dbus.FieldSignature:   dbus.MakeVariant(dbus.ParseSignatureMust(signature)),
+	}}
+	var buf bytes.Buffer
+	must(t, msg.EncodeTo(&buf, binary.LittleEndian))
+	binary.LittleEndian.PutUint32(buf.Bytes()[4:], uint32(len(body)))
+	return append(buf.Bytes(), body...)
+}
+
+func TestSignalsThatNobodyAskedForReachNoClient(t *testing.T) {
+	onAllDaemons(t, signalsThatNobodyAskedForReachNoClient)
+}
+
+func signalsThatNobodyAskedForReachNoClient(t *testing.T, daemon *bustest.Bus) {
+	r := newRigOn(t, daemon)
+	client := connectClient(t, daemon)
+	web := theInstance(t, client)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	must(t, web.Subscribe(ctx))
+	self := client.conn.Names()[0]
+
+	stranger := connectRaw(t, daemon.Address())
+	// {signature "y": ""}: valid, and what godbus ends the connection for.
+	undecodable := signalTo(t, self, "a{gs}", []byte{9, 0, 0, 0, 0, 0, 0, 0, 1, 'y', 0, 0, 0, 0, 0, 0, 0})
+	stranger.send(undecodable)
+	stranger.send(signalTo(t, self, "ss", []byte{1, 0, 0, 0, 'x', 0, 0, 0, 1, 0, 0, 0, 'y', 0}))
+	stranger.send(frame(t, request{to: driverName, path: driverPath, iface: driverName, member: "GetId"}, "", nil))
+	if !stranger.passed() {
+		t.Fatal("the bus does not pass these signals on")
+	}
+	r.dial("tcp")
+	event, err := client.Next(ctx)
+	if e, ok := event.(ConnectionNew); err != nil || !ok || e.Owner != web.Owner {
+		t.Errorf("got %+v, %v", event, err)
+	}
+}
+
+func TestEventsThatNobodyTakesAreLostAndCounted(t *testing.T) {
+	client := connectClient(t, bustest.Start(t, bustest.Options{}))
+	deliver := func(from, to int) {
+		for i := from; i < to; i++ {
+			client.events.DeliverSignal("", "", &dbus.Signal{
+				Sender: ":1.5", Name: Interface + ".ConnectionNew", Body: []any{uint64(i), "client", "backend"},
+			})
+		}
+	}
+	next := func(want Event) {
+		t.Helper()
+		if event, err := client.Next(t.Context()); event != want || err != nil {
+			t.Fatalf("got %+v, %v; want %+v", event, err, want)
+		}
+	}
+	deliver(0, eventsMax+7)
+	next(ConnectionNew{":1.5", 0, "client", "backend"})
+	deliver(eventsMax+7, eventsMax+8) // there is room, but it would stand in front of the gap
+	for i := 1; i < eventsMax; i++ {
+		next(ConnectionNew{":1.5", uint64(i), "client", "backend"})
+	}
+	next(EventsLost{8})
+	deliver(1, 2)
+	next(ConnectionNew{":1.5", 1, "client", "backend"})
 }
 
 func TestAPropertyOfAnotherTypeIsAnError(t *testing.T) {

@@ -18,7 +18,7 @@ const (
 	messageMax = 64 << 10
 
 	// discardPause is about as long as a busy sender takes to fill the socket.
-	discardPause = time.Millisecond
+	discardPause = 2 * time.Millisecond
 
 	fieldsMax = 64 << 10 // bytes of a message up to its body
 
