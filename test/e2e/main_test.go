@@ -122,10 +122,10 @@ func permitted() error {
 	probe := exec.Command("unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "/bin/sh", "-e", "-c", `
 		mount --make-rprivate /
 		mount -t tmpfs none /mnt
-		mkdir /mnt/upper /mnt/work /mnt/root
+		mkdir /mnt/upper /mnt/work /mnt/root /mnt/cgroup
 		mount -t overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work none /mnt/root
 		mount -t proc proc /mnt/root/proc
-		mount -t cgroup2 none /mnt/root/sys/fs/cgroup`)
+		mount -t cgroup2 none /mnt/cgroup`)
 	if text, err := probe.CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %v: %s", errForbidden, err, text)
 	}
