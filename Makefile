@@ -38,7 +38,7 @@ build: build/proxyd build/proxyctl
 
 # Not each time, so that sudo make install takes what make has built, and root needs no Go.
 build/proxyd build/proxyctl &: go.mod go.sum $(shell find cmd internal -name '*.go' -o -name '*.xml')
-	CGO_ENABLED=0 $(GO) build -tags godbus_no_tcp -trimpath -ldflags '-s -w -X main.version=$(VERSION)' \
+	CGO_ENABLED=0 $(GO) build -tags godbus_no_tcp -trimpath -ldflags '-s -w -X example.org/socketproxy/internal/version.linked=$(VERSION)' \
 		-o build/ ./cmd/proxyd ./cmd/proxyctl
 
 test:

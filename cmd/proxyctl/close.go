@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/printable"
 	"github.com/spf13/cobra"
 )
 
@@ -102,6 +103,6 @@ func (c *ctl) closeMatching(ctx context.Context, instance *bus.Instance, filter 
 // say tells what was done, unless --quiet.
 func (c *ctl) say(format string, args ...any) {
 	if !c.quiet {
-		fmt.Fprintln(c.stdout, printable(fmt.Sprintf(format, args...)))
+		fmt.Fprintln(c.stdout, printable.Line(fmt.Sprintf(format, args...)))
 	}
 }

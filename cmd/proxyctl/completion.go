@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/printable"
 	"github.com/spf13/cobra"
 )
 
@@ -83,7 +84,7 @@ func (c *ctl) completeConnections(command *cobra.Command, args []string, toCompl
 		}
 		for _, connection := range connections {
 			if id := strconv.FormatUint(connection.ID, 10); !slices.Contains(args, id) && strings.HasPrefix(id, toComplete) {
-				words = append(words, cobra.CompletionWithDesc(id, printable(connection.Client)))
+				words = append(words, cobra.CompletionWithDesc(id, printable.Line(connection.Client)))
 			}
 		}
 		return words

@@ -2,9 +2,7 @@ package main
 
 import (
 	"fmt"
-	"strings"
 	"time"
-	"unicode"
 	"unicode/utf8"
 
 	"example.org/socketproxy/internal/bus"
@@ -63,24 +61,6 @@ func count[N int | uint32 | uint64](n N, thing string) string {
 
 // width is how many columns a text takes.
 func width(text string) int { return utf8.RuneCountInString(text) }
-
-// printable makes what would move the cursor or change the colours visible. The names of instances and of clients on
-// AF_UNIX sockets are other people's choice.
-func printable(text string) string {
-	text = strings.ToValidUTF8(text, "\uFFFD")
-	if !strings.ContainsFunc(text, unicode.IsControl) {
-		return text
-	}
-	var safe strings.Builder
-	for _, r := range text {
-		if unicode.IsControl(r) {
-			fmt.Fprintf(&safe, `\x%02x`, r)
-		} else {
-			safe.WriteRune(r)
-		}
-	}
-	return safe.String()
-}
 
 // spanJSON is a span in microseconds, nil for infinity.
 func spanJSON(span time.Duration) any {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/printable"
 )
 
 func TestSizesAreWrittenAsSystemdWritesThem(t *testing.T) {
@@ -59,8 +60,8 @@ func TestWhatOthersChooseCannotMoveTheCursor(t *testing.T) {
 	for text, want := range map[string]string{
 		"web": "web", "grüße": "grüße", "\x1b[2J\n": `\x1b[2J\x0a`, "\xff": "\uFFFD", "\u009b31m": `\x9b31m`,
 	} {
-		if got := printable(text); got != want {
-			t.Errorf("printable(%q) = %q, want %q", text, got, want)
+		if got := printable.Line(text); got != want {
+			t.Errorf("printable.Line(%q) = %q, want %q", text, got, want)
 		}
 	}
 }

@@ -3,26 +3,11 @@ package main
 import (
 	"fmt"
 	"iter"
-	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
-
-// version is set by the Makefile: -ldflags "-X main.version=1.0".
-var version string
-
-// programVersion is version, or else what Go knows of the source it built.
-func programVersion() string {
-	if version != "" {
-		return version
-	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return strings.Trim(info.Main.Version, "()") // "(devel)" is Go's word for a checkout
-	}
-	return "devel"
-}
 
 // help is what --help prints, with every verb and every option in it, as systemctl(1) has it.
 func help(root *cobra.Command) string {

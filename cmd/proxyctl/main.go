@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/printable"
+	"example.org/socketproxy/internal/version"
 	"golang.org/x/sys/unix"
 )
 
@@ -60,7 +62,7 @@ func (c *ctl) run(ctx context.Context, args []string) int {
 	c.close()
 	switch {
 	case errors.Is(err, errVersion):
-		fmt.Fprintln(c.stdout, "proxyctl", programVersion())
+		fmt.Fprintln(c.stdout, "proxyctl", version.String())
 	case err != nil:
 		c.fail(err)
 	}
@@ -95,7 +97,7 @@ func (c *ctl) fail(err error) {
 		c.status = statusFailure // nobody reads any more
 		return
 	}
-	fmt.Fprintf(c.stderr, "proxyctl: %s\n", printable(err.Error()))
+	fmt.Fprintf(c.stderr, "proxyctl: %s\n", printable.Line(err.Error()))
 	c.status = max(c.status, status)
 }
 
@@ -131,7 +133,7 @@ func (c *ctl) connect(ctx context.Context) error {
 // waitsForConsent says why nothing happens, unless the agent does.
 func (c *ctl) waitsForConsent(instance *bus.Instance) {
 	if !c.quiet && c.agent == nil {
-		fmt.Fprintf(c.stderr, "proxyctl: waiting for %s; an authorization may be pending\n", printable(instance.Name))
+		fmt.Fprintf(c.stderr, "proxyctl: waiting for %s; an authorization may be pending\n", printable.Line(instance.Name))
 	}
 }
 

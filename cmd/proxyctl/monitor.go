@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/printable"
 	"github.com/spf13/cobra"
 )
 
@@ -219,9 +220,9 @@ func (m *monitor) eventsLost(ctx context.Context, e bus.EventsLost) error {
 
 // tell prints one event of an instance.
 func (m *monitor) tell(instance, event, colour, text string, details object) error {
-	line := printable(instance) + " " + m.terminal.paint(colour, event)
+	line := printable.Line(instance) + " " + m.terminal.paint(colour, event)
 	if text != "" {
-		line += " " + printable(text)
+		line += " " + printable.Line(text)
 	}
 	return m.write(line, append(object{{"instance", instance}, {"event", event}}, details...))
 }

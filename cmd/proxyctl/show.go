@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/printable"
 	"example.org/socketproxy/internal/timespan"
 	"github.com/spf13/cobra"
 )
@@ -61,7 +62,7 @@ func (c *ctl) showLines(instances []described, wanted []string, valueOnly bool) 
 			if !valueOnly {
 				text.WriteString(property.key + "=")
 			}
-			text.WriteString(printable(formatProperty(property)) + "\n")
+			text.WriteString(printable.Line(formatProperty(property)) + "\n")
 		}
 	}
 	return c.print(text.String())

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/printable"
 	"example.org/socketproxy/internal/timespan"
 	"github.com/spf13/cobra"
 )
@@ -45,7 +46,7 @@ func (c *ctl) printStatus(ctx context.Context, instances []described) error {
 		if n > 0 {
 			text.WriteByte('\n')
 		}
-		fmt.Fprintf(&text, "%s %s\n", c.terminal.paint(colourOf(i.State), c.terminal.dot()), printable(i.Instance.Name))
+		fmt.Fprintf(&text, "%s %s\n", c.terminal.paint(colourOf(i.State), c.terminal.dot()), printable.Line(i.Instance.Name))
 		c.keys(&text, i)
 		if lines := c.journal(ctx, i); lines != "" {
 			text.WriteString("\n" + lines)
@@ -58,12 +59,12 @@ func (c *ctl) printStatus(ctx context.Context, instances []described) error {
 func (c *ctl) keys(text *strings.Builder, i described) {
 	line := func(key, value string) { fmt.Fprintf(text, "%13s %s\n", key+":", value) }
 	line("State", c.terminal.paint(colourOf(i.State), i.State)+" "+c.sinceOrUntil(i.Properties))
-	line("Target", printable(i.Target))
+	line("Target", printable.Line(i.Target))
 	for n, address := range i.ListenAddresses {
 		if n == 0 {
-			line("Listen", printable(address))
+			line("Listen", printable.Line(address))
 		} else {
-			fmt.Fprintf(text, "%13s %s\n", "", printable(address))
+			fmt.Fprintf(text, "%13s %s\n", "", printable.Line(address))
 		}
 	}
 	line("Connections", fmt.Sprintf("%d of %d", i.NConnections, i.ConnectionsMax))
@@ -83,7 +84,7 @@ func (c *ctl) keys(text *strings.Builder, i described) {
 	if idle := bus.Span(i.ExitIdleTimeUSec); idle != timespan.Infinity {
 		line("Idle exit", "after "+timespan.Format(idle))
 	}
-	line("Process", fmt.Sprintf("%d (proxyd %s)", i.ProcessID, printable(i.Version)))
+	line("Process", fmt.Sprintf("%d (proxyd %s)", i.ProcessID, printable.Line(i.Version)))
 	if busName, err := bus.InstanceBusName(i.Instance.Name); err == nil {
 		line("Bus name", busName)
 	}

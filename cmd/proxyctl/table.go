@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"strings"
+
+	"example.org/socketproxy/internal/printable"
 )
 
 // table is a list for people, and for programs with --json.
@@ -57,7 +59,7 @@ func (t table) text(terminal terminal, legend, full bool) string {
 	}
 	for _, row := range t.rows {
 		for i := range row {
-			row[i].text = printable(row[i].text)
+			row[i].text = printable.Line(row[i].text)
 		}
 	}
 	widths := t.widths(terminal, legend, full)

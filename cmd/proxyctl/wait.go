@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/printable"
 )
 
 // wait follows instances until they are drained or have ended, and shows how far they are: in one line on a terminal,
@@ -187,7 +188,7 @@ func (w *wait) progress() {
 		connections += i.NConnections
 		deadline = max(deadline, i.DrainDeadline)
 	}
-	line := fmt.Sprintf("Waiting for %s: %s left", printable(w.names()), count(connections, "connection"))
+	line := fmt.Sprintf("Waiting for %s: %s left", printable.Line(w.names()), count(connections, "connection"))
 	if w.terminal.isTerminal {
 		if deadline != 0 {
 			line += ", to be reset in " + formatAge(max(0, bus.Time(deadline).Sub(w.now())))

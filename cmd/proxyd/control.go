@@ -6,6 +6,7 @@ import (
 
 	"example.org/socketproxy/internal/bus"
 	"example.org/socketproxy/internal/forward"
+	"example.org/socketproxy/internal/version"
 )
 
 // busChoice is what --bus= says.
@@ -57,7 +58,7 @@ func startControl(opts *options, proxy *forward.Proxy, log *slog.Logger, ctl *lo
 		Proxy:      proxy,
 		Address:    opts.bus.address,
 		Instance:   name,
-		Version:    programVersion(),
+		Version:    version.String(),
 		Exit:       func() error { return proxy.Exit(opts.drainTimeout) },
 		LogControl: ctl,
 		Log:        log,

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"example.org/socketproxy/internal/printable"
 	"example.org/socketproxy/internal/testenv"
 )
 
@@ -58,7 +59,7 @@ func TestArgumentsAreJudgedAsSystemdSocketProxydJudgesThem(t *testing.T) {
 			t.Fatalf("%s %q: %v, %s", socketProxyd, line, err, theirs)
 		}
 		status, _, ours := runProxyd(line...)
-		want := oneLine(verdict(strings.TrimPrefix(string(theirs), socketProxyd+": ")))
+		want := printable.Line(verdict(strings.TrimPrefix(string(theirs), socketProxyd+": ")))
 		got := verdict(strings.TrimPrefix(ours, "proxyd: "))
 		if got != want || status != 1 {
 			t.Errorf("%q: exit status %d, %q, want %q", line, status, got, want)

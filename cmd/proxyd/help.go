@@ -1,10 +1,5 @@
 package main
 
-import (
-	"runtime/debug"
-	"strings"
-)
-
 // help is what --help prints; a test holds it against the options that parseOptions knows.
 const help = `proxyd [OPTIONS...] HOST:PORT
 proxyd [OPTIONS...] SOCKET
@@ -39,17 +34,3 @@ Forward the clients of listening sockets to one backend, in both directions.
 
 Time spans are those of systemd.time(7).
 `
-
-// version is set by the Makefile: -ldflags "-X main.version=1.0".
-var version string
-
-// programVersion is version, or else what Go knows of the source it built.
-func programVersion() string {
-	if version != "" {
-		return version
-	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return strings.Trim(info.Main.Version, "()") // "(devel)" is Go's word for a checkout
-	}
-	return "devel"
-}

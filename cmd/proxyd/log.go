@@ -7,8 +7,8 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
-	"unicode"
 
+	"example.org/socketproxy/internal/printable"
 	"github.com/coreos/go-systemd/v22/journal"
 )
 
@@ -85,7 +85,7 @@ func (h *logHandler) Handle(_ context.Context, record slog.Record) error {
 	})
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.write(oneLine(record.Message), priorityOf(record.Level), fields)
+	return h.write(printable.Line(record.Message), priorityOf(record.Level), fields)
 }
 
 func (h *logHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
@@ -136,22 +136,4 @@ func fieldName(key string) string {
 		return '_'
 	}, key)
 	return strings.TrimLeft(name, "_0123456789")
-}
-
-// oneLine keeps a message on one line of printable text. The names in it are those of clients, whose AF_UNIX sockets
-// may be called anything, and must not look like another message, nor make journalctl show a blob in place of it.
-func oneLine(message string) string {
-	message = strings.ToValidUTF8(message, "\uFFFD")
-	if !strings.ContainsFunc(message, unicode.IsControl) {
-		return message
-	}
-	var line strings.Builder
-	for _, r := range message {
-		if unicode.IsControl(r) {
-			fmt.Fprintf(&line, `\x%02x`, r)
-		} else {
-			line.WriteRune(r)
-		}
-	}
-	return line.String()
 }

@@ -20,6 +20,7 @@ import (
 
 	"example.org/socketproxy/internal/forward"
 	"example.org/socketproxy/internal/timespan"
+	"example.org/socketproxy/internal/version"
 	"golang.org/x/sys/unix"
 )
 
@@ -46,7 +47,7 @@ func run(args []string, stdout, stderr io.Writer, signals <-chan os.Signal) int 
 	case errors.Is(err, errHelp):
 		_, err = io.WriteString(stdout, help)
 	case errors.Is(err, errVersion):
-		_, err = fmt.Fprintln(stdout, "proxyd", programVersion())
+		_, err = fmt.Fprintln(stdout, "proxyd", version.String())
 	case err == nil:
 		ctl.level.Set(opts.logLevel)
 		err = serve(opts, log, ctl, signals)

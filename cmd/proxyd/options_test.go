@@ -13,6 +13,7 @@ import (
 
 	"example.org/socketproxy/internal/bus"
 	"example.org/socketproxy/internal/forward"
+	"example.org/socketproxy/internal/printable"
 	"github.com/spf13/pflag"
 )
 
@@ -234,7 +235,7 @@ func FuzzParseOptions(f *testing.F) {
 			t.Errorf("%q: options %v with error %v", line, opts, err)
 		case err == nil && opts.connectionsMax == 0:
 			t.Errorf("%q: a connection limit of 0", line)
-		case err != nil && oneLine(err.Error()) == "":
+		case err != nil && printable.Line(err.Error()) == "":
 			t.Errorf("%q: an error that says nothing", line)
 		}
 	})
