@@ -92,6 +92,7 @@ uninstall:
 	[ ! -d $(DESTDIR)$(DOCDIR) ] || find $(DESTDIR)$(DOCDIR) -depth -type d -empty -delete
 	[ ! -d $(DESTDIR)$(CONFDIR) ] || rmdir --ignore-fail-on-non-empty $(DESTDIR)$(CONFDIR)
 ifeq ($(DESTDIR),)
+	@echo 'Instances that run go on. Now: systemctl daemon-reload && systemctl reload dbus.service'
 	@echo 'Left where they are: the settings in $(CONFDIR), the directory /var/lib/proxyd and the user proxyd.'
 endif
 

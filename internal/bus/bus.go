@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"time"
 
 	"example.org/socketproxy/internal/forward"
@@ -141,7 +142,7 @@ type nameRefusedError struct {
 }
 
 func (e *nameRefusedError) Error() string {
-	return fmt.Sprintf("the bus does not let this user own %s (is the policy of proxyd installed?): %v", e.name, e.err)
+	return fmt.Sprintf("the bus does not let user %d own %s; its policy, if it is installed, lets root and proxyd: %v", os.Geteuid(), e.name, e.err)
 }
 
 func (e *nameRefusedError) Unwrap() error { return e.err }

@@ -18,6 +18,7 @@ const (
 	messageMax = 64 << 10
 
 	// discardPause is about as long as a busy sender takes to fill the socket.
+	discardBatch = 64
 	discardPause = 2 * time.Millisecond
 
 	fieldsMax = 64 << 10 // bytes of a message up to its body
@@ -34,7 +35,9 @@ type frames struct {
 	keep    keeper
 	max     uint64 // bytes of a message
 	message []byte // what is left of the present one
-	begun   bool   // the lines of the authentication are over, messages follow
+
+	discarded int  // messages since the last pause
+	begun     bool // the lines of the authentication are over, messages follow
 }
 
 // keeper says whether a message is wanted.
@@ -141,13 +144,15 @@ func senderOf(head []byte, order binary.ByteOrder) string {
 	}
 }
 
-// discard leaves the next n bytes out. It does so for many messages at once, because each time this process wakes costs more
-// than a message.
+// discard leaves the next n bytes out. After some messages it waits for many more, because each time this process wakes costs
+// more than a message. Not after each: dbus-broker sends 16 at a time, and the next ones when these have been read.
 func (f *frames) discard(n uint64) error {
 	if _, err := f.in.Discard(int(n)); err != nil {
 		return err
 	}
-	if f.in.Buffered() == 0 {
+	f.discarded++
+	if f.in.Buffered() == 0 && f.discarded >= discardBatch {
+		f.discarded = 0
 		time.Sleep(discardPause)
 	}
 	return nil

@@ -16,7 +16,7 @@ import (
 // bus with all the connections it wants accepts nobody and says nothing.
 const (
 	connectTimeout = 10 * time.Second
-	callTimeout    = 10 * time.Second
+	callTimeout    = 20 * time.Second
 	flushTimeout   = time.Second // for the last signals
 )
 

@@ -69,7 +69,7 @@ func TestRestartUnderLoadRefusesNobody(t *testing.T) {
 // The one who waits for a proxy that cannot start must not make systemd try for ever.
 func TestAProxyThatCannotStartIsGivenUp(t *testing.T) {
 	m := onMachine(t)
-	i := instance{name: "wrong", target: "127.0.0.1:99999", service: "[Unit]\nStartLimitBurst=5\n"}
+	i := instance{name: "wrong", target: "127.0.0.1:99999"}
 	c, err := m.dial("tcp", m.proxy(t, i))
 	if err != nil {
 		t.Fatal(err)

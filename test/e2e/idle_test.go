@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -11,12 +12,13 @@ import (
 func TestIdleExitStopsBothAndLosesNobody(t *testing.T) {
 	m := onMachine(t)
 	const (
-		rounds, each = 10, 20 // 200 clients
+		rounds, each = 40, 5 // 200 clients
 		idleTime     = 200 * time.Millisecond
 	)
 	backend := "/run/idle-backend/socket"
 	m.write(t, "/etc/systemd/system/idle-backend.service", `[Unit]
 StopWhenUnneeded=yes
+StartLimitIntervalSec=0
 [Service]
 ExecStart=socat UNIX-LISTEN:`+backend+`,fork EXEC:cat
 RuntimeDirectory=idle-backend
@@ -29,21 +31,25 @@ After=idle-backend.service
 `}
 	address := m.proxy(t, i)
 
-	for range rounds {
+	for round := range rounds {
 		if err := m.ask("tcp", address); err != nil {
 			t.Fatal(err)
 		}
 		var clients sync.WaitGroup
-		for n := range each {
+		for range each {
 			clients.Go(func() {
 				// One client each 2 ms, from 20 ms before the idle time is over until 20 ms after it.
-				time.Sleep(idleTime + time.Duration(2*n-each)*time.Millisecond)
+				time.Sleep(idleTime + time.Duration(round-rounds/2)*time.Millisecond)
 				if err := m.ask("tcp", address); err != nil {
 					t.Error(err)
 				}
 			})
 		}
 		clients.Wait()
+	}
+	starts := strings.Count(m.run(t, "journalctl", "--no-pager", "--quiet", "--unit=proxyd@idle.service"), "Forwarding")
+	if starts < 5 {
+		t.Errorf("%d starts in %d rounds: hardly any client met an exit", starts, rounds)
 	}
 	m.until(t, "idle-backend.service", "Unit.ActiveState", equals("inactive"))
 	m.until(t, i.unit(), "Unit.ActiveState", equals("inactive"))
