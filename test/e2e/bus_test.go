@@ -74,11 +74,25 @@ func TestPolkitDecidesWhatAUserMayDo(t *testing.T) {
 		i := instance{name: "guarded", target: m.echo(t, "tcp")}
 		m.connect(t, "tcp", m.proxy(t, i))
 		m.onBus(t, i.name)
-		look := []string{"runuser", "-u", "nobody", "--", "proxyctl", "--no-ask-password", "connections", i.name}
-
-		text, err := output(m.command(look...))
-		if err == nil || !strings.HasPrefix(text, "proxyctl: cannot list the connections of guarded: ") {
-			t.Errorf("%v\n%s", err, text)
+		asNobody := func(args ...string) []string {
+			return append([]string{"runuser", "-u", "nobody", "--", "proxyctl", "--no-ask-password"}, args...)
+		}
+		look := asNobody("connections", i.name)
+		for _, refused := range []struct {
+			command []string
+			what    string
+		}{
+			{look, "list the connections of guarded"},
+			{asNobody("close", i.name, "1"), "close connection 1 of guarded"},
+			{asNobody("set", i.name, "connections-max=1"), "set connections-max=1 of guarded"},
+			{asNobody("drain", i.name), "drain guarded"},
+			{asNobody("exit", i.name), "end guarded"},
+		} {
+			text, err := output(m.command(refused.command...))
+			want := "proxyctl: cannot " + refused.what + ": interactive authorization required"
+			if err == nil || !strings.HasPrefix(text, want) {
+				t.Errorf("%v\n%s, want %s", err, text, want)
+			}
 		}
 		m.write(t, "/etc/polkit-1/rules.d/10-e2e.rules", `polkit.addRule(function(action, subject) {
 		if (action.id == "org.example.SocketProxy1.list" && subject.user == "nobody")
@@ -87,6 +101,9 @@ func TestPolkitDecidesWhatAUserMayDo(t *testing.T) {
 		m.run(t, "systemctl", "restart", "polkit.service")
 		if connections := m.run(t, look...); !strings.Contains(connections, i.target) {
 			t.Errorf("proxyctl shows\n%s", connections)
+		}
+		if text, err := output(m.command(asNobody("drain", i.name)...)); err == nil {
+			t.Errorf("a right to look was one to drain:\n%s", text)
 		}
 	})
 }
