@@ -74,7 +74,11 @@ func (c *callers) add(who *caller) {
 // identify asks the bus who sender is.
 func (t *session) identify(sender string) (*caller, error) {
 	var credentials map[string]dbus.Variant
-	if err := t.callBus("GetConnectionCredentials", []any{sender}, &credentials); err != nil {
+	err := t.callBus("GetConnectionCredentials", []any{sender}, &credentials)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil, errorf(errLimitsExceeded, "The bus is too busy to say who is asking")
+	}
+	if err != nil {
 		return nil, errorf(errAccessDenied, "The bus does not say who is asking: %v", err)
 	}
 	uid, ok := credentials["UnixUserID"].Value().(uint32)

@@ -68,6 +68,22 @@ func TestProxyctlSetsDrainsResumesAndEnds(t *testing.T) {
 	})
 }
 
+func TestProxyctlShowsTheEndOfTheJournal(t *testing.T) {
+	m := onMachine(t)
+	i := instance{name: "logged", target: m.echo(t, "tcp")}
+	m.connect(t, "tcp", m.proxy(t, i))
+	m.onBus(t, i.name)
+	m.run(t, "proxyctl", "set", i.name, "connections-max=9")
+	m.entry(t, "_SYSTEMD_UNIT="+i.unit(), "ACTION=org.example.SocketProxy1.limits")
+	if status := m.run(t, "proxyctl", "status", i.name); !strings.Contains(status, "asked to set ConnectionsMax to 9: done.") {
+		t.Errorf("proxyctl status shows\n%s", status)
+	}
+	// .host is this machine, by the way that leads to a container: systemd-stdio-bridge(1).
+	if list := m.run(t, "proxyctl", "--machine=.host", "list"); !strings.Contains(list, i.name) {
+		t.Errorf("proxyctl --machine=.host list shows\n%s", list)
+	}
+}
+
 func TestPolkitDecidesWhatAUserMayDo(t *testing.T) {
 	onEachBus(t, func(t *testing.T, m *machine) {
 		testenv.Need(t, "pkaction", "polkitd")
