@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"example.org/socketproxy/internal/bustest"
+	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/testenv"
 	"go.uber.org/goleak"
 )
@@ -39,10 +40,8 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	proxydPath = filepath.Join(dir, "proxyd")
-	build := exec.Command("go", "build", "-tags", "godbus_no_tcp", "-o", proxydPath)
-	build.Args = append(append(build.Args, buildFlags...), "example.org/socketproxy/cmd/proxyd")
-	if output, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "building proxyd: %v\n%s", err, output)
+	if err := proctest.Build(dir, proctest.Race, "proxyd"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	if code := m.Run(); code != 0 {
@@ -165,7 +164,7 @@ func startProxyd(t *testing.T, daemon *bustest.Bus, name string, options ...stri
 func launchProxyd(t *testing.T, daemon *bustest.Bus, options ...string) *proxyd {
 	t.Helper()
 	cmd := daemon.Command(t, proxydPath, append(options, "--log-level=debug", "--listen=127.0.0.1:0", newEcho(t))...)
-	cmd.Env = append(cmd.Env, environment...)
+	cmd.Env = append(cmd.Env, proctest.RaceEnvironment...)
 	p := &proxyd{process: start(t, cmd)}
 	p.address = p.says(`Forwarding the clients of (\S+) to `)
 	return p

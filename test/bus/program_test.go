@@ -18,6 +18,7 @@ import (
 
 	control "example.org/socketproxy/internal/bus"
 	"example.org/socketproxy/internal/bustest"
+	"example.org/socketproxy/internal/proctest"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -86,7 +87,7 @@ func TestTheBusIsTheOneAskedFor(t *testing.T) {
 	equal(t, "names on the other", len(names(t, otherConn)), 2)
 
 	cmd := daemon.Command(t, proxydPath, "--name=db", "--bus=session", "--log-level=debug", "--listen=127.0.0.1:0", "127.0.0.1:1")
-	cmd.Env = append(append(cmd.Env, "DBUS_SESSION_BUS_ADDRESS="+other.Address()), environment...)
+	cmd.Env = append(append(cmd.Env, "DBUS_SESSION_BUS_ADDRESS="+other.Address()), proctest.RaceEnvironment...)
 	start(t, cmd).says(`On the bus as ` + base + `\.db\.`)
 	equal(t, "names on the system bus", len(names(t, conn)), 0)
 

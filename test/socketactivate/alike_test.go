@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
 	"example.org/socketproxy/internal/testenv"
 )
 
@@ -12,14 +14,14 @@ import (
 
 func TestEveryKindOfListenerLeadsToEveryKindOfTarget(t *testing.T) {
 	t.Parallel()
-	for _, listener := range kinds {
-		for _, target := range kinds {
+	for _, listener := range streamtest.Kinds {
+		for _, target := range streamtest.Kinds {
 			t.Run(listener+" to "+target, func(t *testing.T) {
 				t.Parallel()
 				onBoth(t, func(t *testing.T, p program) {
-					s := activate(t, p, []address{free(t, listener)}, newEcho(t, target).target)
+					s := activate(t, p, []streamtest.Address{streamtest.Free(t, listener)}, streamtest.NewEcho(t, target).Target)
 					for range 3 {
-						echoes(t, s.dial(), "there and back")
+						streamtest.Echoes(t, s.dial(), "there and back")
 					}
 				})
 			})
@@ -30,14 +32,14 @@ func TestEveryKindOfListenerLeadsToEveryKindOfTarget(t *testing.T) {
 func TestSeveralListenersShareTheTarget(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, p program) {
-		listeners := []address{free(t, tcp4), free(t, path), free(t, abstract)}
-		s := activate(t, p, listeners, newEcho(t, path).target)
+		listeners := []streamtest.Address{streamtest.Free(t, streamtest.TCP4), streamtest.Free(t, streamtest.Path), streamtest.Free(t, streamtest.Abstract)}
+		s := activate(t, p, listeners, streamtest.NewEcho(t, streamtest.Path).Target)
 		for _, listener := range listeners {
-			echoes(t, dial(t, listener), "by way of "+listener.text)
+			streamtest.Echoes(t, streamtest.Dial(t, listener), "by way of "+listener.Text)
 		}
 		if p == proxyd {
 			for _, listener := range listeners {
-				s.says("Forwarding the clients of " + listener.text + " to ")
+				s.Says("Forwarding the clients of " + listener.Text + " to ")
 			}
 		}
 	})
@@ -45,15 +47,15 @@ func TestSeveralListenersShareTheTarget(t *testing.T) {
 
 func TestBulkArrivesUnchangedBothWaysAtOnce(t *testing.T) {
 	t.Parallel()
-	for _, listener := range []string{tcp4, path} {
-		for _, target := range []string{tcp4, path} {
+	for _, listener := range []string{streamtest.TCP4, streamtest.Path} {
+		for _, target := range []string{streamtest.TCP4, streamtest.Path} {
 			t.Run(listener+" to "+target, func(t *testing.T) {
 				t.Parallel()
 				onBoth(t, func(t *testing.T, p program) {
-					b := newBackend(t, target)
-					s := activate(t, p, []address{free(t, listener)}, b.target)
+					b := streamtest.NewBackend(t, target)
+					s := activate(t, p, []streamtest.Address{streamtest.Free(t, listener)}, b.Target)
 					client := s.dial()
-					exchange(t, client, b.accept(), 8<<20)
+					streamtest.Exchange(t, client, b.Accept(), 8<<20)
 				})
 			})
 		}
@@ -67,21 +69,21 @@ func TestTheLastBytesComeBeforeTheEnd(t *testing.T) {
 		t.Run("of "+sender, func(t *testing.T) {
 			t.Parallel()
 			onBoth(t, func(t *testing.T, p program) {
-				b := newBackend(t, path)
-				s := activate(t, p, []address{free(t, tcp4)}, b.target)
+				b := streamtest.NewBackend(t, streamtest.Path)
+				s := activate(t, p, []streamtest.Address{streamtest.Free(t, streamtest.TCP4)}, b.Target)
 				client := s.dial()
-				from, to := client, b.accept()
+				from, to := client, b.Accept()
 				if sender == "the backend" {
 					from, to = to, from
 				}
-				together(t, 2, func(i int) error {
+				streamtest.Together(t, 2, func(i int) error {
 					if i == 0 {
 						defer from.Close()
-						return sendPattern(from, last)
+						return streamtest.SendPattern(from, last)
 					}
-					return receivePattern(to, last)
+					return streamtest.ReceivePattern(to, last)
 				})
-				expectEnding(t, to, end)
+				streamtest.ExpectEnding(t, to, streamtest.End)
 			})
 		})
 	}
@@ -91,20 +93,20 @@ func TestAStalledReaderStopsTheWriter(t *testing.T) {
 	t.Parallel()
 	const much = 16 << 20 // four times what two sockets and a proxy may hold between them
 	onBoth(t, func(t *testing.T, p program) {
-		b := newBackend(t, path)
-		s := activate(t, p, []address{free(t, path)}, b.target)
+		b := streamtest.NewBackend(t, streamtest.Path)
+		s := activate(t, p, []streamtest.Address{streamtest.Free(t, streamtest.Path)}, b.Target)
 		client := s.dial()
-		server := b.accept()
+		server := b.Accept()
 		sent := make(chan error, 1)
-		go func() { sent <- sendPattern(client, much) }()
-		settles(t, "the writer has stopped", func() int { return queued(t, server) })
-		s.rests()
+		go func() { sent <- streamtest.SendPattern(client, much) }()
+		proctest.Settles(t, "the writer has stopped", func() int { return streamtest.Queued(t, server) })
+		s.Rests()
 		select {
 		case err := <-sent:
 			t.Fatalf("all of it was taken from the writer, though nobody reads: %v", err)
 		default:
 		}
-		if err := receivePattern(server, much); err != nil {
+		if err := streamtest.ReceivePattern(server, much); err != nil {
 			t.Error(err)
 		}
 		if err := <-sent; err != nil {
@@ -116,8 +118,8 @@ func TestAStalledReaderStopsTheWriter(t *testing.T) {
 func TestATargetWithoutPortIsPort80(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, p program) {
-		host := newEchoOn(t, 80)
-		echoes(t, activate(t, p, []address{free(t, path)}, host).dial(), "to port 80")
+		host := streamtest.NewEchoOn(t, 80)
+		streamtest.Echoes(t, activate(t, p, []streamtest.Address{streamtest.Free(t, streamtest.Path)}, host).dial(), "to port 80")
 	})
 }
 
@@ -128,16 +130,16 @@ func TestAPortMayBeAServiceName(t *testing.T) {
 		testenv.Without(t, "no service http-alt in /etc/services (Debian package netbase): %v", err)
 	}
 	onBoth(t, func(t *testing.T, p program) {
-		host := newEchoOn(t, 8080)
-		echoes(t, activate(t, p, []address{free(t, path)}, host+":http-alt").dial(), "to port http-alt")
+		host := streamtest.NewEchoOn(t, 8080)
+		streamtest.Echoes(t, activate(t, p, []streamtest.Address{streamtest.Free(t, streamtest.Path)}, host+":http-alt").dial(), "to port http-alt")
 	})
 }
 
 func TestAHostMayBeAName(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, p program) {
-		target := strings.Replace(newEcho(t, tcp4).target, "127.0.0.1", "localhost", 1)
-		echoes(t, activate(t, p, []address{free(t, path)}, target).dial(), "to localhost")
+		target := strings.Replace(streamtest.NewEcho(t, streamtest.TCP4).Target, "127.0.0.1", "localhost", 1)
+		streamtest.Echoes(t, activate(t, p, []streamtest.Address{streamtest.Free(t, streamtest.Path)}, target).dial(), "to localhost")
 	})
 }
 
@@ -152,10 +154,10 @@ func TestOptionsStandAnywhereAndTheLastOneWins(t *testing.T) {
 		t.Run(args, func(t *testing.T) {
 			t.Parallel()
 			onBoth(t, func(t *testing.T, p program) {
-				target := newEcho(t, path).target
-				s := activate(t, p, []address{free(t, path)}, strings.Fields(strings.Replace(args, "TARGET", target, 1))...)
+				target := streamtest.NewEcho(t, streamtest.Path).Target
+				s := activate(t, p, []streamtest.Address{streamtest.Free(t, streamtest.Path)}, strings.Fields(strings.Replace(args, "TARGET", target, 1))...)
 				for range 3 { // with -c 1, systemd-socket-proxyd would take 2
-					echoes(t, s.dial(), "at once")
+					streamtest.Echoes(t, s.dial(), "at once")
 				}
 			})
 		})
@@ -165,16 +167,16 @@ func TestOptionsStandAnywhereAndTheLastOneWins(t *testing.T) {
 func TestIdleExitComesAfterTheLastConnection(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, p program) {
-		s := activate(t, p, []address{free(t, path)}, "--exit-idle-time=50ms", newEcho(t, path).target)
-		clients := []stream{s.dial(), s.dial()}
+		s := activate(t, p, []streamtest.Address{streamtest.Free(t, streamtest.Path)}, "--exit-idle-time=50ms", streamtest.NewEcho(t, streamtest.Path).Target)
+		clients := []streamtest.Stream{s.dial(), s.dial()}
 		for _, client := range clients {
-			echoes(t, client, "hello")
+			streamtest.Echoes(t, client, "hello")
 		}
 		clients[0].Close()
-		s.rests() // for several times 50 ms, in which it must not end
-		echoes(t, clients[1], "still there")
+		s.Rests() // for several times 50 ms, in which it must not end
+		streamtest.Echoes(t, clients[1], "still there")
 		clients[1].Close()
-		s.exits("exit status 0")
+		s.Exits("exit status 0")
 	})
 }
 
@@ -184,7 +186,7 @@ func TestHelpAndVersionGoToStdout(t *testing.T) {
 		t.Run(arg, func(t *testing.T) {
 			t.Parallel()
 			onBoth(t, func(t *testing.T, p program) {
-				stdout, stderr, state := output(t, p.command(arg))
+				stdout, stderr, state := proctest.Output(t, p.command(arg))
 				if stdout == "" || stderr != "" || state != "exit status 0" {
 					t.Errorf("%s, stdout %q, stderr %q", state, stdout, stderr)
 				}

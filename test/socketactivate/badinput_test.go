@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"example.org/socketproxy/internal/streamtest"
 	"golang.org/x/sys/unix"
 )
 
@@ -16,10 +17,10 @@ func complaint(t *testing.T, up setup) string {
 	t.Helper()
 	up.program.need(t)
 	s := launch(t, up)
-	s.exits("exit status 1")
-	line, rest, _ := strings.Cut(s.stderr(), "\n")
+	s.Exits("exit status 1")
+	line, rest, _ := strings.Cut(s.Stderr(), "\n")
 	if rest != "" {
-		t.Errorf("more than one line on stderr:\n%s", s.stderr())
+		t.Errorf("more than one line on stderr:\n%s", s.Stderr())
 	}
 	for _, prefix := range []string{"proxyd: ", up.program.path + ": "} {
 		line = strings.TrimPrefix(line, prefix)
@@ -60,7 +61,7 @@ func TestBadInputGetsTheSameLine(t *testing.T) {
 
 func TestSocketsThatCannotBeServedAreRefusedWithTheSameWords(t *testing.T) {
 	t.Parallel()
-	datagram, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(shortDir(t), "datagram"), Net: "unixgram"})
+	datagram, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(streamtest.ShortDir(t), "datagram"), Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +81,7 @@ func TestSocketsThatCannotBeServedAreRefusedWithTheSameWords(t *testing.T) {
 		{"none", nil, "Didn't get any sockets passed in."},
 		{"a datagram socket", []*os.File{socketFile(t, datagram)}, "Passed in socket is not a stream socket."},
 		{"a connected socket", []*os.File{connected}, "Passed in socket is not a stream socket."},
-		{"a good one and a bad one", []*os.File{socketFile(t, newBackend(t, path)), connected},
+		{"a good one and a bad one", []*os.File{socketFile(t, streamtest.NewBackend(t, streamtest.Path)), connected},
 			"Passed in socket is not a stream socket."},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -116,16 +117,16 @@ func TestBadInputOfProxydsOwnNamesOptionAndValueAndOpensNothing(t *testing.T) {
 	} {
 		t.Run(test.arg, func(t *testing.T) {
 			t.Parallel()
-			listener := free(t, path)
-			args := []string{"--listen=" + listener.text, test.arg}
+			listener := streamtest.Free(t, streamtest.Path)
+			args := []string{"--listen=" + listener.Text, test.arg}
 			if strings.HasPrefix(test.arg, "--") {
 				args = append(args, "127.0.0.1:1")
 			}
 			if got := complaint(t, setup{program: proxyd, args: args}); got != test.want {
 				t.Errorf("says %q, want %q", got, test.want)
 			}
-			if exists(listener.text) {
-				t.Errorf("%s was opened", listener.text)
+			if exists(listener.Text) {
+				t.Errorf("%s was opened", listener.Text)
 			}
 		})
 	}
@@ -134,7 +135,7 @@ func TestBadInputOfProxydsOwnNamesOptionAndValueAndOpensNothing(t *testing.T) {
 // socketFile is a socket for another process.
 func socketFile(t *testing.T, socket any) *os.File {
 	t.Helper()
-	if b, ok := socket.(*backend); ok {
+	if b, ok := socket.(*streamtest.Backend); ok {
 		socket = b.Listener
 	}
 	file, err := socket.(interface{ File() (*os.File, error) }).File()

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,15 +28,15 @@ var differences = []struct {
 	{"a half-closed backend gets the rest", afterHalfClose(false),
 		anAnswer, noAnswer, 261},
 	{"the reset of a client reaches the backend", afterReset(true),
-		brokenOff, end, 0},
+		streamtest.BrokenOff, streamtest.End, 0},
 	{"the reset of a backend reaches the client", afterReset(false),
-		brokenOff, end, 0},
+		streamtest.BrokenOff, streamtest.End, 0},
 	{"a client waits for a backend that is late", backendIsLate,
 		anAnswer, noAnswer, 0},
 	{"a client waits for room in the backlog of the backend", backlogIsFull,
 		anAnswer, noAnswer, 0},
 	{"a client without a backend is reset, which it cannot take for an empty answer", backendIsMissing,
-		brokenOff, end, 0},
+		streamtest.BrokenOff, streamtest.End, 0},
 	{"the failure names the client", whoHasNoBackend,
 		"the client", "nobody", 0},
 	{"an IPv6 target may stand in brackets", targetInBrackets,
@@ -92,20 +94,20 @@ const (
 )
 
 // answer says what becomes of a question to an echo.
-func answer(client stream) string {
+func answer(client streamtest.Stream) string {
 	ask(client)
 	return answerTo(client)
 }
 
 const question = "question"
 
-func ask(client stream) {
+func ask(client streamtest.Stream) {
 	_, _ = client.Write([]byte(question)) // fails where the proxy has closed the stream
 	_ = client.CloseWrite()
 }
 
-func answerTo(client stream) string {
-	switch text, how := ending(client); text {
+func answerTo(client streamtest.Stream) string {
+	switch text, how := streamtest.Ending(client); text {
 	case question:
 		return anAnswer
 	case "": // the end of the stream or a reset, which depends on who was faster
@@ -116,7 +118,7 @@ func answerTo(client stream) string {
 }
 
 func connectionsWithLimit3(t *testing.T, p program) string {
-	s := activate(t, p, []address{free(t, path)}, "-c3", newEcho(t, path).target)
+	s := activate(t, p, []streamtest.Address{streamtest.Free(t, streamtest.Path)}, "-c3", streamtest.NewEcho(t, streamtest.Path).Target)
 	admitted := 0
 	for range 6 {
 		client := s.dial()
@@ -130,22 +132,22 @@ func connectionsWithLimit3(t *testing.T, p program) string {
 
 func afterHalfClose(byClient bool) func(*testing.T, program) string {
 	return func(t *testing.T, p program) string {
-		b := newBackend(t, tcp4)
-		s := activate(t, p, []address{free(t, tcp4)}, b.target)
+		b := streamtest.NewBackend(t, streamtest.TCP4)
+		s := activate(t, p, []streamtest.Address{streamtest.Free(t, streamtest.TCP4)}, b.Target)
 		asker := s.dial()
-		answerer := b.accept()
+		answerer := b.Accept()
 		if !byClient {
 			asker, answerer = answerer, asker
 		}
-		send(t, asker, "question")
-		finish(t, asker)
-		if text, how := ending(answerer); text != "question" || how != end {
+		streamtest.Send(t, asker, "question")
+		streamtest.Finish(t, asker)
+		if text, how := streamtest.Ending(answerer); text != "question" || how != streamtest.End {
 			t.Fatalf("the question came as %q and %s", text, how)
 		}
 		_, _ = answerer.Write([]byte("answer")) // fails where the stream is closed already
 		answerer.Close()
-		switch text, how := ending(asker); {
-		case text == "answer" && how == end:
+		switch text, how := streamtest.Ending(asker); {
+		case text == "answer" && how == streamtest.End:
 			return anAnswer
 		case text == "":
 			return noAnswer
@@ -157,55 +159,55 @@ func afterHalfClose(byClient bool) func(*testing.T, program) string {
 
 func afterReset(ofClient bool) func(*testing.T, program) string {
 	return func(t *testing.T, p program) string {
-		b := newBackend(t, tcp4)
-		s := activate(t, p, []address{free(t, tcp4)}, b.target)
+		b := streamtest.NewBackend(t, streamtest.TCP4)
+		s := activate(t, p, []streamtest.Address{streamtest.Free(t, streamtest.TCP4)}, b.Target)
 		resetter := s.dial()
-		other := b.accept()
+		other := b.Accept()
 		if !ofClient {
 			resetter, other = other, resetter
 		}
-		send(t, resetter, "hello")
-		receive(t, other, "hello")
-		reset(t, resetter)
-		_, how := ending(other)
+		streamtest.Send(t, resetter, "hello")
+		streamtest.Receive(t, other, "hello")
+		streamtest.Reset(t, resetter)
+		_, how := streamtest.Ending(other)
 		return how
 	}
 }
 
 func backendIsLate(t *testing.T, p program) string {
-	late := free(t, path)
-	s := activate(t, p, []address{free(t, tcp4)}, late.target())
+	late := streamtest.Free(t, streamtest.Path)
+	s := activate(t, p, []streamtest.Address{streamtest.Free(t, streamtest.TCP4)}, late.Target())
 	client := s.dial()
 	ask(client)
 	if p == proxyd { // the other one is not to be given a chance that it may miss
 		s.accepts(1)
-		listen(t, late).serve(echo)
+		streamtest.Listen(t, late).Serve(streamtest.Echo)
 	}
 	return answerTo(client)
 }
 
 func backlogIsFull(t *testing.T, p program) string {
-	full, clear := newFullBacklog(t, path)
-	s := activate(t, p, []address{free(t, tcp4)}, full.target)
+	full, clear := streamtest.NewFullBacklog(t, streamtest.Path)
+	s := activate(t, p, []streamtest.Address{streamtest.Free(t, streamtest.TCP4)}, full.Target)
 	client := s.dial()
 	ask(client)
 	if p == proxyd {
 		s.accepts(1)
 		clear()
-		full.serve(echo)
+		full.Serve(streamtest.Echo)
 	}
 	return answerTo(client)
 }
 
 func backendIsMissing(t *testing.T, p program) string {
-	s := activate(t, p, []address{free(t, tcp4)}, withoutRetry(p, free(t, path).target())...)
+	s := activate(t, p, []streamtest.Address{streamtest.Free(t, streamtest.TCP4)}, withoutRetry(p, streamtest.Free(t, streamtest.Path).Target())...)
 	return s.turnsAway(nil)
 }
 
 func whoHasNoBackend(t *testing.T, p program) string {
-	s := activate(t, p, []address{free(t, tcp4)}, withoutRetry(p, free(t, path).target())...)
+	s := activate(t, p, []streamtest.Address{streamtest.Free(t, streamtest.TCP4)}, withoutRetry(p, streamtest.Free(t, streamtest.Path).Target())...)
 	_ = s.turnsAway(nil)
-	line := s.says("o such file or directory") // systemd begins it with a capital
+	line := s.Says("o such file or directory") // systemd begins it with a capital
 	if strings.Contains(line, "127.0.0.1:") {
 		return "the client"
 	}
@@ -213,78 +215,67 @@ func whoHasNoBackend(t *testing.T, p program) string {
 }
 
 func targetInBrackets(t *testing.T, p program) string {
-	target := "[" + strings.Replace(newEcho(t, tcp6).target, "::1:", "::1]:", 1)
-	return answer(activate(t, p, []address{free(t, tcp4)}, withoutRetry(p, target)...).dial())
+	target := "[" + strings.Replace(streamtest.NewEcho(t, streamtest.TCP6).Target, "::1:", "::1]:", 1)
+	return answer(activate(t, p, []streamtest.Address{streamtest.Free(t, streamtest.TCP4)}, withoutRetry(p, target)...).dial())
 }
 
 func firstOfTwoAddressesIsDead(t *testing.T, p program) string {
-	alive := newEcho(t, tcp4)
-	_, port, _ := strings.Cut(alive.target, ":")
+	alive := streamtest.NewEcho(t, streamtest.TCP4)
+	_, port, _ := strings.Cut(alive.Target, ":")
 	// 127.0.0.1 is the source address for both, so getaddrinfo(3) leaves them in this order.
-	hosts := hostsFile(t, loopback().String()+" two.test\n127.0.0.1 two.test\n")
-	up := setup{program: p, listen: []address{free(t, tcp4)}, wrap: hosts, args: withoutRetry(p, "two.test:"+port)}
+	hosts := hostsFile(t, streamtest.Loopback().String()+" two.test\n127.0.0.1 two.test\n")
+	up := setup{program: p, listen: []streamtest.Address{streamtest.Free(t, streamtest.TCP4)}, wrap: hosts, args: withoutRetry(p, "two.test:"+port)}
 	return answer(launch(t, up).dial())
 }
 
 func startedForNobody(t *testing.T, p program) string {
-	listener := socketFile(t, newBackend(t, path))
+	listener := socketFile(t, streamtest.NewBackend(t, streamtest.Path))
 	s := launch(t, setup{program: p, passed: []*os.File{listener}, args: []string{"--exit-idle-time=20ms", "127.0.0.1:1"}})
 	if p == socketProxyd {
-		return s.after(200 * time.Millisecond) // ten times as long
+		return s.After(200 * time.Millisecond) // ten times as long
 	}
-	s.exits("exit status 0")
+	s.Exits("exit status 0")
 	return "exit status 0"
 }
 
-// after says how a process that should stay has ended in that time.
-func (p *process) after(span time.Duration) string {
-	select {
-	case <-p.ended:
-		return p.cmd.ProcessState.String()
-	case <-time.After(span):
-		return "still there"
-	}
-}
-
 func afterSIGTERM(t *testing.T, p program) string {
-	s := activate(t, p, []address{free(t, path)}, newEcho(t, path).target)
+	s := activate(t, p, []streamtest.Address{streamtest.Free(t, streamtest.Path)}, streamtest.NewEcho(t, streamtest.Path).Target)
 	client := s.dial()
-	echoes(t, client, "hello")
-	s.signal(unix.SIGTERM)
+	streamtest.Echoes(t, client, "hello")
+	s.Signal(unix.SIGTERM)
 	if p == proxyd {
-		s.says("Received SIGTERM")
+		s.Says("Received SIGTERM")
 	}
 	got := answer(client)
-	<-s.ended
-	return got + ", " + s.cmd.ProcessState.String()
+	return got + ", " + s.After(proctest.Patience)
 }
 
 func resetWhileBackendIsStalled(t *testing.T, p program) string {
-	b := newBackend(t, tcp4)
-	s := activate(t, p, []address{free(t, tcp4)}, b.target)
+	b := streamtest.NewBackend(t, streamtest.TCP4)
+	s := activate(t, p, []streamtest.Address{streamtest.Free(t, streamtest.TCP4)}, b.Target)
 	client := s.dial()
-	server := b.accept()
+	server := b.Accept()
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
-		_ = sendPattern(client, 1<<30) // until the reset
+		_ = streamtest.SendPattern(client, 1<<30) // until the reset
 	}()
-	settles(t, "the backend is stalled", func() int { return queued(t, server) })
-	reset(t, client)
+	proctest.Settles(t, "the backend is stalled", func() int { return streamtest.Queued(t, server) })
+	streamtest.Reset(t, client)
 	<-sent
-	if s.restlessness() > restless {
+	if s.Restlessness() > proctest.Restless {
 		return "spins"
 	}
 	return "rests"
 }
 
 func targetIsWrong(t *testing.T, p program) string {
-	up := setup{program: p, passed: []*os.File{socketFile(t, newBackend(t, path))}, args: []string{"127.0.0.1:99999"}}
+	up := setup{program: p, passed: []*os.File{socketFile(t, streamtest.NewBackend(t, streamtest.Path))}, args: []string{"127.0.0.1:99999"}}
 	s := launch(t, up)
 	if p == socketProxyd {
-		eventually(t, "the program starts", func() bool { return p.runs(s.pid()) })
-		return s.after(100 * time.Millisecond)
+		proctest.Eventually(t, "the program starts", func() bool { return p.runs(s.PID()) })
+		return s.After(100 * time.Millisecond)
 	}
-	s.exits("exit status 1")
+	s.Exits("exit status 1")
 	return "exit status 1"
 }

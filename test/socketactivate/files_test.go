@@ -4,9 +4,13 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
 )
 
 // File descriptors: too few of them, and none lost.
@@ -21,9 +25,9 @@ func TestTooFewFileDescriptorsMakeClientsWaitAndNothingWorse(t *testing.T) {
 	const files, clients = 48, 60 // at two for each connection, there is room for a third of the clients at most
 	s := launch(t, setup{
 		program: proxyd,
-		listen:  []address{free(t, tcp4)},
+		listen:  []streamtest.Address{streamtest.Free(t, streamtest.TCP4)},
 		wrap:    atMost(files),
-		args:    []string{"--connect-retry=1min", newEcho(t, tcp4).target},
+		args:    []string{"--connect-retry=1min", streamtest.NewEcho(t, streamtest.TCP4).Target},
 	})
 	served, leave := make(chan error, clients), make(chan struct{})
 	for range clients {
@@ -34,14 +38,14 @@ func TestTooFewFileDescriptorsMakeClientsWaitAndNothingWorse(t *testing.T) {
 			<-leave
 		}()
 	}
-	settles(t, "no more clients are served", func() int { return len(served) })
+	proctest.Settles(t, "no more clients are served", func() int { return len(served) })
 	if len(served) == clients {
 		t.Errorf("%d clients fit into %d file descriptors", clients, files)
 	}
-	s.says("File descriptors are enough for about ")
-	s.says("too many open files")
-	s.rests()
-	if lines := strings.Count(s.stderr(), "\n"); lines > 40 {
+	s.Says("File descriptors are enough for about ")
+	s.Says("too many open files")
+	s.Rests()
+	if lines := strings.Count(s.Stderr(), "\n"); lines > 40 {
 		t.Errorf("%d lines in the log", lines)
 	}
 	close(leave)
@@ -74,7 +78,7 @@ var endings = []struct {
 	{"the client resets in the middle of a stream", streamAndAbort, drain},
 	{"the backend resets in the middle of a stream", stream1MB, readAndAbort},
 	{"both reset", abort, abort},
-	{"both stream, and neither reads", stream1MB, stream1MB},
+	{"both streamtest.Stream, and neither reads", stream1MB, stream1MB},
 }
 
 func finishAndDrain(c *net.TCPConn) {
@@ -106,20 +110,20 @@ func readAndAbort(c *net.TCPConn) {
 func TestNoFileDescriptorIsLostHoweverConnectionsEnd(t *testing.T) {
 	t.Parallel()
 	const clients, each = 20, 150 / slowdown
-	b := newBackend(t, tcp4)
-	b.serve(func(c stream) {
+	b := streamtest.NewBackend(t, streamtest.TCP4)
+	b.Serve(func(c streamtest.Stream) {
 		// The first byte says how this connection is to end.
 		if way := make([]byte, 1); readFull(c, way) {
 			endings[way[0]].backend(c.(*net.TCPConn))
 		}
 	})
-	s := activate(t, proxyd, []address{free(t, tcp4)}, "--connect-retry=0", b.target)
+	s := activate(t, proxyd, []streamtest.Address{streamtest.Free(t, streamtest.TCP4)}, "--connect-retry=0", b.Target)
 	s.dial().Close()
 	s.ready()
-	eventually(t, "the first connection is gone", func() bool { return s.descriptors().sockets == s.listeners })
-	atRest := s.descriptors()
+	proctest.Eventually(t, "the first connection is gone", func() bool { return s.Descriptors().Sockets == s.listeners })
+	atRest := s.Descriptors()
 
-	together(t, clients, func(int) error {
+	streamtest.Together(t, clients, func(int) error {
 		for i := range each {
 			if err := s.endOneWay(i % len(endings)); err != nil {
 				return err
@@ -129,27 +133,27 @@ func TestNoFileDescriptorIsLostHoweverConnectionsEnd(t *testing.T) {
 	})
 	b.Close()
 	for range 100 {
-		if how := s.turnsAway(nil); how != brokenOff {
+		if how := s.turnsAway(nil); how != streamtest.BrokenOff {
 			t.Fatalf("without a backend, a client got %s", how)
 		}
 	}
 	// Pipes that nobody needs are closed after some seconds.
-	eventually(t, "everything is closed", func() bool {
-		now := s.descriptors()
+	proctest.Eventually(t, "everything is closed", func() bool {
+		now := s.Descriptors()
 		// Two of the others are Go's, which it opens for its first timer.
-		return now.sockets == s.listeners && now.pipes == 0 && now.others <= atRest.others+2
+		return now.Sockets == s.listeners && now.Pipes == 0 && now.Others <= atRest.Others+2
 	})
 }
 
 // endOneWay is a client whose connection ends in one of the ways.
 func (s *service) endOneWay(way int) error {
-	conn, err := net.Dial("tcp", s.listen[0].text)
+	conn, err := net.Dial("tcp", s.listen[0].Text)
 	if err != nil {
 		return err
 	}
 	c := conn.(*net.TCPConn)
 	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(proctest.Patience)); err != nil {
 		return err
 	}
 	if _, err := c.Write([]byte{byte(way)}); err != nil {
@@ -161,5 +165,10 @@ func (s *service) endOneWay(way int) error {
 
 func readFull(c net.Conn, b []byte) bool {
 	_, err := io.ReadFull(c, b)
+	return err == nil
+}
+
+func exists(file string) bool {
+	_, err := os.Lstat(file)
 	return err == nil
 }

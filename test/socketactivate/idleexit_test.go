@@ -11,19 +11,21 @@ import (
 	"testing"
 	"time"
 
+	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
 	"golang.org/x/sys/unix"
 )
 
 // Clients that come at any moment around the exit of an idle proxyd are all served, by it or by the next one.
 func TestIdleExitLosesNobody(t *testing.T) {
 	t.Parallel()
-	for _, kind := range []string{tcp4, path} {
+	for _, kind := range []string{streamtest.TCP4, streamtest.Path} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			const clients, each = 2, 100 / slowdown
-			listener := newBackend(t, kind) // only in that it listens
-			m := manage(t, listener, "--exit-idle-time=1ms", newEcho(t, path).target)
-			together(t, clients, func(int) error {
+			listener := streamtest.NewBackend(t, kind) // only in that it listens
+			m := manage(t, listener, "--exit-idle-time=1ms", streamtest.NewEcho(t, streamtest.Path).Target)
+			streamtest.Together(t, clients, func(int) error {
 				for range each {
 					if err := askOnce(listener.Addr()); err != nil {
 						return err
@@ -47,7 +49,7 @@ func askOnce(a net.Addr) error {
 		return err
 	}
 	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(proctest.Patience)); err != nil {
 		return err
 	}
 	question := []byte("question")
@@ -69,7 +71,7 @@ type manager struct {
 	starts int
 }
 
-func manage(t *testing.T, listener *backend, args ...string) *manager {
+func manage(t *testing.T, listener *streamtest.Backend, args ...string) *manager {
 	t.Helper()
 	m := &manager{t: t, done: make(chan struct{})}
 	socket := socketFile(t, listener)
@@ -99,12 +101,12 @@ func (m *manager) run(socket *os.File, args []string) {
 
 // proxyd runs once, until it exits by itself.
 func (m *manager) proxyd(socket *os.File, args []string) error {
-	ctx, cancel := context.WithTimeout(m.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(m.t.Context(), proctest.Patience)
 	defer cancel()
 	argv := append([]string{"-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"`, "sh", proxyd.path}, args...)
 	cmd := exec.CommandContext(ctx, "/bin/sh", argv...)
 	cmd.ExtraFiles = []*os.File{socket}
-	cmd.Env = raceEnvironment
+	cmd.Env = proctest.RaceEnvironment
 	if output, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("proxyd: %w\n%s", err, output)
 	}

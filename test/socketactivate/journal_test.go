@@ -9,19 +9,21 @@ import (
 	"testing"
 	"time"
 
+	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
 	"golang.org/x/sys/unix"
 )
 
 // newJournal is a journal that this test reads, and a command in front of the program that logs to it.
 func newJournal(t *testing.T) (journal *net.UnixConn, wrap []string) {
 	t.Helper()
-	address := &net.UnixAddr{Name: filepath.Join(shortDir(t), "journal"), Net: "unixgram"}
+	address := &net.UnixAddr{Name: filepath.Join(streamtest.ShortDir(t), "journal"), Net: "unixgram"}
 	journal, err := net.ListenUnixgram("unixgram", address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { journal.Close() })
-	if err := journal.SetReadDeadline(time.Now().Add(patience)); err != nil {
+	if err := journal.SetReadDeadline(time.Now().Add(proctest.Patience)); err != nil {
 		t.Fatal(err)
 	}
 	return journal, inMountNamespace(t, `mount -t tmpfs none /run
@@ -62,33 +64,33 @@ func nextEntry(t *testing.T, journal *net.UnixConn) map[string]string {
 func TestTheJournalGetsFieldsAndPriorities(t *testing.T) {
 	t.Parallel()
 	journal, wrap := newJournal(t)
-	b := newBackend(t, tcp4)
+	b := streamtest.NewBackend(t, streamtest.TCP4)
 	s := launch(t, setup{
 		program: proxyd,
-		listen:  []address{free(t, tcp4)},
+		listen:  []streamtest.Address{streamtest.Free(t, streamtest.TCP4)},
 		wrap:    wrap,
 		journal: true,
-		args:    []string{"--log-level=debug", "--connect-retry=0", b.target},
+		args:    []string{"--log-level=debug", "--connect-retry=0", b.Target},
 	})
-	listener := s.listen[0].text
+	listener := s.listen[0].Text
 	client := s.dial()
-	server := b.accept()
-	send(t, client, "12345")
-	receive(t, server, "12345")
+	server := b.Accept()
+	streamtest.Send(t, client, "12345")
+	streamtest.Receive(t, server, "12345")
 	client.Close()
 	server.Close()
 	expectEntry(t, journal, map[string]string{
-		"MESSAGE":           "Forwarding the clients of " + listener + " to " + b.target + ".",
+		"MESSAGE":           "Forwarding the clients of " + listener + " to " + b.Target + ".",
 		"PRIORITY":          "6",
 		"SYSLOG_IDENTIFIER": "proxyd",
 		"LISTENER":          listener,
-		"BACKEND":           b.target,
+		"BACKEND":           b.Target,
 	})
 	expectEntry(t, journal, map[string]string{
 		"PRIORITY":         "7",
 		"CONNECTION_ID":    "1",
 		"CLIENT":           client.LocalAddr().String(),
-		"BACKEND":          b.target,
+		"BACKEND":          b.Target,
 		"LISTENER":         listener,
 		"REASON":           "finished",
 		"BYTES_TO_BACKEND": "5",
@@ -101,13 +103,13 @@ func TestTheJournalGetsFieldsAndPriorities(t *testing.T) {
 		"PRIORITY":      "4",
 		"CONNECTION_ID": "2",
 		"REASON":        "connect-failed",
-		"ERROR":         "cannot connect to " + b.target + ": connection refused",
+		"ERROR":         "cannot connect to " + b.Target + ": connection refused",
 	})
-	if strings.Contains(s.stderr(), "proxyd: ") {
-		t.Errorf("stderr got, too:\n%s", s.stderr())
+	if strings.Contains(s.Stderr(), "proxyd: ") {
+		t.Errorf("stderr got, too:\n%s", s.Stderr())
 	}
-	s.signal(unix.SIGTERM)
-	s.exits("exit status 0")
+	s.Signal(unix.SIGTERM)
+	s.Exits("exit status 0")
 }
 
 // expectEntry wants the next entry to have these fields, at least.

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
 	"example.org/socketproxy/internal/testenv"
 	"golang.org/x/sys/unix"
 )
@@ -17,9 +19,9 @@ import (
 func TestTheLimitOfConnectionsHoldsWhenManyComeAtOnce(t *testing.T) {
 	t.Parallel()
 	const limit, many = 5, 40
-	s := activate(t, proxyd, []address{free(t, tcp4)}, "-c", fmt.Sprint(limit), newEcho(t, path).target)
+	s := activate(t, proxyd, []streamtest.Address{streamtest.Free(t, streamtest.TCP4)}, "-c", fmt.Sprint(limit), streamtest.NewEcho(t, streamtest.Path).Target)
 	var served atomic.Int32
-	together(t, many, func(int) error {
+	streamtest.Together(t, many, func(int) error {
 		c, err := s.admitted(nil)
 		if c != nil {
 			served.Add(1)
@@ -29,34 +31,34 @@ func TestTheLimitOfConnectionsHoldsWhenManyComeAtOnce(t *testing.T) {
 	if n := served.Load(); n != limit {
 		t.Errorf("%d of %d clients were served, want %d", n, many, limit)
 	}
-	if line := s.says("Refused client 127.0.0.1:"); !strings.HasSuffix(line, ": the limit of --connections-max= is reached.") {
+	if line := s.Says("Refused client 127.0.0.1:"); !strings.HasSuffix(line, ": the limit of --connections-max= is reached.") {
 		t.Errorf("the log says %q", line)
 	}
 }
 
 func TestAConnectionThatEndsMakesRoomForAnother(t *testing.T) {
 	t.Parallel()
-	s := activate(t, proxyd, []address{free(t, tcp4)}, "-c2", newEcho(t, path).target)
+	s := activate(t, proxyd, []streamtest.Address{streamtest.Free(t, streamtest.TCP4)}, "-c2", streamtest.NewEcho(t, streamtest.Path).Target)
 	first, second := s.dial(), s.dial()
-	echoes(t, first, "one")
-	echoes(t, second, "two")
-	if how := s.turnsAway(nil); how != brokenOff {
-		t.Errorf("the third client got %s, want %s", how, brokenOff)
+	streamtest.Echoes(t, first, "one")
+	streamtest.Echoes(t, second, "two")
+	if how := s.turnsAway(nil); how != streamtest.BrokenOff {
+		t.Errorf("the third client got %s, want %s", how, streamtest.BrokenOff)
 	}
 	first.Close()
-	eventually(t, "there is room again", func() bool {
+	proctest.Eventually(t, "there is room again", func() bool {
 		c, err := s.admitted(nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return c != nil
 	})
-	echoes(t, second, "still here")
+	streamtest.Echoes(t, second, "still here")
 }
 
 func TestTheLimitOfASourceIsThatOfAnIPAddress(t *testing.T) {
 	t.Parallel()
-	s := activate(t, proxyd, []address{free(t, tcp4)}, "--connections-max-per-source=2", newEcho(t, path).target)
+	s := activate(t, proxyd, []streamtest.Address{streamtest.Free(t, streamtest.TCP4)}, "--connections-max-per-source=2", streamtest.NewEcho(t, streamtest.Path).Target)
 	for _, source := range []string{"127.0.0.2", "127.0.0.3"} {
 		from := net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(source), 0))
 		for i := range 4 {
@@ -68,7 +70,7 @@ func TestTheLimitOfASourceIsThatOfAnIPAddress(t *testing.T) {
 				t.Errorf("connection %d from %s: served is %v", i+1, source, admitted)
 			}
 		}
-		line := s.says("Refused client " + source)
+		line := s.Says("Refused client " + source)
 		if !strings.HasSuffix(line, "the limit of --connections-max-per-source= is reached.") {
 			t.Errorf("the log says %q", line)
 		}
@@ -78,7 +80,7 @@ func TestTheLimitOfASourceIsThatOfAnIPAddress(t *testing.T) {
 func TestTheLimitOfASourceIsThatOfAUserOnASocketFile(t *testing.T) {
 	t.Parallel()
 	testenv.NeedRoot(t, "be another user, too")
-	s := activate(t, proxyd, []address{free(t, abstract)}, "--connections-max-per-source=2", newEcho(t, path).target)
+	s := activate(t, proxyd, []streamtest.Address{streamtest.Free(t, streamtest.Abstract)}, "--connections-max-per-source=2", streamtest.NewEcho(t, streamtest.Path).Target)
 	for _, uid := range []int{0, nobody} {
 		for i := range 4 {
 			var c net.Conn
@@ -93,7 +95,7 @@ func TestTheLimitOfASourceIsThatOfAUserOnASocketFile(t *testing.T) {
 				t.Errorf("connection %d of user %d: served is %v", i+1, uid, admitted)
 			}
 		}
-		s.says(fmt.Sprintf("uid=%d: the limit of --connections-max-per-source= is reached.", uid))
+		s.Says(fmt.Sprintf("uid=%d: the limit of --connections-max-per-source= is reached.", uid))
 	}
 }
 

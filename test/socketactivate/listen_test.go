@@ -8,11 +8,12 @@ import (
 	"strings"
 	"testing"
 
+	"example.org/socketproxy/internal/streamtest"
 	"golang.org/x/sys/unix"
 )
 
 // standAlone starts proxyd with --listen= for each address, and waits until it listens.
-func standAlone(t *testing.T, listen []address, args ...string) *service {
+func standAlone(t *testing.T, listen []streamtest.Address, args ...string) *service {
 	t.Helper()
 	s := launch(t, setup{program: proxyd, args: append(listenOptions(listen), args...)})
 	s.listen, s.listeners = listen, len(listen)
@@ -20,74 +21,74 @@ func standAlone(t *testing.T, listen []address, args ...string) *service {
 	return s
 }
 
-func listenOptions(listen []address) (options []string) {
+func listenOptions(listen []streamtest.Address) (options []string) {
 	for _, a := range listen {
-		options = append(options, "--listen="+a.text)
+		options = append(options, "--listen="+a.Text)
 	}
 	return options
 }
 
 func TestItListensByItself(t *testing.T) {
 	t.Parallel()
-	for _, kind := range kinds {
+	for _, kind := range streamtest.Kinds {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			s := standAlone(t, []address{free(t, kind)}, newEcho(t, path).target)
-			echoes(t, s.dial(), "without systemd")
-			s.says("Forwarding the clients of " + s.listen[0].text + " to ")
+			s := standAlone(t, []streamtest.Address{streamtest.Free(t, kind)}, streamtest.NewEcho(t, streamtest.Path).Target)
+			streamtest.Echoes(t, s.dial(), "without systemd")
+			s.Says("Forwarding the clients of " + s.listen[0].Text + " to ")
 		})
 	}
 }
 
 func TestABarePortIsEveryAddress(t *testing.T) {
 	t.Parallel()
-	needIPv6(t)
-	port := netip.MustParseAddrPort(reserve(t, netip.IPv6Unspecified())).Port()
-	s := standAlone(t, []address{{"tcp", fmt.Sprint(port)}}, newEcho(t, path).target)
+	streamtest.NeedIPv6(t)
+	port := netip.MustParseAddrPort(streamtest.Reserve(t, netip.IPv6Unspecified())).Port()
+	s := standAlone(t, []streamtest.Address{streamtest.TCP(fmt.Sprint(port))}, streamtest.NewEcho(t, streamtest.Path).Target)
 	for _, ip := range []string{"127.0.0.1", "[::1]"} {
-		echoes(t, dial(t, address{"tcp", fmt.Sprint(ip, ":", port)}), "to "+ip)
+		streamtest.Echoes(t, streamtest.Dial(t, streamtest.TCP(fmt.Sprint(ip, ":", port))), "to "+ip)
 	}
-	s.says(fmt.Sprintf("Forwarding the clients of [::]:%d to ", port))
+	s.Says(fmt.Sprintf("Forwarding the clients of [::]:%d to ", port))
 }
 
 func TestItListensBesideTheSocketsFromSystemd(t *testing.T) {
 	t.Parallel()
-	own := []address{free(t, tcp4), free(t, path)}
-	systemds := []address{free(t, tcp4), free(t, path)}
-	args := append(listenOptions(own), newEcho(t, path).target)
+	own := []streamtest.Address{streamtest.Free(t, streamtest.TCP4), streamtest.Free(t, streamtest.Path)}
+	systemds := []streamtest.Address{streamtest.Free(t, streamtest.TCP4), streamtest.Free(t, streamtest.Path)}
+	args := append(listenOptions(own), streamtest.NewEcho(t, streamtest.Path).Target)
 	s := activate(t, proxyd, systemds, args...)
 	s.listeners += len(own)
-	echoes(t, s.dial(), "the one that it is started for")
+	streamtest.Echoes(t, s.dial(), "the one that it is started for")
 	for _, a := range append(systemds, own...) {
-		echoes(t, dial(t, a), "to "+a.text)
+		streamtest.Echoes(t, streamtest.Dial(t, a), "to "+a.Text)
 	}
 }
 
 func TestASocketFileIsRemovedAtTheEnd(t *testing.T) {
 	t.Parallel()
-	s := standAlone(t, []address{free(t, path)}, "127.0.0.1:1")
-	s.signal(unix.SIGTERM)
-	s.exits("exit status 0")
-	if exists(s.listen[0].text) {
+	s := standAlone(t, []streamtest.Address{streamtest.Free(t, streamtest.Path)}, "127.0.0.1:1")
+	s.Signal(unix.SIGTERM)
+	s.Exits("exit status 0")
+	if exists(s.listen[0].Text) {
 		t.Error("it is still there")
 	}
 }
 
 func TestASocketFileThatNobodyListensOnIsReplaced(t *testing.T) {
 	t.Parallel()
-	left := free(t, path)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: left.text, Net: "unix"})
+	left := streamtest.Free(t, streamtest.Path)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: left.Text, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	l.SetUnlinkOnClose(false)
 	l.Close()
-	echoes(t, standAlone(t, []address{left}, newEcho(t, path).target).dial(), "hello")
+	streamtest.Echoes(t, standAlone(t, []streamtest.Address{left}, streamtest.NewEcho(t, streamtest.Path).Target).dial(), "hello")
 }
 
 func TestAFileThatIsNoSocketIsLeftAlone(t *testing.T) {
 	t.Parallel()
-	file := free(t, path).text
+	file := streamtest.Free(t, streamtest.Path).Text
 	if err := os.WriteFile(file, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -102,19 +103,19 @@ func TestAFileThatIsNoSocketIsLeftAlone(t *testing.T) {
 
 func TestAnAddressInUseIsLeftAloneAndNamed(t *testing.T) {
 	t.Parallel()
-	for _, kind := range kinds {
+	for _, kind := range streamtest.Kinds {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			taken, unused := free(t, kind), free(t, path)
-			b := listen(t, taken)
-			b.serve(echo)
-			got := complaint(t, setup{program: proxyd, args: append(listenOptions([]address{unused, taken}), "127.0.0.1:1")})
-			if want := "cannot listen on " + taken.text + ": address already in use"; got != want {
+			taken, unused := streamtest.Free(t, kind), streamtest.Free(t, streamtest.Path)
+			b := streamtest.Listen(t, taken)
+			b.Serve(streamtest.Echo)
+			got := complaint(t, setup{program: proxyd, args: append(listenOptions([]streamtest.Address{unused, taken}), "127.0.0.1:1")})
+			if want := "cannot listen on " + taken.Text + ": address already in use"; got != want {
 				t.Errorf("says %q, want %q", got, want)
 			}
-			echoes(t, dial(t, taken), "still served by its owner")
-			if exists(unused.text) {
-				t.Errorf("%s, which was opened before, is left behind", unused.text)
+			streamtest.Echoes(t, streamtest.Dial(t, taken), "still served by its owner")
+			if exists(unused.Text) {
+				t.Errorf("%s, which was opened before, is left behind", unused.Text)
 			}
 		})
 	}

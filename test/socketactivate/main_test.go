@@ -7,10 +7,10 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
+	"example.org/socketproxy/internal/proctest"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 )
@@ -30,7 +30,8 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	if proxyd.path, err = build(dir); err != nil {
+	proxyd.path = filepath.Join(dir, "proxyd")
+	if err := proctest.Build(dir, proctest.Race, "proxyd"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -54,23 +55,4 @@ func run(m *testing.M) int {
 func isSet(name string) (set bool) {
 	flag.Visit(func(f *flag.Flag) { set = set || f.Name == name })
 	return set
-}
-
-// build makes proxyd as the Makefile does, or with the race detector where these tests run with it.
-func build(dir string) (path string, err error) {
-	if err := os.Chmod(dir, 0o755); err != nil { // the unprivileged user of a test executes it
-		return "", err
-	}
-	path = filepath.Join(dir, "proxyd")
-	args := []string{"build", "-o", path}
-	cgo := "CGO_ENABLED=0"
-	if raceDetector {
-		args, cgo = append(args, "-race"), "CGO_ENABLED=1"
-	}
-	cmd := exec.Command("go", append(args, "example.org/socketproxy/cmd/proxyd")...)
-	cmd.Env = append(os.Environ(), cgo)
-	if output, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building proxyd: %w\n%s", err, output)
-	}
-	return path, nil
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"example.org/socketproxy/internal/streamtest"
 	"example.org/socketproxy/internal/testenv"
 )
 
@@ -24,7 +25,7 @@ func inMountNamespace(t *testing.T, script, argument string) []string {
 // hostsFile is a command in front of a program that sees another hosts(5).
 func hostsFile(t *testing.T, text string) []string {
 	t.Helper()
-	file := filepath.Join(shortDir(t), "hosts")
+	file := filepath.Join(streamtest.ShortDir(t), "hosts")
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -5,9 +5,6 @@ package socketactivate
 import "time"
 
 const (
-	raceDetector = false
-	slowdown     = 1
-	drainTime    = 3 * time.Second
+	slowdown  = 1
+	drainTime = 3 * time.Second
 )
-
-var raceEnvironment = []string{}

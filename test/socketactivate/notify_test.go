@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,7 +23,7 @@ type notifySocket struct {
 
 func newNotifySocket(t *testing.T) *notifySocket {
 	t.Helper()
-	address := &net.UnixAddr{Name: filepath.Join(shortDir(t), "notify"), Net: "unixgram"}
+	address := &net.UnixAddr{Name: filepath.Join(streamtest.ShortDir(t), "notify"), Net: "unixgram"}
 	c, err := net.ListenUnixgram("unixgram", address)
 	if err != nil {
 		t.Fatal(err)
@@ -50,9 +52,9 @@ func (n *notifySocket) within(patience time.Duration) string {
 // next waits for a message.
 func (n *notifySocket) next() string {
 	n.t.Helper()
-	message := n.within(patience)
+	message := n.within(proctest.Patience)
 	if message == "" {
-		n.t.Fatalf("no message in %v", patience)
+		n.t.Fatalf("no message in %v", proctest.Patience)
 	}
 	return message
 }
@@ -60,7 +62,7 @@ func (n *notifySocket) next() string {
 // expect waits for a message that begins like this, and passes over others.
 func (n *notifySocket) expect(want string) {
 	n.t.Helper()
-	for deadline := time.Now().Add(patience); ; {
+	for deadline := time.Now().Add(proctest.Patience); ; {
 		got := n.next()
 		if strings.HasPrefix(got, want) {
 			return
@@ -83,14 +85,14 @@ func TestReadyIsSaidOnceClientsAreServed(t *testing.T) {
 	t.Parallel()
 	for range 5 { // because whoever says it too early may be lucky
 		notify := newNotifySocket(t)
-		listener := []address{free(t, path)}
-		target := newEcho(t, path).target
+		listener := []streamtest.Address{streamtest.Free(t, streamtest.Path)}
+		target := streamtest.NewEcho(t, streamtest.Path).Target
 		s := launch(t, setup{program: proxyd, env: []string{notify.variable()}, args: append(listenOptions(listener), target)})
 		s.listen, s.listeners = listener, 1
 		if got, want := notify.next(), "READY=1\nSTATUS=No connections."; got != want {
 			t.Errorf("the first message is %q, want %q", got, want)
 		}
-		echoes(t, s.dial(), "at once")
+		streamtest.Echoes(t, s.dial(), "at once")
 	}
 }
 
@@ -99,15 +101,15 @@ func TestTheStatusCountsConnectionsInWordsAtMostOnceASecond(t *testing.T) {
 	notify := newNotifySocket(t)
 	s := launch(t, setup{
 		program: proxyd,
-		listen:  []address{free(t, path)},
+		listen:  []streamtest.Address{streamtest.Free(t, streamtest.Path)},
 		env:     []string{notify.variable()},
-		args:    []string{"-c", "100", newEcho(t, path).target},
+		args:    []string{"-c", "100", streamtest.NewEcho(t, streamtest.Path).Target},
 	})
 	// The count changes all the time for a while.
 	start, churn := time.Now(), make(chan error, 1)
 	go func() {
 		for time.Since(start) < 1500*time.Millisecond {
-			if err := askOnce(&net.UnixAddr{Name: s.listen[0].text, Net: "unix"}); err != nil {
+			if err := askOnce(&net.UnixAddr{Name: s.listen[0].Text, Net: "unix"}); err != nil {
 				churn <- err
 				return
 			}
@@ -140,7 +142,7 @@ func TestTheStatusCountsConnectionsInWordsAtMostOnceASecond(t *testing.T) {
 		t.Errorf("%d messages in %v", count, time.Since(start))
 	}
 
-	clients := []stream{s.dial(), s.dial()}
+	clients := []streamtest.Stream{s.dial(), s.dial()}
 	notify.becomes("STATUS=2 connections, limit 100.")
 	clients[0].Close()
 	notify.becomes("STATUS=1 connection.")
@@ -155,7 +157,7 @@ func TestStoppingIsSaidAtTheEnd(t *testing.T) {
 		args []string
 		end  func(*service)
 	}{
-		{"upon SIGTERM", nil, func(s *service) { s.ready(); s.signal(unix.SIGTERM) }},
+		{"upon SIGTERM", nil, func(s *service) { s.ready(); s.Signal(unix.SIGTERM) }},
 		{"upon idle exit", []string{"--exit-idle-time=50ms"}, func(*service) {}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -163,16 +165,16 @@ func TestStoppingIsSaidAtTheEnd(t *testing.T) {
 			notify := newNotifySocket(t)
 			s := launch(t, setup{
 				program: proxyd,
-				listen:  []address{free(t, path)},
+				listen:  []streamtest.Address{streamtest.Free(t, streamtest.Path)},
 				env:     []string{notify.variable()},
-				args:    append(test.args, newEcho(t, path).target),
+				args:    append(test.args, streamtest.NewEcho(t, streamtest.Path).Target),
 			})
 			client := s.dial()
-			echoes(t, client, "hello")
+			streamtest.Echoes(t, client, "hello")
 			client.Close()
 			test.end(s)
 			notify.expect("STOPPING=1\nSTATUS=Stopping, ") // its client may not have been missed yet
-			s.exits("exit status 0")
+			s.Exits("exit status 0")
 		})
 	}
 }
@@ -182,17 +184,17 @@ func TestStoppingIsSaidBeforeTheLastConnectionsEnd(t *testing.T) {
 	notify := newNotifySocket(t)
 	s := launch(t, setup{
 		program: proxyd,
-		listen:  []address{free(t, path)},
+		listen:  []streamtest.Address{streamtest.Free(t, streamtest.Path)},
 		env:     []string{notify.variable()},
-		args:    []string{"--drain-timeout=1min", newEcho(t, path).target},
+		args:    []string{"--drain-timeout=1min", streamtest.NewEcho(t, streamtest.Path).Target},
 	})
 	client := s.dial()
-	echoes(t, client, "hello")
-	s.signal(unix.SIGTERM)
+	streamtest.Echoes(t, client, "hello")
+	s.Signal(unix.SIGTERM)
 	notify.expect("STOPPING=1\nSTATUS=Stopping, 1 connection left.")
-	echoes(t, client, "still here")
+	streamtest.Echoes(t, client, "still here")
 	client.Close()
-	s.exits("exit status 0")
+	s.Exits("exit status 0")
 }
 
 // The service manager kills a service that is silent for WatchdogSec=, and is to be told twice in that time.
@@ -202,11 +204,11 @@ func TestTheWatchdogIsFedTwiceInItsTimeAndNotByAProxyThatStands(t *testing.T) {
 	notify := newNotifySocket(t)
 	s := launch(t, setup{
 		program: proxyd,
-		listen:  []address{free(t, path)},
+		listen:  []streamtest.Address{streamtest.Free(t, streamtest.Path)},
 		env:     []string{notify.variable(), "WATCHDOG_USEC=600000"},
-		args:    []string{newEcho(t, path).target},
+		args:    []string{streamtest.NewEcho(t, streamtest.Path).Target},
 	})
-	echoes(t, s.dial(), "hello")
+	streamtest.Echoes(t, s.dial(), "hello")
 	notify.expect("WATCHDOG=1")
 	first := time.Now()
 	for range 4 {
@@ -217,13 +219,13 @@ func TestTheWatchdogIsFedTwiceInItsTimeAndNotByAProxyThatStands(t *testing.T) {
 		t.Errorf("fed 4 times in %v, where it must be twice in %v", lasted, allowed)
 	}
 
-	s.signal(unix.SIGSTOP)
-	eventually(t, "the process stands", func() bool { return s.state() == "T" })
+	s.Signal(unix.SIGSTOP)
+	proctest.Eventually(t, "the process stands", func() bool { return s.State() == "T" })
 	for notify.within(10*time.Millisecond) != "" { // what was sent before
 	}
 	if got := notify.within(allowed); got != "" {
 		t.Errorf("a stopped process says %q", got)
 	}
-	s.signal(unix.SIGCONT)
+	s.Signal(unix.SIGCONT)
 	notify.expect("WATCHDOG=1")
 }

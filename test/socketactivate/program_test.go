@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"testing"
 
+	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/testenv"
 )
 
@@ -59,6 +60,6 @@ func (p program) need(t *testing.T) {
 // command is the program without any socket passed in.
 func (p program) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(p.path, args...)
-	cmd.Env = raceEnvironment
+	cmd.Env = proctest.RaceEnvironment
 	return cmd
 }

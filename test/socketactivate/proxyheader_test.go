@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"example.org/socketproxy/internal/streamtest"
 	"github.com/pires/go-proxyproto"
 )
 
@@ -18,28 +19,28 @@ func TestTheBackendIsToldTheClientsAddress(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		client    string
-		listen    func(*testing.T) address                    // what proxyd gets to listen on
-		dial      func(*testing.T, address) stream            // the client
-		transport map[int]proxyproto.AddressFamilyAndProtocol // by version of the header
+		listen    func(*testing.T) streamtest.Address                    // what proxyd gets to listen on
+		dial      func(testing.TB, streamtest.Address) streamtest.Stream // the client
+		transport map[int]proxyproto.AddressFamilyAndProtocol            // by version of the header
 	}{
-		{"on IPv4", freeOf(tcp4), dial, family(proxyproto.TCPv4, proxyproto.TCPv4)},
-		{"on IPv6", freeOf(tcp6), dial, family(proxyproto.TCPv6, proxyproto.TCPv6)},
+		{"on IPv4", freeOf(streamtest.TCP4), streamtest.Dial, family(proxyproto.TCPv4, proxyproto.TCPv4)},
+		{"on IPv6", freeOf(streamtest.TCP6), streamtest.Dial, family(proxyproto.TCPv6, proxyproto.TCPv6)},
 		{"on IPv4 of an IPv6 socket", freePort, dialIPv4, family(proxyproto.TCPv4, proxyproto.TCPv4)},
 		{"on IPv6 of a socket for both", freePort, dialIPv6, family(proxyproto.TCPv6, proxyproto.TCPv6)},
-		{"with a socket file of its own", freeOf(path), dialNamed, family(proxyproto.UNSPEC, proxyproto.UnixStream)},
-		{"without a name", freeOf(path), dial, family(proxyproto.UNSPEC, proxyproto.UnixStream)},
-		{"of an abstract socket", freeOf(abstract), dial, family(proxyproto.UNSPEC, proxyproto.UnixStream)},
+		{"with a socket file of its own", freeOf(streamtest.Path), dialNamed, family(proxyproto.UNSPEC, proxyproto.UnixStream)},
+		{"without a name", freeOf(streamtest.Path), streamtest.Dial, family(proxyproto.UNSPEC, proxyproto.UnixStream)},
+		{"of an abstract socket", freeOf(streamtest.Abstract), streamtest.Dial, family(proxyproto.UNSPEC, proxyproto.UnixStream)},
 	} {
 		for version := 1; version <= 2; version++ {
-			for _, target := range []string{tcp4, path} {
+			for _, target := range []string{streamtest.TCP4, streamtest.Path} {
 				t.Run(fmt.Sprintf("client %s, version %d, to %s", test.client, version, target), func(t *testing.T) {
 					t.Parallel()
-					b := newBackend(t, target)
+					b := streamtest.NewBackend(t, target)
 					option := fmt.Sprintf("--proxy-protocol=v%d", version)
-					s := activate(t, proxyd, []address{test.listen(t)}, option, b.target)
+					s := activate(t, proxyd, []streamtest.Address{test.listen(t)}, option, b.Target)
 					client := test.dial(t, s.listen[0])
 
-					server := b.accept()
+					server := b.Accept()
 					var raw bytes.Buffer // what the library has read
 					reader := bufio.NewReader(io.TeeReader(server, &raw))
 					header, err := proxyproto.Read(reader)
@@ -69,66 +70,66 @@ func TestTheBackendIsToldTheClientsAddress(t *testing.T) {
 // The bytes of a client that was there before the backend come after the header, and as they were sent.
 func TestTheHeaderComesBeforeTheFirstBytes(t *testing.T) {
 	t.Parallel()
-	late := free(t, path)
-	s := activate(t, proxyd, []address{free(t, tcp4)}, "--proxy-protocol=v1", "--connect-retry=1min", late.target())
+	late := streamtest.Free(t, streamtest.Path)
+	s := activate(t, proxyd, []streamtest.Address{streamtest.Free(t, streamtest.TCP4)}, "--proxy-protocol=v1", "--connect-retry=1min", late.Target())
 	client := s.dial()
-	send(t, client, "first bytes")
-	finish(t, client)
+	streamtest.Send(t, client, "first bytes")
+	streamtest.Finish(t, client)
 	s.accepts(1)
-	text, how := ending(listen(t, late).accept())
+	text, how := streamtest.Ending(streamtest.Listen(t, late).Accept())
 	from, to := addrPort(client.LocalAddr()), addrPort(client.RemoteAddr())
 	want := fmt.Sprintf("PROXY TCP4 %s %s %d %d\r\nfirst bytes", from.Addr(), to.Addr(), from.Port(), to.Port())
-	if text != want || how != end {
+	if text != want || how != streamtest.End {
 		t.Errorf("the backend got %q and %s, want %q", text, how, want)
 	}
 }
 
 func TestTheHeaderIsNoneOfTheClientsBytes(t *testing.T) {
 	t.Parallel()
-	b := newBackend(t, tcp4)
-	s := activate(t, proxyd, []address{free(t, tcp4)}, "--log-level=debug", "--proxy-protocol=v2", b.target)
+	b := streamtest.NewBackend(t, streamtest.TCP4)
+	s := activate(t, proxyd, []streamtest.Address{streamtest.Free(t, streamtest.TCP4)}, "--log-level=debug", "--proxy-protocol=v2", b.Target)
 	client := s.dial()
-	send(t, client, "12345")
-	finish(t, client)
-	server := b.accept()
-	if text, _ := ending(server); !strings.HasSuffix(text, "12345") {
+	streamtest.Send(t, client, "12345")
+	streamtest.Finish(t, client)
+	server := b.Accept()
+	if text, _ := streamtest.Ending(server); !strings.HasSuffix(text, "12345") {
 		t.Fatalf("the backend got %q", text)
 	}
 	server.Close()
-	s.says(": 5 bytes to the backend, 0 to the client.")
+	s.Says(": 5 bytes to the backend, 0 to the client.")
 }
 
 func family(v1, v2 proxyproto.AddressFamilyAndProtocol) map[int]proxyproto.AddressFamilyAndProtocol {
 	return map[int]proxyproto.AddressFamilyAndProtocol{1: v1, 2: v2}
 }
 
-func freeOf(kind string) func(*testing.T) address {
-	return func(t *testing.T) address { return free(t, kind) }
+func freeOf(kind string) func(*testing.T) streamtest.Address {
+	return func(t *testing.T) streamtest.Address { return streamtest.Free(t, kind) }
 }
 
 // freePort is a port on all addresses, IPv4 and IPv6, of one socket.
-func freePort(t *testing.T) address {
+func freePort(t *testing.T) streamtest.Address {
 	t.Helper()
-	needIPv6(t)
-	return address{"tcp", reserve(t, netip.IPv6Unspecified())}
+	streamtest.NeedIPv6(t)
+	return streamtest.TCP(streamtest.Reserve(t, netip.IPv6Unspecified()))
 }
 
-func dialIPv4(t *testing.T, a address) stream {
-	return dial(t, address{"tcp", strings.Replace(a.text, "[::]", "127.0.0.1", 1)})
+func dialIPv4(t testing.TB, a streamtest.Address) streamtest.Stream {
+	return streamtest.Dial(t, streamtest.TCP(strings.Replace(a.Text, "[::]", "127.0.0.1", 1)))
 }
 
-func dialIPv6(t *testing.T, a address) stream {
-	return dial(t, address{"tcp", strings.Replace(a.text, "[::]", "[::1]", 1)})
+func dialIPv6(t testing.TB, a streamtest.Address) streamtest.Stream {
+	return streamtest.Dial(t, streamtest.TCP(strings.Replace(a.Text, "[::]", "[::1]", 1)))
 }
 
 // dialNamed connects a client that is bound to a socket file.
-func dialNamed(t *testing.T, a address) stream {
+func dialNamed(t testing.TB, a streamtest.Address) streamtest.Stream {
 	t.Helper()
-	c, err := net.DialUnix("unix", &net.UnixAddr{Name: free(t, path).text, Net: "unix"}, &net.UnixAddr{Name: a.text, Net: "unix"})
+	c, err := net.DialUnix("unix", &net.UnixAddr{Name: streamtest.Free(t, streamtest.Path).Text, Net: "unix"}, &net.UnixAddr{Name: a.Text, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return adopt(t, c)
+	return streamtest.Adopt(t, c)
 }
 
 // Lengths of what a header of version 2 with AF_UNIX addresses consists of.
@@ -163,12 +164,12 @@ func addrPort(a net.Addr) netip.AddrPort {
 }
 
 // echoesThrough wants the stream after the header to be the client's, in both directions.
-func echoesThrough(t *testing.T, client stream, reader *bufio.Reader, server stream) {
+func echoesThrough(t *testing.T, client streamtest.Stream, reader *bufio.Reader, server streamtest.Stream) {
 	t.Helper()
-	send(t, client, "to the backend\n")
+	streamtest.Send(t, client, "to the backend\n")
 	if line, err := reader.ReadString('\n'); line != "to the backend\n" {
 		t.Fatalf("after the header came %q, %v", line, err)
 	}
-	send(t, server, "to the client")
-	receive(t, client, "to the client")
+	streamtest.Send(t, server, "to the client")
+	streamtest.Receive(t, client, "to the client")
 }

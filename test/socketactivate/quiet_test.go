@@ -9,6 +9,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
 )
 
 // Connections in which nothing happens: --idle-timeout= and TCP's keepalive.
@@ -16,69 +19,69 @@ import (
 func TestAConnectionIsCutWhenNoByteMovedForTheIdleTime(t *testing.T) {
 	t.Parallel()
 	const timeout = time.Second
-	b := newBackend(t, tcp4)
-	s := activate(t, proxyd, []address{free(t, tcp4)}, "--log-level=debug", "--idle-timeout="+timeout.String(), b.target)
+	b := streamtest.NewBackend(t, streamtest.TCP4)
+	s := activate(t, proxyd, []streamtest.Address{streamtest.Free(t, streamtest.TCP4)}, "--log-level=debug", "--idle-timeout="+timeout.String(), b.Target)
 	before := time.Now()
 	quiet := s.dial()
-	quietServer := b.accept()
+	quietServer := b.Accept()
 	echoing := s.dial() // bytes move in both directions
-	go echo(b.accept())
+	go streamtest.Echo(b.Accept())
 	receiving := s.dial() // the client never sends
-	sender := b.accept()
+	sender := b.Accept()
 
 	ended := make(chan string, 2)
-	for _, c := range []stream{quiet, quietServer} {
-		go func() { _, how := ending(c); ended <- how }()
+	for _, c := range []streamtest.Stream{quiet, quietServer} {
+		go func() { _, how := streamtest.Ending(c); ended <- how }()
 	}
 	busy := time.NewTicker(timeout / 20)
 	defer busy.Stop()
 	for left := 2; left > 0; {
 		select {
 		case how := <-ended:
-			if left--; how != brokenOff {
+			if left--; how != streamtest.BrokenOff {
 				t.Errorf("an end of the idle connection got %s", how)
 			}
 		case <-busy.C:
-			echoes(t, echoing, "busy")
-			send(t, sender, "busy")
-			receive(t, receiving, "busy")
+			streamtest.Echoes(t, echoing, "busy")
+			streamtest.Send(t, sender, "busy")
+			streamtest.Receive(t, receiving, "busy")
 		}
 	}
 	if lived := time.Since(before); lived < timeout*9/10 {
 		t.Errorf("the idle connection was cut after %v", lived)
 	}
-	echoes(t, echoing, "who is busy is left alone")
-	if line := s.says("idle-timeout: "); !strings.Contains(line, quiet.LocalAddr().String()) {
+	streamtest.Echoes(t, echoing, "who is busy is left alone")
+	if line := s.Says("idle-timeout: "); !strings.Contains(line, quiet.LocalAddr().String()) {
 		t.Errorf("the log says %q", line)
 	}
 }
 
 func TestAnOpenHalfCountsAsAConnectionForTheIdleTime(t *testing.T) {
 	t.Parallel()
-	b := newBackend(t, tcp4)
-	s := activate(t, proxyd, []address{free(t, tcp4)}, "--idle-timeout=500ms", b.target)
+	b := streamtest.NewBackend(t, streamtest.TCP4)
+	s := activate(t, proxyd, []streamtest.Address{streamtest.Free(t, streamtest.TCP4)}, "--idle-timeout=500ms", b.Target)
 	client := s.dial()
-	server := b.accept()
-	finish(t, client)
-	if _, how := ending(server); how != end {
+	server := b.Accept()
+	streamtest.Finish(t, client)
+	if _, how := streamtest.Ending(server); how != streamtest.End {
 		t.Fatalf("the backend got %s", how)
 	}
-	expectEnding(t, client, brokenOff)
+	streamtest.ExpectEnding(t, client, streamtest.BrokenOff)
 }
 
 func TestBothEndsOfATCPConnectionAreKeptAlive(t *testing.T) {
 	t.Parallel()
-	for _, kind := range []string{tcp4, tcp6} {
+	for _, kind := range []string{streamtest.TCP4, streamtest.TCP6} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			b := newBackend(t, kind)
-			s := activate(t, proxyd, []address{free(t, kind)}, b.target)
+			b := streamtest.NewBackend(t, kind)
+			s := activate(t, proxyd, []streamtest.Address{streamtest.Free(t, kind)}, b.Target)
 			// The first one was connected before proxyd had the listening socket, the second one was not.
 			for _, which := range []string{"the client that proxyd is started for", "a later client"} {
 				client := s.dial()
-				server := b.accept()
-				go echo(server)
-				echoes(t, client, "hello")
+				server := b.Accept()
+				go streamtest.Echo(server)
+				streamtest.Echoes(t, client, "hello")
 				expectKeepalive(t, which, client.RemoteAddr(), client.LocalAddr())
 				expectKeepalive(t, "the backend of "+which, server.RemoteAddr(), server.LocalAddr())
 			}
@@ -92,7 +95,7 @@ func expectKeepalive(t *testing.T, what string, own, peer net.Addr) {
 	socket := procAddress(own) + " " + procAddress(peer)
 	// Until all that was sent is acknowledged, another timer runs.
 	timer := retransmitTimer
-	eventually(t, "what was sent is acknowledged", func() bool {
+	proctest.Eventually(t, "what was sent is acknowledged", func() bool {
 		timer = timerOf(t, socket)
 		return timer != retransmitTimer
 	})

@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 
+	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
 	"example.org/socketproxy/internal/testenv"
 	"golang.org/x/sys/unix"
 )
@@ -15,8 +17,8 @@ import (
 // setup says how a proxy is started.
 type setup struct {
 	program program
-	listen  []address  // where systemd-socket-activate listens for it; it starts the program for the first client
-	passed  []*os.File // listening sockets that the test passes in itself, as systemd does, for a start at once
+	listen  []streamtest.Address // where systemd-socket-activate listens for it; it starts the program for the first client
+	passed  []*os.File           // listening sockets that the test passes in itself, as systemd does, for a start at once
 	args    []string
 	env     []string // NAME=VALUE
 	wrap    []string // a command in front that ends by executing its arguments
@@ -26,13 +28,14 @@ type setup struct {
 
 // service is a proxy that was set up.
 type service struct {
-	*process
+	*proctest.Process
+	t *testing.T
 	setup
 	listeners int // how many sockets it has while there is no connection
 }
 
 // activate sets a proxy up behind systemd-socket-activate. The last of the args is its target.
-func activate(t *testing.T, p program, listen []address, args ...string) *service {
+func activate(t *testing.T, p program, listen []streamtest.Address, args ...string) *service {
 	t.Helper()
 	return launch(t, setup{program: p, listen: listen, args: args})
 }
@@ -42,18 +45,18 @@ func activate(t *testing.T, p program, listen []address, args ...string) *servic
 func launch(t *testing.T, up setup) *service {
 	t.Helper()
 	up.program.need(t)
-	log := newLog(t)
+	log := proctest.NewLog(t)
 	if up.journal {
 		up.env = append(up.env, journalStream(t, log))
 	}
-	up.env = append(up.env, raceEnvironment...)
+	up.env = append(up.env, proctest.RaceEnvironment...)
 	var argv []string
 	argv = append(argv, up.wrap...)
 	if len(up.listen) > 0 {
 		testenv.Need(t, "systemd-socket-activate", "systemd")
 		argv = append(argv, "systemd-socket-activate")
 		for _, a := range up.listen {
-			argv = append(argv, "-l", a.text)
+			argv = append(argv, "-l", a.Text)
 		}
 		for _, variable := range up.env {
 			argv = append(argv, "-E", variable)
@@ -74,33 +77,33 @@ func launch(t *testing.T, up setup) *service {
 	if up.uid != 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: up.uid, Gid: up.uid}}
 	}
-	s := &service{process: startLogging(t, cmd, log), setup: up, listeners: len(up.listen) + len(up.passed)}
+	s := &service{t: t, Process: proctest.StartLogging(t, cmd, log), setup: up, listeners: len(up.listen) + len(up.passed)}
 	if up.program == proxyd {
 		t.Cleanup(s.stop)
 	}
 	for _, a := range up.listen {
-		s.says("Listening on " + a.text + " as ")
+		s.Says("Listening on " + a.Text + " as ")
 	}
 	return s
 }
 
 // stop ends proxyd, at the end of a test that has not done it.
 func (s *service) stop() {
-	if s.hasEnded() || s.t.Failed() || !s.program.runs(s.pid()) {
+	if s.HasEnded() || s.t.Failed() || !s.program.runs(s.PID()) {
 		return // process.clear does the rest
 	}
 	s.ready()
-	eventually(s.t, "proxyd closes the sockets of its connections", func() bool {
-		return s.descriptors().sockets <= s.listeners
+	proctest.Eventually(s.t, "proxyd closes the sockets of its connections", func() bool {
+		return s.Descriptors().Sockets <= s.listeners
 	})
-	s.signal(unix.SIGTERM)
-	s.exits("exit status 0")
+	s.Signal(unix.SIGTERM)
+	s.Exits("exit status 0")
 }
 
 // ready waits until proxyd forwards, and thus obeys signals.
 func (s *service) ready() {
 	s.t.Helper()
-	s.says("Forwarding the clients of ")
+	s.Says("Forwarding the clients of ")
 }
 
 // runs says whether a process is the program by now, rather than what starts it.
@@ -118,5 +121,5 @@ func (p program) runs(pid int) bool {
 func (s *service) accepts(n int) {
 	s.t.Helper()
 	s.ready() // while it starts, it has a listening socket twice
-	eventually(s.t, "clients are accepted", func() bool { return s.descriptors().sockets >= s.listeners+n })
+	proctest.Eventually(s.t, "clients are accepted", func() bool { return s.Descriptors().Sockets >= s.listeners+n })
 }

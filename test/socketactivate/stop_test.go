@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
 	"golang.org/x/sys/unix"
 )
 
@@ -18,10 +20,10 @@ func TestASignalEndsAnIdleProxyAtOnceWithStatus0(t *testing.T) {
 	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGINT} {
 		t.Run(unix.SignalName(sig), func(t *testing.T) {
 			t.Parallel()
-			s := standAlone(t, []address{free(t, tcp4)}, "--drain-timeout=infinity", "127.0.0.1:1")
-			s.signal(sig)
-			s.exits("exit status 0")
-			s.says("Received " + unix.SignalName(sig) + ", stopping.")
+			s := standAlone(t, []streamtest.Address{streamtest.Free(t, streamtest.TCP4)}, "--drain-timeout=infinity", "127.0.0.1:1")
+			s.Signal(sig)
+			s.Exits("exit status 0")
+			s.Says("Received " + unix.SignalName(sig) + ", stopping.")
 		})
 	}
 }
@@ -29,74 +31,74 @@ func TestASignalEndsAnIdleProxyAtOnceWithStatus0(t *testing.T) {
 func TestConnectionsFinishAfterASignalAndNobodyElseIsAccepted(t *testing.T) {
 	t.Parallel()
 	const upload = 8 << 20 // far more than what is on its way while the backend does not read
-	b := newBackend(t, tcp4)
-	s := standAlone(t, []address{free(t, tcp4)}, "--drain-timeout=1min", b.target)
+	b := streamtest.NewBackend(t, streamtest.TCP4)
+	s := standAlone(t, []streamtest.Address{streamtest.Free(t, streamtest.TCP4)}, "--drain-timeout=1min", b.Target)
 	client := s.dial()
-	server := b.accept()
+	server := b.Accept()
 	sent := make(chan error, 1)
-	go func() { sent <- errors.Join(sendPattern(client, upload), client.CloseWrite()) }()
-	settles(t, "the backend is stalled", func() int { return queued(t, server) })
+	go func() { sent <- errors.Join(streamtest.SendPattern(client, upload), client.CloseWrite()) }()
+	proctest.Settles(t, "the backend is stalled", func() int { return streamtest.Queued(t, server) })
 
-	s.signal(unix.SIGTERM)
-	s.says("Received SIGTERM, stopping; 1 connection may take 1min to finish.")
-	if err := receivePattern(server, upload); err != nil {
+	s.Signal(unix.SIGTERM)
+	s.Says("Received SIGTERM, stopping; 1 connection may take 1min to finish.")
+	if err := streamtest.ReceivePattern(server, upload); err != nil {
 		t.Error(err)
 	}
 	if err := <-sent; err != nil {
 		t.Error(err)
 	}
-	expectEnding(t, server, end)
-	send(t, server, "answer")
+	streamtest.ExpectEnding(t, server, streamtest.End)
+	streamtest.Send(t, server, "answer")
 	server.Close()
-	if text, how := ending(client); text != "answer" || how != end {
+	if text, how := streamtest.Ending(client); text != "answer" || how != streamtest.End {
 		t.Errorf("the client received %q and %s", text, how)
 	}
-	s.exits("exit status 0")
+	s.Exits("exit status 0")
 }
 
 func TestWhoComesAfterASignalIsLeftToTheNextProxy(t *testing.T) {
 	t.Parallel()
-	listener := newBackend(t, path) // only in that it listens
+	listener := streamtest.NewBackend(t, streamtest.Path) // only in that it listens
 	s := launch(t, setup{
 		program: proxyd,
 		passed:  []*os.File{socketFile(t, listener)},
-		args:    []string{"--drain-timeout=1min", newEcho(t, path).target},
+		args:    []string{"--drain-timeout=1min", streamtest.NewEcho(t, streamtest.Path).Target},
 	})
-	s.listen = []address{{"unix", listener.Addr().String()}}
+	s.listen = []streamtest.Address{streamtest.Unix(listener.Addr().String())}
 	first := s.dial()
-	echoes(t, first, "hello")
-	s.signal(unix.SIGTERM)
-	s.says("Now exiting.") // it accepts nobody from here on
+	streamtest.Echoes(t, first, "hello")
+	s.Signal(unix.SIGTERM)
+	s.Says("Now exiting.") // it accepts nobody from here on
 	late := s.dial()
-	send(t, late, "for the next one")
-	echoes(t, first, "still here")
+	streamtest.Send(t, late, "for the next one")
+	streamtest.Echoes(t, first, "still here")
 	first.Close()
-	s.exits("exit status 0")
-	receive(t, listener.accept(), "for the next one")
+	s.Exits("exit status 0")
+	streamtest.Receive(t, listener.Accept(), "for the next one")
 }
 
 // What proxyd has taken from a client reaches the backend before the deadline; that there was more is not hidden from it,
 // because both see a reset.
 func TestEveryByteThatWasTakenIsDeliveredByTheDeadline(t *testing.T) {
 	t.Parallel()
-	for _, listener := range []string{tcp4, path} {
-		for _, target := range []string{tcp4, path} {
+	for _, listener := range []string{streamtest.TCP4, streamtest.Path} {
+		for _, target := range []string{streamtest.TCP4, streamtest.Path} {
 			t.Run(listener+" to "+target, func(t *testing.T) {
 				t.Parallel()
-				b := newBackend(t, target)
-				s := activate(t, proxyd, []address{free(t, listener)}, "--log-level=debug", "--drain-timeout="+drainTime.String(), b.target)
+				b := streamtest.NewBackend(t, target)
+				s := activate(t, proxyd, []streamtest.Address{streamtest.Free(t, listener)}, "--log-level=debug", "--drain-timeout="+drainTime.String(), b.Target)
 				client := s.dial()
-				server := b.accept()
-				go sendPattern(client, 1<<40) // until it is cut
-				settles(t, "the backend is stalled", func() int { return queued(t, server) })
+				server := b.Accept()
+				go streamtest.SendPattern(client, 1<<40) // until it is cut
+				proctest.Settles(t, "the backend is stalled", func() int { return streamtest.Queued(t, server) })
 
 				s.beginsDelivery()
-				received, err := receivePart(server, pattern())
-				if target == tcp4 && !errors.Is(err, unix.ECONNRESET) {
+				received, err := receivePart(server, streamtest.Pattern())
+				if target == streamtest.TCP4 && !errors.Is(err, unix.ECONNRESET) {
 					t.Errorf("the end that the backend sees is %v", err)
 				}
-				s.exits("exit status 0")
-				line := s.says("Connection 1 from ")
+				s.Exits("exit status 0")
+				line := s.Says("Connection 1 from ")
 				if want := fmt.Sprintf(", deadline: %d bytes to the backend, 0 to the client.", received); !strings.HasSuffix(line, want) {
 					t.Errorf("the log says %q, want %q", line, want)
 				}
@@ -117,12 +119,12 @@ func TestWhatProxydHoldsAtTheDeadlineIsDeliveredStill(t *testing.T) {
 	} {
 		t.Run(test.where, func(t *testing.T) {
 			t.Parallel()
-			b := newBackend(t, path)
-			s := activate(t, proxyd, []address{free(t, path)}, "--drain-timeout="+drainTime.String(), b.target)
+			b := streamtest.NewBackend(t, streamtest.Path)
+			s := activate(t, proxyd, []streamtest.Address{streamtest.Free(t, streamtest.Path)}, "--drain-timeout="+drainTime.String(), b.Target)
 			client := s.dial()
-			server := b.accept()
-			sent, want := pattern(), pattern()
-			together(t, 2, func(i int) error {
+			server := b.Accept()
+			sent, want := streamtest.Pattern(), streamtest.Pattern()
+			streamtest.Together(t, 2, func(i int) error {
 				if i == 0 {
 					_, err := io.CopyN(struct{ io.Writer }{client}, sent, test.first)
 					return err
@@ -131,14 +133,14 @@ func TestWhatProxydHoldsAtTheDeadlineIsDeliveredStill(t *testing.T) {
 				return err
 			})
 			taken := sendUntilStalled(t, client, sent)
-			if n := queued(t, server); n >= taken {
+			if n := streamtest.Queued(t, server); n >= taken {
 				t.Fatalf("%d of %d bytes have reached the backend: nothing waits", n, taken)
 			}
 			s.beginsDelivery()
 			if received, err := receivePart(server, want); received < taken {
 				t.Errorf("%d of %d bytes received, then %v", received, taken, err)
 			}
-			s.exits("exit status 0")
+			s.Exits("exit status 0")
 		})
 	}
 }
@@ -147,13 +149,13 @@ func TestWhatProxydHoldsAtTheDeadlineIsDeliveredStill(t *testing.T) {
 func (s *service) beginsDelivery() {
 	s.t.Helper()
 	delivery := time.After(drainTime * 85 / 100)
-	s.signal(unix.SIGTERM)
+	s.Signal(unix.SIGTERM)
 	<-delivery
 }
 
 // sendUntilStalled sends to an AF_UNIX peer until it takes no more, and returns how much it has taken. The kernel hands
 // over so small a write as a whole.
-func sendUntilStalled(t *testing.T, c stream, bytes io.Reader) (taken int) {
+func sendUntilStalled(t *testing.T, c streamtest.Stream, bytes io.Reader) (taken int) {
 	t.Helper()
 	const quiet = 200 * time.Millisecond
 	for step := make([]byte, 16<<10); ; taken += len(step) {
@@ -163,7 +165,7 @@ func sendUntilStalled(t *testing.T, c stream, bytes io.Reader) (taken int) {
 		if _, err := c.Write(step); err != nil {
 			t.Fatal(err)
 		}
-		for since := time.Now(); unsent(t, c) > 0; time.Sleep(time.Millisecond) {
+		for since := time.Now(); streamtest.Unsent(t, c) > 0; time.Sleep(time.Millisecond) {
 			if time.Since(since) > quiet {
 				return taken
 			}
@@ -189,16 +191,16 @@ func TestConnectionsAreCutWhenTheDrainTimeIsOver(t *testing.T) {
 	for _, timeout := range []time.Duration{0, 200 * time.Millisecond} {
 		t.Run(timeout.String(), func(t *testing.T) {
 			t.Parallel()
-			b := newBackend(t, tcp4)
-			s := activate(t, proxyd, []address{free(t, tcp4)}, "--drain-timeout="+timeout.String(), b.target)
+			b := streamtest.NewBackend(t, streamtest.TCP4)
+			s := activate(t, proxyd, []streamtest.Address{streamtest.Free(t, streamtest.TCP4)}, "--drain-timeout="+timeout.String(), b.Target)
 			client := s.dial()
-			server := b.accept()
+			server := b.Accept()
 			before := time.Now()
 			s.ready()
-			s.signal(unix.SIGTERM)
-			expectEnding(t, client, brokenOff)
-			expectEnding(t, server, brokenOff)
-			s.exits("exit status 0")
+			s.Signal(unix.SIGTERM)
+			streamtest.ExpectEnding(t, client, streamtest.BrokenOff)
+			streamtest.ExpectEnding(t, server, streamtest.BrokenOff)
+			s.Exits("exit status 0")
 			if lasted := time.Since(before); lasted < timeout*7/10 { // the last fifth is for delivering
 				t.Errorf("it was over after %v", lasted)
 			}
@@ -208,36 +210,36 @@ func TestConnectionsAreCutWhenTheDrainTimeIsOver(t *testing.T) {
 
 func TestASecondSignalCutsAtOnce(t *testing.T) {
 	t.Parallel()
-	b := newBackend(t, tcp4)
-	s := activate(t, proxyd, []address{free(t, tcp4)}, "--drain-timeout=infinity", b.target)
+	b := streamtest.NewBackend(t, streamtest.TCP4)
+	s := activate(t, proxyd, []streamtest.Address{streamtest.Free(t, streamtest.TCP4)}, "--drain-timeout=infinity", b.Target)
 	client := s.dial()
-	server := b.accept()
+	server := b.Accept()
 	stalled := s.dial() // its backend has not accepted it, and does not read
-	go sendPattern(stalled, 1<<40)
+	go streamtest.SendPattern(stalled, 1<<40)
 	s.ready()
-	s.signal(unix.SIGTERM)
-	s.says("may take infinity to finish.")
-	s.signal(unix.SIGTERM)
-	expectEnding(t, client, brokenOff)
-	expectEnding(t, server, brokenOff)
-	s.exits("exit status 0")
-	s.says("Received SIGTERM, cutting 2 connections.")
+	s.Signal(unix.SIGTERM)
+	s.Says("may take infinity to finish.")
+	s.Signal(unix.SIGTERM)
+	streamtest.ExpectEnding(t, client, streamtest.BrokenOff)
+	streamtest.ExpectEnding(t, server, streamtest.BrokenOff)
+	s.Exits("exit status 0")
+	s.Says("Received SIGTERM, cutting 2 connections.")
 }
 
 func TestAClientThatWaitsForTheBackendIsCutWithTheRest(t *testing.T) {
 	t.Parallel()
-	s := activate(t, proxyd, []address{free(t, tcp4)},
-		"--connect-retry=infinity", "--drain-timeout=200ms", free(t, path).target())
+	s := activate(t, proxyd, []streamtest.Address{streamtest.Free(t, streamtest.TCP4)},
+		"--connect-retry=infinity", "--drain-timeout=200ms", streamtest.Free(t, streamtest.Path).Target())
 	client := s.dial()
 	s.accepts(1)
-	s.signal(unix.SIGTERM)
-	expectEnding(t, client, brokenOff)
-	s.exits("exit status 0")
+	s.Signal(unix.SIGTERM)
+	streamtest.ExpectEnding(t, client, streamtest.BrokenOff)
+	s.Exits("exit status 0")
 }
 
 func TestSIGHUPEndsAProxyOnATerminal(t *testing.T) {
 	t.Parallel()
-	s := standAlone(t, []address{free(t, tcp4)}, "127.0.0.1:1")
-	s.signal(unix.SIGHUP)
-	s.exits("signal: hangup")
+	s := standAlone(t, []streamtest.Address{streamtest.Free(t, streamtest.TCP4)}, "127.0.0.1:1")
+	s.Signal(unix.SIGHUP)
+	s.Exits("signal: hangup")
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
 	"example.org/socketproxy/internal/testenv"
 	"golang.org/x/sys/unix"
 )
@@ -16,25 +18,25 @@ func TestStalledStreamsOfAnUnprivilegedProxyShareItsPipesAndArriveUnchanged(t *t
 	t.Parallel()
 	testenv.NeedRoot(t, "start a program as another user")
 	const streams, size = 130, 2 << 20
-	b := newBackend(t, abstract)
-	s := launch(t, setup{program: proxyd, listen: []address{free(t, abstract)}, uid: nobody, args: []string{b.target}})
-	var clients, servers [streams]stream
+	b := streamtest.NewBackend(t, streamtest.Abstract)
+	s := launch(t, setup{program: proxyd, listen: []streamtest.Address{streamtest.Free(t, streamtest.Abstract)}, uid: nobody, args: []string{b.Target}})
+	var clients, servers [streams]streamtest.Stream
 	sent := make(chan error, streams)
 	for i := range streams {
 		clients[i] = s.dial()
-		servers[i] = b.accept()
-		go func() { sent <- sendPattern(clients[i], size) }()
+		servers[i] = b.Accept()
+		go func() { sent <- streamtest.SendPattern(clients[i], size) }()
 	}
-	settles(t, "all streams are stalled", func() (n int) {
+	proctest.Settles(t, "all streams are stalled", func() (n int) {
 		for _, server := range servers {
-			n += queued(t, server)
+			n += streamtest.Queued(t, server)
 		}
-		return n + s.descriptors().pipes
+		return n + s.Descriptors().Pipes
 	})
-	s.rests()
-	expectPipesWithinLimit(t, s.process)
+	s.Rests()
+	expectPipesWithinLimit(t, s.Process)
 
-	together(t, streams, func(i int) error { return receivePattern(servers[i], size) })
+	streamtest.Together(t, streams, func(i int) error { return streamtest.ReceivePattern(servers[i], size) })
 	for range streams {
 		if err := <-sent; err != nil {
 			t.Error(err)
@@ -43,11 +45,11 @@ func TestStalledStreamsOfAnUnprivilegedProxyShareItsPipesAndArriveUnchanged(t *t
 }
 
 // expectPipesWithinLimit looks at the size of every pipe that a process has.
-func expectPipesWithinLimit(t *testing.T, p *process) {
+func expectPipesWithinLimit(t *testing.T, p *proctest.Process) {
 	t.Helper()
 	const least = 64 << 10 // through a smaller one, splice(2) costs more than copying
 	sizes := map[string]int{}
-	for file, what := range p.openFiles() {
+	for file, what := range p.OpenFiles() {
 		if !strings.HasPrefix(what, "pipe:") || sizes[what] != 0 {
 			continue
 		}

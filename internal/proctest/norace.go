@@ -1,0 +1,7 @@
+//go:build !race
+
+package proctest
+
+const Race = false
+
+var RaceEnvironment = []string{}
