@@ -17,7 +17,7 @@ const (
 func (l *loop) watchListeners() {
 	for i, listener := range l.proxy.cfg.Listeners {
 		if l.accepting && !l.watched[i] {
-			errno := epollAdd(l.epfd, listener.fd, unix.EPOLLIN|unix.EPOLLEXCLUSIVE, token{key: int32(keyListener - i)})
+			errno := l.watch(listener.fd, unix.EPOLLIN|unix.EPOLLEXCLUSIVE, token{key: int32(keyListener - i)})
 			if errno != 0 {
 				l.acceptFailed(i, errno)
 				continue
@@ -137,7 +137,7 @@ func (l *loop) open(fd int32, address address, listener int) {
 	if l.proxy.cfg.IdleTimeout != Infinity {
 		l.arm(sweepIdle, after(l.now, l.proxy.cfg.IdleTimeout))
 	}
-	if errno := epollAdd(l.epfd, fd, interest, c.token(client)); errno != 0 {
+	if errno := l.watch(fd, interest, c.token(client)); errno != 0 {
 		c.errno = uint16(errno)
 		l.cut(c.ref(client), ReasonResources)
 		return

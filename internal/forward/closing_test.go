@@ -98,7 +98,9 @@ func TestWhatWasSentBeforeAResetArrivesBeforeIt(t *testing.T) {
 			eachWay(t, func(t *testing.T, r *rig, from side, src, dst duplex) {
 				// With little room behind it, the Proxy holds a part, and has not taken another.
 				r.inspect(r.connection().ID, func(_ *loop, c *conn) {
-					setsockopt(c.end[from.other()].fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 8<<10)
+					if err := unix.SetsockoptInt(int(c.end[from.other()].fd), unix.SOL_SOCKET, unix.SO_SNDBUF, 8<<10); err != nil {
+						t.Error(err)
+					}
 				})
 				send(t, src, string(noise[:size]))
 				acknowledged(t, src)
@@ -147,7 +149,9 @@ func TestAReaderThatComesBackGetsAllThatWasSentBeforeAReset(t *testing.T) {
 	eachWay(t, func(t *testing.T, r *rig, from side, src, dst duplex) {
 		id := r.connection().ID
 		r.inspect(id, func(_ *loop, c *conn) {
-			setsockopt(c.end[from.other()].fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 8<<10)
+			if err := unix.SetsockoptInt(int(c.end[from.other()].fd), unix.SOL_SOCKET, unix.SO_SNDBUF, 8<<10); err != nil {
+				t.Error(err)
+			}
 		})
 		text := string(noise[:120_000])
 		send(t, src, text)

@@ -124,7 +124,7 @@ func (l *loop) dialAddress(c *conn, sa *sockaddr) sysErr {
 	if result != 0 && result != unix.EINPROGRESS {
 		return result
 	}
-	if errno := epollAdd(l.epfd, fd, interest, c.token(backend)); errno != 0 {
+	if errno := l.watch(fd, interest, c.token(backend)); errno != 0 {
 		return errno
 	}
 	return result
@@ -192,7 +192,7 @@ func (l *loop) dialled(c *conn, events uint32) bool {
 	if events&unix.EPOLLOUT == 0 {
 		return false
 	}
-	if fd := c.end[backend].fd; connectedToItself(fd) {
+	if fd := c.end[backend].fd; l.connectedToItself(fd) {
 		resetOnClose(fd) // or TIME_WAIT would keep the port
 		l.dialFailed(c, sa, unix.ECONNREFUSED)
 		l.dialNext(c)
@@ -205,9 +205,9 @@ func (l *loop) dialled(c *conn, events uint32) bool {
 // connectedToItself finds a socket whose near end the kernel gave the very port that it was to connect to. This happens
 // where nobody listens on a port of ip_local_port_range. Such a socket would send the client's bytes back to it, and keep
 // the port from the backend.
-func connectedToItself(fd int32) bool {
-	var near, far sockaddr
-	return getsockname(fd, &near) == 0 && getpeername(fd, &far) == 0 && isInet(near.family()) && near == far
+func (l *loop) connectedToItself(fd int32) bool {
+	near, far := &l.sa, &l.farSA
+	return getsockname(fd, near) == 0 && getpeername(fd, far) == 0 && isInet(near.family()) && near.address() == far.address()
 }
 
 // connected opens the way between the two ends.

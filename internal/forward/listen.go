@@ -66,8 +66,8 @@ func newListener(fd int32, name string) (*Listener, error) {
 
 // setStreamOptions are those of every TCP socket: bytes go on as they come, and a peer that has vanished is noticed.
 func setStreamOptions(fd int32) {
-	setsockopt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-	setsockopt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+	setOption(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY)
+	setOption(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE)
 }
 
 func isInet(family uint16) bool { return family == unix.AF_INET || family == unix.AF_INET6 }
@@ -164,7 +164,7 @@ func bindAndListen(fd int32, sa *sockaddr) error {
 	if sa.family() == unix.AF_UNIX {
 		path = sa.unixName()
 	} else {
-		setsockopt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+		setOption(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR)
 	}
 	errno := bind(fd, sa)
 	if errno == unix.EADDRINUSE && strings.HasPrefix(path, "/") && isStale(sa) {

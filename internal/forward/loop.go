@@ -54,8 +54,11 @@ type loop struct {
 	counts  counts
 	load    atomic.Int64 // connections here, for whoever shares clients out
 	buf     [copySize]byte
-	sa      sockaddr
 	events  [256]unix.EpollEvent
+
+	// What system calls read and write: on the stack of a function, the directive of raw would not have it.
+	sa, farSA sockaddr
+	event     unix.EpollEvent
 }
 
 // The sweeps: what a loop does when a time has come, rather than an event.
@@ -84,12 +87,18 @@ func newLoop(p *Proxy) (*loop, error) {
 		closeFD(l.epfd)
 		return nil, fmt.Errorf("cannot create an eventfd: %w", err)
 	}
-	if errno := epollAdd(l.epfd, l.mailbox.eventfd, unix.EPOLLIN, token{key: keyMailbox}); errno != 0 {
+	if errno := l.watch(l.mailbox.eventfd, unix.EPOLLIN, token{key: keyMailbox}); errno != 0 {
 		closeFD(l.mailbox.eventfd)
 		closeFD(l.epfd)
 		return nil, fmt.Errorf("cannot watch an eventfd: %w", errno)
 	}
 	return l, nil
+}
+
+// watch puts a descriptor into the epoll set.
+func (l *loop) watch(fd int32, events uint32, t token) sysErr {
+	l.event = unix.EpollEvent{Events: events, Fd: t.key, Pad: t.gen}
+	return epollAdd(l.epfd, fd, &l.event)
 }
 
 // run is the loop's goroutine, named so that it shows in a stack dump.

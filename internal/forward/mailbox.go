@@ -32,8 +32,7 @@ func (m *mailbox) post(f func()) bool {
 	}
 	m.queue = append(m.queue, f)
 	if len(m.queue) == 1 {
-		one := [8]byte{1}
-		_, _ = unix.Write(int(m.eventfd), one[:]) // EAGAIN only past 2^64-2, and then the loop is awake
+		raiseEvent(m.eventfd)
 	}
 	return true
 }
@@ -42,8 +41,7 @@ func (m *mailbox) post(f func()) bool {
 func (m *mailbox) take() []func() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var counter [8]byte
-	_, _ = unix.Read(int(m.eventfd), counter[:])
+	clearEvent(m.eventfd)
 	queue := m.queue
 	m.queue = nil
 	return queue
