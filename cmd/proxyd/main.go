@@ -40,7 +40,9 @@ func main() {
 // run is the whole program; it returns the exit status, 0 or 1.
 func run(args []string, stdout, stderr io.Writer, signals <-chan os.Signal) int {
 	ctl := newLogControl(stderr)
-	log := newLogger(ctl.send, &ctl.level)
+	queue := newLogQueue(ctl.send)
+	defer queue.flush()
+	log := newLogger(queue.send, &ctl.level)
 
 	opts, err := parseOptions(args)
 	switch {

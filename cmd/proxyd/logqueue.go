@@ -1,0 +1,78 @@
+package main
+
+import (
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/journal"
+)
+
+const (
+	logQueueRoom = 256 // messages
+	logFlushTime = time.Second
+)
+
+// logQueue keeps whoever logs from waiting for the log: a terminal that was stopped with ^S, a journal or a collector that
+// hangs. What finds no room in it is lost, and counted.
+type logQueue struct {
+	messages chan logMessage
+	lost     atomic.Uint64
+	end      chan struct{} // closed: write what is left
+	ended    chan struct{}
+}
+
+type logMessage struct {
+	text     string
+	priority journal.Priority
+	fields   map[string]string
+}
+
+// newLogQueue starts the goroutine that writes.
+func newLogQueue(write sink) *logQueue {
+	q := &logQueue{messages: make(chan logMessage, logQueueRoom), end: make(chan struct{}), ended: make(chan struct{})}
+	go q.run(write)
+	return q
+}
+
+// send is a sink.
+func (q *logQueue) send(text string, priority journal.Priority, fields map[string]string) error {
+	select {
+	case q.messages <- logMessage{text, priority, fields}:
+	default:
+		q.lost.Add(1)
+	}
+	return nil
+}
+
+func (q *logQueue) run(write sink) {
+	defer close(q.ended)
+	for {
+		select {
+		case m := <-q.messages:
+			q.write(write, m)
+		case <-q.end:
+			for len(q.messages) > 0 {
+				q.write(write, <-q.messages)
+			}
+			return
+		}
+	}
+}
+
+func (q *logQueue) write(write sink, m logMessage) {
+	_ = write(m.text, m.priority, m.fields) // there is nowhere left to tell
+	if n := q.lost.Swap(0); n > 0 {
+		_ = write(fmt.Sprintf("The log was too slow: %d messages were lost.", n), journal.PriWarning,
+			map[string]string{"SYSLOG_IDENTIFIER": syslogIdentifier})
+	}
+}
+
+// flush waits until all is written that was logged, a second at most. What is logged later is lost.
+func (q *logQueue) flush() {
+	close(q.end)
+	select {
+	case <-q.ended:
+	case <-time.After(logFlushTime):
+	}
+}
