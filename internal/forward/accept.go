@@ -51,7 +51,13 @@ func (l *loop) acceptFrom(i int) {
 		return
 	}
 	listener := l.proxy.cfg.Listeners[i]
+	gone := 0 // clients
 	for range acceptBatch {
+		if l.proxy.NumConnections() >= l.proxy.room {
+			// A client without a descriptor left for its backend would only take one from those who wait, too.
+			l.acceptFailed(i, unix.EMFILE)
+			return
+		}
 		inherits := listener.inherits.Load() // before the accept: another loop may set it meanwhile
 		client, errno := accept(listener.fd, &l.sa)
 		switch errno {
@@ -68,7 +74,11 @@ func (l *loop) acceptFrom(i int) {
 			return
 		case unix.ECONNABORTED, unix.EPROTO, unix.ENETDOWN, unix.ENOPROTOOPT, unix.EHOSTDOWN, unix.ENONET,
 			unix.EHOSTUNREACH, unix.ENETUNREACH, unix.ETIMEDOUT, unix.EPERM:
-			// accept(2): the trouble of one client that is gone already.
+			// accept(2): the trouble of one client that is gone already. That of so many is ours: a security module or
+			// seccomp(2) forbids the call, which takes nobody out of the backlog.
+			if gone++; gone == acceptBatch {
+				l.acceptFailed(i, errno)
+			}
 		default:
 			l.acceptFailed(i, errno)
 			return

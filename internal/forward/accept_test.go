@@ -177,13 +177,13 @@ func runWithFewDescriptors(t *testing.T, target string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	limitDescriptors(t, 2+2*childConnections) // a loop has two
 	cfg := testConfig(t, target, listener)
 	cfg.Loops, cfg.ConnectRetry, cfg.Log = 1, patience, slog.New(slog.NewTextHandler(os.Stderr, nil))
 	p, err := Start(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
+	limitDescriptors(t, 2*childConnections) // which the Proxy does not know of: else it would not try to accept
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	if err := p.Exit(time.Millisecond); err != nil {
 		t.Error(err)

@@ -29,16 +29,19 @@ func (l *loop) broke(c *conn, s side, errno sysErr) {
 		c.errno = uint16(errno)
 		c.reason = brokenReason(s)
 	}
-	if c.dial != 0 || c.flush || c.end[s.other()].is(broken) {
+	if c.dial != 0 || c.end[s.other()].is(broken) {
 		l.close(c, true)
 		return
 	}
 	c.closing = true
 	e.set(broken | readable | finSeen) // nothing will come behind what has come
+	if c.flush {
+		e.set(ended) // nor be read
+	}
 	l.drop(&c.relay[s.other()])
 	r := c.ref(s)
 	l.pump(c, s)
-	if l.lookup(r) != nil {
+	if l.lookup(r) != nil && !c.flush { // else it lingers already
 		l.startLinger(c)
 	}
 }
@@ -57,6 +60,11 @@ func (l *loop) flushAndReset(r ref) {
 		c.reason = ReasonDeadline
 	}
 	c.closing, c.flush = true, true
+	for s := range c.end {
+		if e := &c.end[s]; e.is(broken) {
+			e.set(ended) // what is left of it is not read
+		}
+	}
 	l.settle(c)
 	if l.lookup(r) != nil {
 		l.startLinger(c)

@@ -314,3 +314,28 @@ func TestAUnixPeerThatReadsNoMoreStillAnswers(t *testing.T) {
 	server.Close()
 	receiveReset(t, client) // the rest of what it sent was not read
 }
+
+// The deadline of a drain promises delivery of what was taken, and a sender that resets after it takes nothing of that back.
+func TestWhatWasTakenBeforeADeadlineOutlivesAReset(t *testing.T) {
+	eachWay(t, func(t *testing.T, r *rig, from side, src, dst duplex) {
+		id := r.connection().ID
+		r.fill(id, from, src)
+		if err := r.Drain(DrainOptions{Timeout: patience}); err != nil {
+			t.Fatal(err)
+		}
+		r.flushNow()
+		eventually(t, "no more is taken", func() bool { return r.connection().State == ConnectionClosing })
+		c := r.connection()
+		taken := int([]uint64{c.BytesToBackend, c.BytesToClient}[from]) + r.held(id, from)
+		reset(t, src)
+		eventually(t, "the Proxy knows of the reset", func() (broke bool) {
+			r.inspect(id, func(_ *loop, c *conn) { broke = c.end[from].is(broken) })
+			return broke || r.NumConnections() == 0
+		})
+		n, err := io.Copy(io.Discard, struct{ io.Reader }{dst})
+		equal(t, "bytes delivered", int(n), taken)
+		if !errors.Is(err, unix.ECONNRESET) {
+			t.Errorf("behind them: %v, want a reset", err)
+		}
+	})
+}

@@ -125,6 +125,9 @@ func (l *loop) dialAddress(c *conn, sa *sockaddr) sysErr {
 		return result
 	}
 	if errno := l.watch(fd, interest, c.token(backend)); errno != 0 {
+		if e.is(tcp) {
+			resetOnClose(fd) // no backend shall take this for a client without a word
+		}
 		return errno
 	}
 	return result
@@ -147,7 +150,8 @@ func mayHeal(errno sysErr) bool {
 	switch errno {
 	case unix.ECONNREFUSED, unix.ENOENT, unix.EAGAIN, // EAGAIN: the backlog of an AF_UNIX listener is full
 		unix.EHOSTUNREACH, unix.ENETUNREACH, unix.EHOSTDOWN, unix.ENETDOWN, unix.ETIMEDOUT, unix.ECONNRESET,
-		unix.EADDRNOTAVAIL, unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:
+		unix.EADDRNOTAVAIL, unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM,
+		unix.ENOSPC: // fs.epoll.max_user_watches, which counts for all programs of a user: epoll(7)
 		return true
 	}
 	return false

@@ -130,7 +130,7 @@ func start(t *testing.T, cfg Config) *Proxy {
 }
 
 // checkReturned looks whether a Proxy that has ended kept anything.
-func checkReturned(t *testing.T, p *Proxy) {
+func checkReturned(t reporter, p *Proxy) {
 	t.Helper()
 	equal(t, "slots in use", p.slots.used.Load(), 0)
 	equal(t, "sources remembered", len(p.slots.sources), 0)

@@ -45,6 +45,7 @@ type Proxy struct {
 	cfg       Config
 	started   time.Time
 	files     uint64 // RLIMIT_NOFILE
+	room      int    // connections that the files are enough for; more clients are left in the backlog
 	loops     []*loop
 	slots     *slots
 	pipes     *pipeBudget
@@ -86,6 +87,7 @@ func Start(cfg Config) (*Proxy, error) {
 		}
 		p.loops = append(p.loops, l)
 	}
+	p.room = max(int(p.files-min(p.files, p.ownFiles()))/2, 1)
 	p.checkFiles(cfg.ConnectionsMax)
 	go p.observers.run()
 	for _, l := range p.loops {
@@ -131,19 +133,18 @@ func raiseFileLimit() uint64 {
 // bus, look-ups.
 const otherFiles = 32
 
+// ownFiles is how many of the files are not for connections.
+func (p *Proxy) ownFiles() uint64 {
+	return otherFiles + 2*uint64(len(p.loops)) + uint64(len(p.cfg.Listeners)) + pipeFiles(p.files)
+}
+
 // checkFiles says it in the log where the connection limit cannot be reached.
 func (p *Proxy) checkFiles(connectionsMax uint32) {
-	own := otherFiles + 2*uint64(len(p.loops)) + uint64(len(p.cfg.Listeners)) + pipeFiles(p.files)
-	needed := own + 2*uint64(connectionsMax)
-	if needed <= p.files || p.cfg.Log == nil {
+	if uint64(connectionsMax) <= uint64(p.room) || p.cfg.Log == nil {
 		return
 	}
-	room := uint64(0)
-	if p.files > own {
-		room = (p.files - own) / 2
-	}
-	p.cfg.Log.Warn(fmt.Sprintf("File descriptors are enough for about %d connections only, not for --connections-max=%d; "+
-		"LimitNOFILE=%d or more would do.", room, connectionsMax, needed))
+	p.cfg.Log.Warn(fmt.Sprintf("File descriptors are enough for %d connections only, not for --connections-max=%d; "+
+		"LimitNOFILE=%d or more would do. Until then, more clients wait.", p.room, connectionsMax, p.ownFiles()+2*uint64(connectionsMax)))
 }
 
 // Target is the backend of every connection.

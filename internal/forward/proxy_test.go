@@ -76,7 +76,7 @@ func TestALimitBeyondTheDescriptorsIsSaid(t *testing.T) {
 	p := start(t, cfg)
 	p.Kill()
 	wait(t, "the Proxy ends", p.Done())
-	want := `File descriptors are enough for about \d+ connections only, not for --connections-max=4294967295; ` +
+	want := `File descriptors are enough for \d+ connections only, not for --connections-max=4294967295; ` +
 		`LimitNOFILE=\d+ or more would do\.`
 	if !regexp.MustCompile(want).MatchString(buf.String()) {
 		t.Errorf("the log says %q", buf.String())

@@ -212,8 +212,13 @@ func (l *loop) finish(c *conn, from side) {
 		l.bothFinished(c)
 		return
 	}
-	// ENOTCONN: the peer is gone altogether, of which epoll brings the news.
-	shutdownWrite(c.end[from.other()].fd)
+	to := from.other()
+	if errno := shutdownWrite(c.end[to].fd); errno != 0 { // ENOTCONN: the peer is gone altogether
+		if cause := socketError(c.end[to].fd); cause != 0 {
+			errno = cause
+		}
+		l.broke(c, to, errno)
+	}
 }
 
 // writeFailed ends a relay whose destination takes no more. On AF_UNIX that is not the end of the destination: EPIPE

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"math"
 	"syscall"
 	"unsafe"
 
@@ -109,8 +110,11 @@ func setOption(fd int32, level, opt int) {
 // AF_UNIX has no such thing.
 func resetOnClose(fd int32) {
 	linger := unix.Linger{Onoff: 1}
-	raw(unix.SYS_SETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_LINGER, uintptr(unsafe.Pointer(&linger)),
+	_, errno := raw(unix.SYS_SETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_LINGER, uintptr(unsafe.Pointer(&linger)),
 		unsafe.Sizeof(linger), 0)
+	if errno != 0 { // a security module forbids it
+		connect(fd, &sockaddr{len: 2}) // AF_UNSPEC sends a reset at once: connect(2)
+	}
 }
 
 func getsockopt(fd int32, level, opt int) (int32, sysErr) {
@@ -131,6 +135,7 @@ func socketError(fd int32) sysErr {
 
 // peerCredentials says who connected an AF_UNIX socket: unix(7), SO_PEERCRED.
 func peerCredentials(fd int32) (cred unix.Ucred) {
+	cred.Uid = math.MaxUint32 // (uid_t) -1, which is nobody's, should the kernel not say
 	size := uint32(unix.SizeofUcred)
 	raw(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_PEERCRED, uintptr(unsafe.Pointer(&cred)),
 		uintptr(unsafe.Pointer(&size)), 0)
@@ -174,7 +179,7 @@ func resizePipe(fd int32, size int) int {
 // raiseEvent makes an eventfd(2) readable. It fails only past 2^64-2 calls, and then it is readable.
 func raiseEvent(fd int32) {
 	one := uint64(1)
-	raw(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&one)), unsafe.Sizeof(one), 0, 0, 0)
+	restarted(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&one)), unsafe.Sizeof(one), 0, 0, 0)
 }
 
 func clearEvent(fd int32) {

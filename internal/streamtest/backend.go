@@ -132,6 +132,12 @@ func Echo(c Stream) {
 func NewFullBacklog(t testing.TB, kind string) (b *Backend, clear func()) {
 	t.Helper()
 	b = NewBackend(t, kind)
+	return b, FillBacklog(t, b)
+}
+
+// FillBacklog does the same to a backend, whose connections stay as they are.
+func FillBacklog(t testing.TB, b *Backend) (clear func()) {
+	t.Helper()
 	Control(t, b.Listener.(syscall.Conn), func(fd int) error { return unix.Listen(fd, 0) })
 	var fill []net.Conn
 	clear = func() {
@@ -143,7 +149,7 @@ func NewFullBacklog(t testing.TB, kind string) (b *Backend, clear func()) {
 	for {
 		c, err := net.DialTimeout(b.Addr().Network(), b.Addr().String(), 100*time.Millisecond)
 		if err != nil {
-			return b, clear
+			return clear
 		}
 		fill = append(fill, c)
 	}

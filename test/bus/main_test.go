@@ -4,11 +4,8 @@ package bus
 
 import (
 	"errors"
-	"flag"
-	"fmt"
 	"io"
 	"net"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -20,7 +17,6 @@ import (
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/testenv"
-	"go.uber.org/goleak"
 )
 
 // patience is how long a test waits for what must happen. Only a test that fails waits that long.
@@ -29,29 +25,11 @@ const patience = 20 * time.Second
 // proxydPath is the program that these tests have built.
 var proxydPath string
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	flag.Parse()
-	dir, err := os.MkdirTemp("", "proxyd-test")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	proxydPath = filepath.Join(dir, "proxyd")
-	if err := proctest.Build(dir, proctest.Race, "proxyd"); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	if code := m.Run(); code != 0 {
-		return code
-	}
-	if err := goleak.Find(); err != nil {
-		fmt.Fprintln(os.Stderr, "a test has left a goroutine:", err)
-		return 1
-	}
-	return 0
+func TestMain(m *testing.M) {
+	proctest.Main(m, 8, func(dir string) error {
+		proxydPath = filepath.Join(dir, "proxyd")
+		return proctest.Build(dir, proctest.Race, "proxyd")
+	})
 }
 
 func onAllDaemons(t *testing.T, test func(*testing.T, *bustest.Bus)) {

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/streamtest"
 )
 
@@ -117,7 +118,7 @@ func TestEveryAddressOfANameIsTried(t *testing.T) {
 	s := launch(t, setup{
 		program: proxyd,
 		listen:  []streamtest.Address{streamtest.Free(t, streamtest.Path)},
-		wrap:    hostsFile(t, hosts),
+		wrap:    proctest.WithFile(t, "/etc/hosts", hosts),
 		args:    []string{"--connect-retry=0", "many.test:" + port},
 	})
 	for range 5 {
@@ -127,7 +128,7 @@ func TestEveryAddressOfANameIsTried(t *testing.T) {
 
 func TestANameThatCannotBeResolvedIsSaidWithTheClient(t *testing.T) {
 	t.Parallel()
-	wrap := inMountNamespace(t, `mount --bind "$1" /etc/hosts; mount --bind "$1" /etc/resolv.conf`, "/dev/null")
+	wrap := proctest.InMountNamespace(t, `mount --bind "$1" /etc/hosts; mount --bind "$1" /etc/resolv.conf`, "/dev/null")
 	s := launch(t, setup{
 		program: proxyd,
 		listen:  []streamtest.Address{streamtest.Free(t, streamtest.TCP4)},

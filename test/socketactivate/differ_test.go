@@ -223,7 +223,7 @@ func firstOfTwoAddressesIsDead(t *testing.T, p program) string {
 	alive := streamtest.NewEcho(t, streamtest.TCP4)
 	_, port, _ := strings.Cut(alive.Target, ":")
 	// 127.0.0.1 is the source address for both, so getaddrinfo(3) leaves them in this order.
-	hosts := hostsFile(t, streamtest.Loopback().String()+" two.test\n127.0.0.1 two.test\n")
+	hosts := proctest.WithFile(t, "/etc/hosts", streamtest.Loopback().String()+" two.test\n127.0.0.1 two.test\n")
 	up := setup{program: p, listen: []streamtest.Address{streamtest.Free(t, streamtest.TCP4)}, wrap: hosts, args: withoutRetry(p, "two.test:"+port)}
 	return answer(launch(t, up).dial())
 }

@@ -26,7 +26,7 @@ func newJournal(t *testing.T) (journal *net.UnixConn, wrap []string) {
 	if err := journal.SetReadDeadline(time.Now().Add(proctest.Patience)); err != nil {
 		t.Fatal(err)
 	}
-	return journal, inMountNamespace(t, `mount -t tmpfs none /run
+	return journal, proctest.InMountNamespace(t, `mount -t tmpfs none /run
 mkdir -p /run/systemd/journal
 touch /run/systemd/journal/socket
 mount --bind "$1" /run/systemd/journal/socket`, address.Name)
