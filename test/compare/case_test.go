@@ -1,0 +1,79 @@
+package compare
+
+import (
+	"testing"
+
+	"example.org/socketproxy/internal/testenv"
+)
+
+// A theme is cases about one thing, in a file of its own.
+type theme struct {
+	name  string
+	cases []testCase
+}
+
+// A testCase is a promise that a stream proxy keeps or breaks. run fails t where it breaks it.
+type testCase struct {
+	promise string
+	run     func(t testing.TB, p *proxy)
+}
+
+// themes is in the order of the table.
+var themes = []theme{
+	integrity,
+	halfClose,
+	resets,
+	stalls,
+	backends,
+	limits,
+	leaks,
+	stopping,
+	tcpOptions,
+	lateBackends,
+	names,
+	socketFiles,
+	pressure,
+	logging,
+	clocks,
+	environment,
+}
+
+func TestPromises(t *testing.T) {
+	proxies := []*proxy{proxyd}
+	if *peers {
+		proxies = allProxies
+	}
+	for _, p := range proxies {
+		if why := p.find(); why != nil {
+			results.leaveOut(p, why)
+			continue
+		}
+		for _, theme := range themes {
+			for _, c := range theme.cases {
+				t.Run(p.name+"/"+theme.name+"/"+c.promise, func(t *testing.T) {
+					t.Parallel()
+					r := record(t, func(t testing.TB) { c.run(t, p) })
+					results.add(c, p, r)
+					t.Log(r.log.String())
+					switch {
+					case r.verdict() == unknown:
+						t.Skip(r.why)
+					case r.verdict() == no && p == proxyd:
+						t.Error(r.why)
+					}
+				})
+			}
+		}
+	}
+}
+
+func TestAllPeersAreInstalled(t *testing.T) {
+	if !*peers {
+		return
+	}
+	for _, p := range allProxies {
+		if why := p.find(); why != nil {
+			t.Run(p.name, func(t *testing.T) { testenv.Without(t, "%v", why) })
+		}
+	}
+}

@@ -1,0 +1,55 @@
+package compare
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"example.org/socketproxy/internal/proctest"
+	"golang.org/x/sys/unix"
+)
+
+var proxyd = &proxy{
+	name:     "proxyd",
+	programs: [][2]string{{"systemd-socket-activate", "systemd"}},
+	version:  []string{"--version"},
+	stop:     unix.SIGTERM,
+}
+
+func init() {
+	proxyd.command = func(t testing.TB, s setup, _ string) []string {
+		args := []string{proxyd.path, "--bus=none", fmt.Sprint("--connections-max=", s.connectionsMax)}
+		for _, span := range []struct {
+			option string
+			value  time.Duration
+		}{
+			{"connect-timeout", s.connectTimeout},
+			{"connect-retry", s.retry},
+			{"idle-timeout", or(s.idleTimeout, time.Hour)},
+			{"drain-timeout", s.drainTimeout},
+		} {
+			if span.value != 0 {
+				args = append(args, "--"+span.option+"="+seconds(span.value))
+			}
+		}
+		if s.proxyProtocol != "" {
+			args = append(args, "--proxy-protocol="+s.proxyProtocol)
+		}
+		if s.maxPerSource != 0 {
+			args = append(args, fmt.Sprint("--connections-max-per-source=", s.maxPerSource))
+		}
+		if s.standAlone {
+			return s.redirected(append(args, "--listen="+s.listen.Text, s.target)...)
+		}
+		return activated(s, append(args, s.target)...)
+	}
+}
+
+// activated starts a program by its first client, as a socket unit does.
+func activated(s setup, program ...string) []string {
+	argv := []string{"systemd-socket-activate", "-l", s.listen.Text}
+	for _, variable := range proctest.RaceEnvironment {
+		argv = append(argv, "-E", variable)
+	}
+	return append(argv, s.redirected(program...)...)
+}
