@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
 
 	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/streamtest"
@@ -23,7 +22,6 @@ var backends = theme{"Backends and clients with ways of their own", []testCase{
 	{"a backend killed before it has read the question is a reset at the client", killedUnread},
 	{"an answer that comes before the request is over arrives, and the request goes on", earlyAnswer},
 	{"an answer that comes before the request is over arrives, though the backend closes", earlyAnswerAndClose},
-	{"clients that say nothing keep nobody out", silentClients},
 	{"a client that leaves without a word leaves the backend too", leavesWithoutAWord},
 }}
 
@@ -166,21 +164,6 @@ func earlyAnswerAndClose(t testing.TB, p *proxy) {
 			t.Fatalf("the client received %q and %s", text, how)
 		}
 	}
-}
-
-// Browsers connect ahead of what they may want to ask, scanners for nothing at all.
-func silentClients(t testing.TB, p *proxy) {
-	const silent = 200
-	s := p.start(t, setup{target: streamtest.NewEcho(t, streamtest.TCP4).Target})
-	for range silent {
-		s.dial()
-	}
-	start := time.Now()
-	streamtest.Echoes(t, s.dial(), "who speaks is heard")
-	if took := time.Since(start); took > 5*time.Second {
-		t.Errorf("it took %v", took)
-	}
-	s.rests()
 }
 
 func leavesWithoutAWord(t testing.TB, p *proxy) {

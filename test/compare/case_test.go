@@ -1,6 +1,7 @@
 package compare
 
 import (
+	"os"
 	"testing"
 
 	"example.org/socketproxy/internal/testenv"
@@ -29,6 +30,7 @@ var themes = []theme{
 	leaks,
 	stopping,
 	tcpOptions,
+	settings,
 	lateBackends,
 	names,
 	socketFiles,
@@ -42,6 +44,7 @@ func TestPromises(t *testing.T) {
 	proxies := []*proxy{proxyd}
 	if *peers {
 		proxies = allProxies
+		t.Cleanup(func() { results.print(os.Stdout) }) // after all cases
 	}
 	for _, p := range proxies {
 		if why := p.find(); why != nil {

@@ -17,7 +17,6 @@ import (
 // A proxy runs for months: what each connection leaves behind adds up.
 var leaks = theme{"Nothing is left behind", []testCase{
 	{"1000 connections that end in many ways leave no descriptor and no memory", mixedEnds},
-	{"clients that reset as soon as they are connected leave nothing", abortedClients},
 	{"150 streams of a proxy without privilege stay within its pipes", unprivilegedStreams},
 }}
 
@@ -123,30 +122,6 @@ func (s *service) endOneWay(way int) error {
 	}
 	endings[way].client(c)
 	return nil
-}
-
-// Port scanners and health checks of load balancers do this all day.
-func abortedClients(t testing.TB, p *proxy) {
-	const clients = 300
-	s := p.start(t, setup{target: streamtest.NewEcho(t, streamtest.TCP4).Target})
-	first := s.dial()
-	streamtest.Echoes(t, first, "hello")
-	atRest := proctest.Settles(t, "one connection is open", func() int { return s.descriptors().Sockets })
-	for i := range clients {
-		c, err := net.Dial("tcp", s.listen.Text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if i%2 == 1 {
-			_, _ = io.WriteString(c, "something")
-		}
-		streamtest.Reset(t, c)
-	}
-	s.wait("the sockets of clients that have gone are closed", func() bool { return s.descriptors().Sockets <= atRest })
-	lasting(t, first)
-	streamtest.Echoes(t, first, "still there")
-	streamtest.Echoes(t, s.dial(), "and room for others")
-	s.rests()
 }
 
 // fs.pipe-user-pages-soft of pipe(7): beyond it the pipes of a user without privilege have two pages, and streams crawl.

@@ -13,13 +13,11 @@ package compare
 
 import (
 	"flag"
-	"fmt"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"example.org/socketproxy/internal/proctest"
-	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
 )
 
 var (
@@ -34,47 +32,8 @@ func TestMain(m *testing.M) {
 	if clock := os.Getenv(tracerVariable); clock != "" {
 		os.Exit(trace(clock, os.Args[1:]))
 	}
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) int {
-	flag.Parse()
-	if !isSet("test.parallel") {
-		// A case waits for other processes most of the time; for one that hangs, it waits very long.
-		_ = flag.Set("test.parallel", "12")
-	}
-	dir, err := os.MkdirTemp("", "proxyd-test")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	if err := proctest.Build(dir, proctest.Race, "proxyd"); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	proxyd.path = dir + "/proxyd"
-
-	code := m.Run()
-	if *peers {
-		results.print(os.Stdout)
-	}
-	if code != 0 {
-		return code
-	}
-	if err := goleak.Find(); err != nil {
-		fmt.Fprintln(os.Stderr, "a case has left a goroutine:", err)
-		return 1
-	}
-	// Only those that were waited for are gone.
-	if pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil); err != unix.ECHILD {
-		fmt.Fprintf(os.Stderr, "a case has left a process: %d, %v\n", pid, err)
-		return 1
-	}
-	return 0
-}
-
-func isSet(name string) (set bool) {
-	flag.Visit(func(f *flag.Flag) { set = set || f.Name == name })
-	return set
+	proctest.Main(m, 12, func(dir string) error {
+		proxyd.path = filepath.Join(dir, "proxyd")
+		return proctest.Build(dir, proctest.Race, "proxyd")
+	})
 }

@@ -21,7 +21,6 @@ var pressure = theme{"Pressure", []testCase{
 	{"600 clients are served under a soft limit of 1024 files", softLimit},
 	{"too few files make clients wait, and nothing worse", fewFiles},
 	{"500 clients that say nothing are no hindrance to one that works", silentBesideActive},
-	{"single bytes arrive one by one", trickle},
 	{"urgent data takes no other byte away", urgentData},
 	{"500 connects that are reset at once leave nothing behind", portScan},
 	{"a backend with the smallest receive buffer gets every byte", tinyReceiveBuffer},
@@ -142,19 +141,6 @@ func silentBesideActive(t testing.TB, p *proxy) {
 	streamtest.Echoes(t, s.dial(), "a newcomer")
 	echoesPattern(t, active)
 	s.rests()
-}
-
-// A person who types, a serial console, MQTT. None of them may wait for the next.
-func trickle(t testing.TB, p *proxy) {
-	const bytes, pause = 80, 5 * time.Millisecond
-	b := streamtest.NewBackend(t, streamtest.TCP4)
-	c, server := p.start(t, setup{target: b.Target}).pair(b)
-	text := fmt.Sprintf("%0*d", bytes, 1)
-	for i := range text {
-		streamtest.Send(t, c, text[i:i+1])
-		streamtest.Receive(t, server, text[i:i+1])
-		<-time.After(pause)
-	}
 }
 
 // Telnet, rlogin and FTP send urgent data: tcp(7), MSG_OOB. A proxy may pass it on as it came, as a byte like all others, or

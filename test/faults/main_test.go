@@ -10,15 +10,11 @@ package faults
 
 import (
 	"flag"
-	"fmt"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"example.org/socketproxy/internal/proctest"
-	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
 )
 
 var (
@@ -29,33 +25,9 @@ var (
 // proxydPath is the program that these tests have built. It is without the race detector, whose runtime makes calls of its own.
 var proxydPath string
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	flag.Parse()
-	_ = flag.Set("test.parallel", "32") // each test waits for other processes most of the time
-	dir, err := os.MkdirTemp("", "proxyd-test")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	proxydPath = filepath.Join(dir, "proxyd")
-	if err := proctest.Build(dir, false, "proxyd"); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	if code := m.Run(); code != 0 {
-		return code
-	}
-	if err := goleak.Find(); err != nil {
-		fmt.Fprintln(os.Stderr, "a test has left a goroutine:", err)
-		return 1
-	}
-	// Only those that were waited for are gone.
-	if pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil); err != unix.ECHILD {
-		fmt.Fprintf(os.Stderr, "a test has left a process: %d, %v\n", pid, err)
-		return 1
-	}
-	return 0
+func TestMain(m *testing.M) {
+	proctest.Main(m, 16, func(dir string) error {
+		proxydPath = filepath.Join(dir, "proxyd")
+		return proctest.Build(dir, false, "proxyd")
+	})
 }
