@@ -49,7 +49,7 @@ func startReports(reports *sync.WaitGroup, proxy *forward.Proxy, log *slog.Logge
 
 // follow reports that the proxy accepts, then its status whenever that has changed, and its end. It returns when
 // changes is closed, which is when the proxy has ended.
-func (r *reporter) follow(changes <-chan forward.Event) {
+func (r *reporter) follow(changes <-chan *forward.Event) {
 	status := r.status()
 	r.send(daemon.SdNotifyReady + "\nSTATUS=" + status)
 	pause := time.After(statusInterval)

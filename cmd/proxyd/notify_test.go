@@ -92,7 +92,7 @@ type fakeProxy struct {
 	state       forward.State
 	connections int
 	alive       func(context.Context) error
-	changes     chan forward.Event
+	changes     chan *forward.Event
 }
 
 func (p *fakeProxy) State() forward.State {
@@ -115,7 +115,7 @@ func (p *fakeProxy) become(state forward.State, connections int) {
 	p.mu.Lock()
 	p.state, p.connections = state, connections
 	p.mu.Unlock()
-	p.changes <- forward.Event{}
+	p.changes <- new(forward.Event)
 }
 
 func discardLog() *slog.Logger { return slog.New(slog.DiscardHandler) }
@@ -123,7 +123,7 @@ func discardLog() *slog.Logger { return slog.New(slog.DiscardHandler) }
 func TestStatusIsToldOnceASecondAndOnlyWhenItChanges(t *testing.T) {
 	notify := listenNotify(t)
 	synctest.Test(t, func(t *testing.T) {
-		p := &fakeProxy{changes: make(chan forward.Event, 100)}
+		p := &fakeProxy{changes: make(chan *forward.Event, 100)}
 		ended := make(chan struct{})
 		go func() {
 			(&reporter{p, discardLog()}).follow(p.changes)
@@ -165,7 +165,7 @@ func TestStatusIsToldOnceASecondAndOnlyWhenItChanges(t *testing.T) {
 func TestAnEndWithoutNoticeIsStoppingToo(t *testing.T) {
 	notify := listenNotify(t)
 	synctest.Test(t, func(t *testing.T) {
-		p := &fakeProxy{changes: make(chan forward.Event), state: forward.StateExiting}
+		p := &fakeProxy{changes: make(chan *forward.Event), state: forward.StateExiting}
 		close(p.changes)
 		(&reporter{p, discardLog()}).follow(p.changes)
 		if got := notify.received(); len(got) != 2 || got[1] != "STOPPING=1\nSTATUS=Stopping, no connections left." {

@@ -18,7 +18,7 @@ func ends(t *testing.T, s *Subscription, reason Reason) Event {
 	t.Helper()
 	e := wait(t, "a connection ends", s.C)
 	equal(t, "reason", e.Reason, reason)
-	return e
+	return *e
 }
 
 // eachWay calls f for both directions of a TCP connection: what happens at one end shows at the other.

@@ -510,9 +510,9 @@ func (h *house) check() {
 		switch e := <-h.events.C; {
 		case e.Connection.ID <= bystanders:
 		case e.Kind == EventOpened:
-			opened = append(opened, e)
+			opened = append(opened, *e)
 		default:
-			closed = append(closed, e)
+			closed = append(closed, *e)
 		}
 	}
 	if len(opened) != 1 || len(closed) != 1 || opened[0].Connection.ID != closed[0].Connection.ID {

@@ -441,7 +441,7 @@ func TestKillEndsEverythingAtOnce(t *testing.T) {
 				if e.Kind == EventClosed {
 					equal(t, "reason", e.Reason, ReasonDeadline)
 				}
-				last = e
+				last = *e
 			}
 			equal(t, "last event", last.Kind, EventClosed)
 		})

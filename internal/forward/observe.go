@@ -14,10 +14,11 @@ const (
 
 // Subscription is a bounded queue of events. A reader that falls behind loses events, never the data plane its time.
 type Subscription struct {
-	// C delivers the events in order. It is closed by Close, and when the Proxy has ended.
-	C <-chan Event
+	// C delivers the events in order, the same ones to all subscribers: nobody may change them. It is closed by Close, and when
+	// the Proxy has ended.
+	C <-chan *Event
 
-	c         chan Event
+	c         chan *Event
 	kinds     uint
 	dropped   atomic.Uint64
 	observers *observers
@@ -36,7 +37,7 @@ func (s *Subscription) Close() {
 // Subscribe delivers events of these kinds from now on, with room for n that the reader has not taken yet.
 func (p *Proxy) Subscribe(n int, kinds ...EventKind) *Subscription {
 	o := p.observers
-	s := &Subscription{c: make(chan Event, n), observers: o}
+	s := &Subscription{c: make(chan *Event, n), observers: o}
 	s.C = s.c
 	for _, kind := range kinds {
 		s.kinds |= 1 << kind
@@ -210,7 +211,7 @@ func (o *observers) run() {
 		}
 		if pause == nil && o.countDirty.Swap(false) {
 			pause = time.After(countInterval)
-			o.send(Event{Kind: EventCountChanged, Time: time.Now()})
+			o.send(&Event{Kind: EventCountChanged, Time: time.Now()})
 		}
 		if closed {
 			o.log.summarize()
@@ -221,19 +222,19 @@ func (o *observers) run() {
 
 // tell passes one happening on; true where the log left out a line that a summary must make up for.
 func (o *observers) tell(h *happening) (leftOut bool) {
-	e := Event{Kind: h.kind, Time: h.at, Reason: h.reason, Err: h.err, State: h.state}
+	e := &Event{Kind: h.kind, Time: h.at, Reason: h.reason, Err: h.err, State: h.state}
 	switch h.kind {
 	case EventOpened, EventClosed, EventRefused:
 		e.Connection = o.proxy.connection(&h.record)
 	case eventAcceptTrouble:
 		return o.log.acceptTrouble(h.listener, h.err, h.backoff)
 	}
-	leftOut = o.log.event(&e)
+	leftOut = o.log.event(e)
 	o.send(e)
 	return leftOut
 }
 
-func (o *observers) send(e Event) {
+func (o *observers) send(e *Event) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for s := range o.subscriptions {
