@@ -79,8 +79,8 @@ func TestProxyctlShowsTheEndOfTheJournal(t *testing.T) {
 		t.Errorf("proxyctl status shows\n%s", status)
 	}
 	// .host is this machine, by the way that leads to a container: systemd-stdio-bridge(1).
-	if list := m.run(t, "proxyctl", "--machine=.host", "list"); !strings.Contains(list, i.name) {
-		t.Errorf("proxyctl --machine=.host list shows\n%s", list)
+	if status := m.run(t, "proxyctl", "--machine=.host", "status", i.name); !strings.Contains(status, i.target) {
+		t.Errorf("proxyctl --machine=.host status shows\n%s", status)
 	}
 }
 
