@@ -1,4 +1,5 @@
-# proxyd. The targets that people use: build, test, run, bench, install, uninstall, lint, clean.
+# proxyd. The targets that people use: build, test, run, bench, install, uninstall, lint, clean; and those that prove more than
+# a test that one waits for: compare, faults, fuzz, floods, soak.
 
 GO      ?= go
 PREFIX  ?= /usr/local
@@ -32,6 +33,19 @@ BENCH ?=
 # For the tests: make test TEST="-run Drain -v".
 TEST ?=
 
+# For the comparison with other proxies: make compare COMPARE=-markdown.
+COMPARE ?=
+
+# How many combinations of faults to put in front of the data plane's system calls, and how many random schedules to check
+# against the model of a connection, four times.
+FAULTS    ?= 2000000
+SCHEDULES ?= 20000
+
+# For how long to fuzz each target, and to soak; the seed of the soak, 0 for another one each time.
+FUZZTIME ?= 10m
+SOAK     ?= 10m
+SEED     ?= 0
+
 all: build
 
 build: build/proxyd build/proxyctl
@@ -46,6 +60,24 @@ test:
 
 lint:
 	test/lint
+
+# In their directories, because go test shows the output of a test that passes only there.
+compare:
+	cd test/compare && $(GO) test -count=1 -timeout=20m -args -peers $(COMPARE)
+
+faults:
+	cd test/faults && $(GO) test -count=1 -timeout=1h -args -full
+	cd internal/forward && $(GO) test -count=1 -timeout=0 -run="TestFaults|RandomSchedules" -v \
+		-args -faults=$(FAULTS) -rapid.checks=$(SCHEDULES)
+
+fuzz:
+	test/fuzz $(FUZZTIME)
+
+floods:
+	cd test/soak && $(GO) test -count=1 -timeout=0 -run=Floods -v -args -full
+
+soak:
+	cd test/soak && $(GO) test -count=1 -timeout=0 -run=Soak -v -args -soak=$(SOAK) -seed=$(SEED)
 
 bench: build
 	$(GO) run ./bench $(BENCH)
@@ -120,4 +152,4 @@ nfpm:
 clean:
 	rm -rf build
 
-.PHONY: all build test lint bench run install uninstall deb nfpm clean
+.PHONY: all build test lint compare faults fuzz floods soak bench run install uninstall deb nfpm clean

@@ -32,12 +32,11 @@ func newLogControl(stderr io.Writer) *logControl {
 	}}
 }
 
-// send is a sink.
-func (l *logControl) send(message string, priority journal.Priority, fields map[string]string) error {
+// sink is where messages go now.
+func (l *logControl) sink() sink {
 	l.mu.Lock()
-	write := l.targets[l.target]
-	l.mu.Unlock()
-	return write(message, priority, fields)
+	defer l.mu.Unlock()
+	return l.targets[l.target]
 }
 
 func (l *logControl) LogLevel() string { return logLevels[priorityOf(l.level.Level())].name }

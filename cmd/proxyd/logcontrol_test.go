@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+
+	"github.com/coreos/go-systemd/v22/journal"
 )
 
 func TestTheLogChangesWhileItRuns(t *testing.T) {
 	var stderr bytes.Buffer
 	ctl := newLogControl(&stderr)
-	log := newLogger(ctl.send, &ctl.level)
+	log := newLogger(func(message string, priority journal.Priority, fields map[string]string) error {
+		return ctl.sink()(message, priority, fields)
+	}, &ctl.level)
 	written := func() string {
 		defer stderr.Reset()
 		return stderr.String()

@@ -16,6 +16,7 @@ const (
 // logQueue keeps whoever logs from waiting for the log: a terminal that was stopped with ^S, a journal or a collector that
 // hangs. What finds no room in it is lost, and counted.
 type logQueue struct {
+	target   func() sink
 	messages chan logMessage
 	lost     atomic.Uint64
 	end      chan struct{} // closed: write what is left
@@ -23,47 +24,53 @@ type logQueue struct {
 }
 
 type logMessage struct {
+	write    sink // of the time at which it was logged
 	text     string
 	priority journal.Priority
 	fields   map[string]string
 }
 
-// newLogQueue starts the goroutine that writes.
-func newLogQueue(write sink) *logQueue {
-	q := &logQueue{messages: make(chan logMessage, logQueueRoom), end: make(chan struct{}), ended: make(chan struct{})}
-	go q.run(write)
+// newLogQueue starts the goroutine that writes. target tells where a message goes that is logged now.
+func newLogQueue(target func() sink) *logQueue {
+	q := &logQueue{
+		target: target, messages: make(chan logMessage, logQueueRoom), end: make(chan struct{}), ended: make(chan struct{}),
+	}
+	go q.run()
 	return q
 }
 
 // send is a sink.
 func (q *logQueue) send(text string, priority journal.Priority, fields map[string]string) error {
 	select {
-	case q.messages <- logMessage{text, priority, fields}:
+	case q.messages <- logMessage{q.target(), text, priority, fields}:
 	default:
 		q.lost.Add(1)
 	}
 	return nil
 }
 
-func (q *logQueue) run(write sink) {
+func (q *logQueue) run() {
 	defer close(q.ended)
 	for {
 		select {
 		case m := <-q.messages:
-			q.write(write, m)
+			q.write(m)
 		case <-q.end:
 			for len(q.messages) > 0 {
-				q.write(write, <-q.messages)
+				q.write(<-q.messages)
 			}
 			return
 		}
 	}
 }
 
-func (q *logQueue) write(write sink, m logMessage) {
-	_ = write(m.text, m.priority, m.fields) // there is nowhere left to tell
+func (q *logQueue) write(m logMessage) {
+	_ = m.write(m.text, m.priority, m.fields) // there is nowhere left to tell
+	if len(q.messages) > 0 {
+		return // they were logged before those that were lost
+	}
 	if n := q.lost.Swap(0); n > 0 {
-		_ = write(fmt.Sprintf("The log was too slow: %d messages were lost.", n), journal.PriWarning,
+		_ = m.write(fmt.Sprintf("The log was too slow, messages lost: %d.", n), journal.PriWarning,
 			map[string]string{"SYSLOG_IDENTIFIER": syslogIdentifier})
 	}
 }

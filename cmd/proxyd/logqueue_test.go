@@ -10,51 +10,102 @@ import (
 	"github.com/coreos/go-systemd/v22/journal"
 )
 
+// slowLog is a log that writes a message whenever somebody reads.
+type slowLog struct {
+	*logQueue
+	reader  chan struct{}
+	written []string
+}
+
+func newSlowLog() *slowLog {
+	s := &slowLog{reader: make(chan struct{})}
+	s.logQueue = newLogQueue(func() sink { return s.write })
+	return s
+}
+
+func (s *slowLog) write(text string, _ journal.Priority, _ map[string]string) error {
+	<-s.reader
+	s.written = append(s.written, text)
+	return nil
+}
+
+// log hands over messages, each of which must be taken at once.
+func (s *slowLog) log(t *testing.T, messages ...string) {
+	t.Helper()
+	for _, text := range messages {
+		if err := s.send(text, journal.PriInfo, nil); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func (s *slowLog) expect(t *testing.T, want []string) {
+	t.Helper()
+	if !slices.Equal(s.written, want) {
+		t.Errorf("%d messages written, want %d: %q", len(s.written), len(want), s.written)
+	}
+}
+
+func numbered(n int) (messages []string) {
+	for i := range n {
+		messages = append(messages, fmt.Sprint(i))
+	}
+	return messages
+}
+
 func TestALogThatNobodyReadsHoldsNobodyUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var written []string
-		reader := make(chan struct{})
-		q := newLogQueue(func(text string, _ journal.Priority, _ map[string]string) error {
-			<-reader
-			written = append(written, text)
-			return nil
-		})
-		send := func(text string) {
-			if err := q.send(text, journal.PriInfo, nil); err != nil {
-				t.Error(err)
-			}
-		}
-		send("being written")
+		s := newSlowLog()
+		s.log(t, "being written")
 		synctest.Wait()
-		const lost = 3
-		for i := range logQueueRoom + lost {
-			send(fmt.Sprint(i))
-		}
-		close(reader)
-		q.flush()
+		fit := numbered(logQueueRoom)
+		s.log(t, fit...)
+		s.log(t, "lost", "lost too", "and this")
+		close(s.reader)
+		s.flush()
+		s.expect(t, slices.Concat([]string{"being written"}, fit, []string{"The log was too slow, messages lost: 3."}))
+	})
+}
 
-		want := []string{"being written", fmt.Sprintf("The log was too slow: %d messages were lost.", lost)}
-		for i := range logQueueRoom {
-			want = append(want, fmt.Sprint(i))
+func TestALogThatIsReadAgainTellsOfItsGapOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSlowLog()
+		fit := numbered(logQueueRoom + 1) // one is being written
+		s.log(t, fit[0])
+		synctest.Wait()
+		s.log(t, fit[1:]...)
+		s.log(t, "lost")
+		for range len(fit) + 1 {
+			s.reader <- struct{}{}
 		}
-		if !slices.Equal(written, want) {
-			t.Errorf("%d messages written, want %d: %q", len(written), len(want), written)
-		}
+		close(s.reader)
+		s.log(t, "afterwards")
+		s.flush()
+		s.expect(t, slices.Concat(fit, []string{"The log was too slow, messages lost: 1.", "afterwards"}))
+	})
+}
+
+func TestAMessageGoesWhereTheLogWentWhenItWasLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSlowLog()
+		s.log(t, "one", "two")
+		s.target = func() sink { return func(string, journal.Priority, map[string]string) error { return nil } }
+		s.log(t, "to nowhere")
+		close(s.reader)
+		s.flush()
+		s.expect(t, []string{"one", "two"})
 	})
 }
 
 func TestALogThatNobodyReadsDoesNotKeepTheProgramFromEnding(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		reader := make(chan struct{})
-		q := newLogQueue(func(string, journal.Priority, map[string]string) error { <-reader; return nil })
-		if err := q.send("nobody reads this", journal.PriInfo, nil); err != nil {
-			t.Error(err)
-		}
+		s := newSlowLog()
+		s.log(t, "nobody reads this")
 		before := time.Now()
-		q.flush()
+		s.flush()
 		if waited := time.Since(before); waited != logFlushTime {
 			t.Errorf("waited %v for the log", waited)
 		}
-		close(reader) // no goroutine may be left
+		close(s.reader) // no goroutine may be left
 	})
 }

@@ -40,7 +40,7 @@ func main() {
 // run is the whole program; it returns the exit status, 0 or 1.
 func run(args []string, stdout, stderr io.Writer, signals <-chan os.Signal) int {
 	ctl := newLogControl(stderr)
-	queue := newLogQueue(ctl.send)
+	queue := newLogQueue(ctl.sink)
 	defer queue.flush()
 	log := newLogger(queue.send, &ctl.level)
 

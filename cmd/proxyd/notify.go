@@ -50,7 +50,7 @@ func startReports(reports *sync.WaitGroup, proxy *forward.Proxy, log *slog.Logge
 // follow reports that the proxy accepts, then its status whenever that has changed, and its end. It returns when
 // changes is closed, which is when the proxy has ended.
 func (r *reporter) follow(changes <-chan *forward.Event) {
-	status := r.status()
+	_, status := r.status()
 	r.send(daemon.SdNotifyReady + "\nSTATUS=" + status)
 	pause := time.After(statusInterval)
 	stopping := false
@@ -60,9 +60,9 @@ func (r *reporter) follow(changes <-chan *forward.Event) {
 		case <-pause:
 			pause = nil
 		}
-		now := r.status()
+		state, now := r.status()
 		switch {
-		case !stopping && (!open || r.proxy.State() == forward.StateExiting):
+		case !stopping && (!open || state == forward.StateExiting):
 			stopping = true
 			r.send(daemon.SdNotifyStopping + "\nSTATUS=" + now)
 		case pause == nil && now != status:
@@ -75,8 +75,10 @@ func (r *reporter) follow(changes <-chan *forward.Event) {
 	}
 }
 
-func (r *reporter) status() string {
-	return statusText(r.proxy.State(), r.proxy.NumConnections(), r.proxy.ConnectionsMax())
+// status is of one state, which may change at any moment.
+func (r *reporter) status() (state forward.State, text string) {
+	state = r.proxy.State()
+	return state, statusText(state, r.proxy.NumConnections(), r.proxy.ConnectionsMax())
 }
 
 // statusText is what systemctl status shows as the service's own words.

@@ -51,11 +51,13 @@ func (l *loop) acceptFrom(i int) {
 		return
 	}
 	listener := l.proxy.cfg.Listeners[i]
-	gone := 0 // clients
-	for range acceptBatch {
-		if l.proxy.NumConnections() >= l.proxy.room {
+	gone := 0 // clients that were there no more
+	for n := range acceptBatch {
+		if l.proxy.full() {
 			// A client without a descriptor left for its backend would only take one from those who wait, too.
-			l.acceptFailed(i, unix.EMFILE)
+			if n == 0 { // else it is not known that somebody waits
+				l.acceptFailed(i, unix.EMFILE)
+			}
 			return
 		}
 		inherits := listener.inherits.Load() // before the accept: another loop may set it meanwhile

@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -189,4 +191,81 @@ func runWithFewDescriptors(t *testing.T, target string) {
 		t.Error(err)
 	}
 	<-p.Done()
+}
+
+// roomFor is an option of newRig and the like: the descriptors are enough for so many connections.
+func (r *rig) roomFor(n int) {
+	for _, l := range r.loops {
+		l.call(func() { l.setAccepting(false) }) // nobody looks at it while it changes
+	}
+	r.room = n
+	for _, l := range r.loops {
+		l.call(func() { l.setAccepting(true) })
+	}
+}
+
+func TestClientsForWhomThereIsNoDescriptorWaitUntilSomebodyLeaves(t *testing.T) {
+	log, buf := newTestLog(0)
+	r := newRig(t, "tcp", "unix", func(c *Config) { c.Log = log }, withLoops(1))
+	r.roomFor(2)
+	client, server := r.pair()
+	r.pair()
+	if r.loopPauses() {
+		t.Error("accepting pauses though nobody waits")
+	}
+	waiting := r.dial()
+	send(t, waiting, "me too")
+	eventually(t, "accepting pauses", r.loopPauses)
+	equal(t, "connections", r.NumConnections(), 2)
+	client.Close()
+	server.Close()
+	receive(t, r.accept(), "me too")
+	r.Kill()
+	wait(t, "the Proxy ends", r.Done())
+	if !strings.Contains(buf.String(), "too many open files") {
+		t.Errorf("the log says %q", buf.String())
+	}
+}
+
+// loopPauses says whether the only loop keeps away from its listener for now.
+func (r *rig) loopPauses() (pauses bool) {
+	r.loops[0].call(func() { pauses = !r.loops[0].watched[0] })
+	return pauses
+}
+
+func TestWhoIsRefusedDoesNotWaitForADescriptor(t *testing.T) {
+	for name, refuse := range map[string]func(*rig) error{
+		"at the limit":     func(r *rig) error { return r.SetConnectionsMax(2) },
+		"beyond the limit": func(r *rig) error { return r.SetConnectionsMax(1) },
+		"by a drain":       func(r *rig) error { return r.Drain(DrainOptions{Refuse: true}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, "tcp", "tcp")
+			r.roomFor(2)
+			r.pair()
+			r.pair()
+			if err := refuse(r); err != nil {
+				t.Fatal(err)
+			}
+			r.turnedAway()
+		})
+	}
+}
+
+func TestACallThatIsForbiddenIsNotMadeWithoutEnd(t *testing.T) {
+	var calls atomic.Int64
+	rawSyscall = func(call, a1, a2, a3, a4, a5, a6 uintptr) (uintptr, uintptr, sysErr) {
+		if call == unix.SYS_ACCEPT4 {
+			calls.Add(1)
+			return ^uintptr(0), 0, unix.EPERM // as a filter of seccomp(2) does
+		}
+		return syscall.RawSyscall6(call, a1, a2, a3, a4, a5, a6)
+	}
+	t.Cleanup(func() { rawSyscall = syscall.RawSyscall6 }) // after the Proxy has ended, whose clean-up comes later
+	r := newRig(t, "tcp", "tcp", withLoops(1))
+	r.dial()
+	eventually(t, "accepting pauses", r.loopPauses)
+	if n := calls.Load(); n > 4*acceptBatch {
+		t.Errorf("%d calls", n)
+	}
 }

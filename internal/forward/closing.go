@@ -60,13 +60,15 @@ func (l *loop) flushAndReset(r ref) {
 		c.reason = ReasonDeadline
 	}
 	c.closing, c.flush = true, true
+	lingers := false
 	for s := range c.end {
 		if e := &c.end[s]; e.is(broken) {
 			e.set(ended) // what is left of it is not read
+			lingers = true
 		}
 	}
 	l.settle(c)
-	if l.lookup(r) != nil {
+	if l.lookup(r) != nil && !lingers {
 		l.startLinger(c)
 	}
 }

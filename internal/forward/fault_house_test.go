@@ -360,7 +360,7 @@ func (h *house) describe() string {
 	text := fmt.Sprintf("stage %d, %d connections, asleep for %v", h.stage, h.loop.registry.live, h.asleep)
 	for _, p := range h.peers {
 		if p != nil {
-			text += fmt.Sprintf("; %s sent %d got %d, end %d, closed %t, %d steps left", sideNames[p.side], p.sent, p.got, p.end, p.closed, len(p.steps))
+			text += fmt.Sprintf("; %s sent %d got %d, end %d, closed %t, %d steps left", sideName(p.side), p.sent, p.got, p.end, p.closed, len(p.steps))
 		}
 	}
 	for _, r := range h.victims() {
@@ -588,7 +588,7 @@ func (h *house) checkStream(from side, e *Event) {
 	complete := src.fin && dst.got == src.sent
 	clean := h.trial.clean()
 	what := fmt.Sprintf("the %v got %d of %d bytes (%d by the Proxy's count) and the end as %v, which the Proxy calls %v (%v)",
-		sideNames[dst.side], dst.got, src.sent, counted, dst.end, e.Reason, e.Err)
+		sideName(dst.side), dst.got, src.sent, counted, dst.end, e.Reason, e.Err)
 	switch {
 	case dst.got > counted:
 		h.violation("more bytes than counted: %s", what)
@@ -596,11 +596,11 @@ func (h *house) checkStream(from side, e *Event) {
 		h.violation("not all, and called finished: %s", what)
 	case !complete && e.Reason != ReasonKilled && e.Reason != ReasonDeadline && e.Reason != ReasonFinished && e.Err == nil:
 		h.violation("not all, and no error in the log: %s", what)
-	case dst.end == cleanly && !complete && h.network(dst.side) == "tcp" && !h.trial.has(siteLinger) &&
+	case dst.end == cleanly && !complete && h.network(dst.side) == "tcp" &&
 		!(e.Connection.State == ConnectionConnecting && dst.got == 0): // an attempt that was given up
 		h.violation("cut off without a reset: %s", what)
-	case dst.deaf && counted < src.sent && !src.left && src.end == cleanly && h.network(from) == "tcp" && !h.trial.has(siteLinger):
-		h.violation("what the %s did not want to read was lost without a reset: %s", sideNames[dst.side], what)
+	case dst.deaf && counted < src.sent && !src.left && src.end == cleanly && h.network(from) == "tcp":
+		h.violation("what the %s did not want to read was lost without a reset: %s", sideName(dst.side), what)
 	case clean && h.trial.scenario.reason == ReasonFinished && (dst.end != cleanly || !complete || counted != dst.got):
 		h.violation("a harmless fault did harm: %s", what)
 	case clean && src.heard && !dst.left && dst.got < src.sent:
@@ -736,5 +736,3 @@ func (h *house) close() {
 	}
 	checkReturned(h.t, h.proxy)
 }
-
-var sideNames = [2]string{client: "client", backend: "backend"}

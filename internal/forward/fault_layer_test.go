@@ -113,9 +113,8 @@ func lasting(effects []effect) []effect {
 //
 // An error of a TCP connection is its end: the kernel reports it to one call, and the later ones find a socket that
 // neither gives nor takes anything. The layer does the same to its descriptor. The peer does not know, as where the path
-// between the two broke, so it must hear of it from the Proxy. EPIPE on AF_UNIX may
-// end the way there only, where the peer has shut down reading, which it really does then. Lack of memory
-// is over with the call that met it.
+// between the two broke, so it must hear of it from the Proxy. EPIPE on AF_UNIX may end the way there only, where the peer
+// has shut down reading, which it really does then. Lack of memory is over with the call that met it.
 //
 // An EAGAIN without an event to follow would hang every program that is edge-triggered, and rightly so. The layer sets
 // the socket's interest again with EPOLL_CTL_MOD, for which the kernel looks whether it is ready and makes the event:
@@ -155,6 +154,7 @@ var siteEffects = func() (table [sites][]effect) {
 	table[siteGetsockname] = errnos(callRefused, true, unix.ENOBUFS, unix.ENOMEM)
 	table[siteGetpeername] = errnos(callRefused, true, unix.ENOBUFS, unix.ENOMEM, unix.ENOTCONN)
 	table[siteUnacknowledged] = lasting(errnos(callRefused, true, unix.EINVAL, unix.ENOMEM))
+	table[siteShutdown] = slices.Concat(errnos(socketDead, false, unix.ENOTCONN), errnos(callRefused, false, unix.ENOBUFS, unix.EACCES))
 	table[siteClose] = errnos(callInVain, true, unix.EINTR, unix.EIO, unix.ENOSPC)
 	table[sitePipe] = lasting(errnos(callRefused, true, unix.EMFILE, unix.ENFILE, unix.ENOMEM))
 	table[siteSetPipeSize] = slices.Concat(lasting(errnos(callRefused, true, unix.EPERM, unix.EBUSY, unix.ENOMEM)),

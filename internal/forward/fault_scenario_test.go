@@ -144,17 +144,7 @@ func (r *trial) clean() bool {
 	return true
 }
 
-// has says whether a fault is of that site.
-func (r *trial) has(s site) bool {
-	for _, f := range r.faults {
-		if f.site == s {
-			return true
-		}
-	}
-	return false
-}
-
-// outcome is how the stream to a actor ended.
+// outcome is how the stream to an actor ended.
 type outcome uint8
 
 const (
@@ -301,7 +291,7 @@ func (p *actor) take(data []byte) {
 		at := p.got % len(want)
 		n := min(len(data), len(want)-at)
 		if !bytes.Equal(data[:n], want[at:at+n]) {
-			p.house.violation("other bytes reached the %v after %d, lost, doubled or out of order", sideNames[p.side], p.got)
+			p.house.violation("other bytes reached the %v after %d, lost, doubled or out of order", sideName(p.side), p.got)
 		}
 		data = data[n:]
 		p.got += n

@@ -242,6 +242,10 @@ func TestAFaultEndsAConnectionForItsReason(t *testing.T) {
 			"tcp to unix, answer, lazy: sendto 1 reads-no-more", ReasonBackendReset},
 		"a client that resets between two calls of its splice": {
 			"tcp to unix, upload, lazy: splice-out 1 client-resets", ReasonClientReset},
+		"an end that cannot be passed on": {
+			"tcp to tcp, answer, lazy: shutdown 1 ENOTCONN", ReasonBackendReset},
+		"a reset that a security module forbids": {
+			"tcp to tcp, backend resets amid a download, lazy: SO_LINGER 1 EPERM", ReasonBackendReset},
 		"one byte at a time": {
 			"unix to unix with PROXY v2, echo, eager: sendto 1+ one-byte", ReasonFinished},
 		"two faults at once": {

@@ -56,7 +56,7 @@ type loop struct {
 	buf     [copySize]byte
 	events  [256]unix.EpollEvent
 
-	// What system calls read and write: on the stack of a function, the directive of raw would not have it.
+	// Buffers of system calls. As local variables they would be allocated for each call: see raw.
 	sa, farSA sockaddr
 	event     unix.EpollEvent
 }

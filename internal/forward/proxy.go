@@ -21,6 +21,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -87,7 +88,7 @@ func Start(cfg Config) (*Proxy, error) {
 		}
 		p.loops = append(p.loops, l)
 	}
-	p.room = max(int(p.files-min(p.files, p.ownFiles()))/2, 1)
+	p.room = max(int((p.files-min(p.files, p.ownFiles(p.files)))/2), 1)
 	p.checkFiles(cfg.ConnectionsMax)
 	go p.observers.run()
 	for _, l := range p.loops {
@@ -133,9 +134,18 @@ func raiseFileLimit() uint64 {
 // bus, look-ups.
 const otherFiles = 32
 
-// ownFiles is how many of the files are not for connections.
-func (p *Proxy) ownFiles() uint64 {
-	return otherFiles + 2*uint64(len(p.loops)) + uint64(len(p.cfg.Listeners)) + pipeFiles(p.files)
+// ownFiles is how many of so many files are not for connections.
+func (p *Proxy) ownFiles(limit uint64) uint64 {
+	return otherFiles + 2*uint64(len(p.loops)) + uint64(len(p.cfg.Listeners)) + pipeFiles(limit)
+}
+
+// advisedFiles is enough for so many connections, whatever share of it pipes take.
+func (p *Proxy) advisedFiles(connections uint64) uint64 { return p.ownFiles(math.MaxUint64) + 2*connections }
+
+// full says whether there are no descriptors for one client more, though it would be within the limit.
+func (p *Proxy) full() bool {
+	n := p.NumConnections()
+	return n >= p.room && uint64(n) < uint64(p.ConnectionsMax()) && !p.refusing.Load()
 }
 
 // checkFiles says it in the log where the connection limit cannot be reached.
@@ -144,7 +154,7 @@ func (p *Proxy) checkFiles(connectionsMax uint32) {
 		return
 	}
 	p.cfg.Log.Warn(fmt.Sprintf("File descriptors are enough for %d connections only, not for --connections-max=%d; "+
-		"LimitNOFILE=%d or more would do. Until then, more clients wait.", p.room, connectionsMax, p.ownFiles()+2*uint64(connectionsMax)))
+		"LimitNOFILE=%d or more would do. Until then, more clients wait.", p.room, connectionsMax, p.advisedFiles(uint64(connectionsMax))))
 }
 
 // Target is the backend of every connection.

@@ -83,6 +83,17 @@ func TestALimitBeyondTheDescriptorsIsSaid(t *testing.T) {
 	}
 }
 
+func TestTheDescriptorsThatTheLogAdvisesAreEnough(t *testing.T) {
+	checkLeaks(t)
+	p := start(t, testConfig(t, "127.0.0.1:1", listenFor(t, "tcp")))
+	for _, connections := range []uint64{1, 256, 1000, 100_000} {
+		advised := p.advisedFiles(connections)
+		if room := (advised - p.ownFiles(advised)) / 2; room < connections {
+			t.Errorf("%d files are enough for %d of %d connections", advised, room, connections)
+		}
+	}
+}
+
 func TestSeveralListenersLeadToTheOneBackend(t *testing.T) {
 	checkLeaks(t)
 	b := listen(t, "tcp")

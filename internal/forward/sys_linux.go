@@ -31,6 +31,14 @@ func raw(call, a1, a2, a3, a4, a5, a6 uintptr) (uintptr, sysErr) {
 	return n, errno
 }
 
+// blocking is raw for a call that waits. The scheduler is told, so that other goroutines run.
+//
+//go:uintptrescapes
+func blocking(call, a1, a2, a3, a4, a5, a6 uintptr) (uintptr, sysErr) {
+	n, _, errno := blockingSyscall(call, a1, a2, a3, a4, a5, a6)
+	return n, errno
+}
+
 // restarted is raw for a call that has done nothing where a signal interrupts it.
 //
 //go:uintptrescapes
@@ -206,11 +214,10 @@ func epollPoll(epfd int32, events []unix.EpollEvent) int {
 	return int(n)
 }
 
-// epollBlock waits; timeout is in milliseconds, -1 for ever. The scheduler is told, so that other goroutines run. The
-// events must not be on a stack, for which nobody looks here.
+// epollBlock waits; timeout is in milliseconds, -1 for ever.
 func epollBlock(epfd int32, events []unix.EpollEvent, timeout int) int {
-	n, _, errno := blockingSyscall(unix.SYS_EPOLL_PWAIT, uintptr(epfd),
-		uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), uintptr(timeout), 0, 0)
+	n, errno := blocking(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(unsafe.SliceData(events))),
+		uintptr(len(events)), uintptr(timeout), 0, 0)
 	if errno != 0 {
 		return 0
 	}
