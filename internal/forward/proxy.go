@@ -140,7 +140,9 @@ func (p *Proxy) ownFiles(limit uint64) uint64 {
 }
 
 // advisedFiles is enough for so many connections, whatever share of it pipes take.
-func (p *Proxy) advisedFiles(connections uint64) uint64 { return p.ownFiles(math.MaxUint64) + 2*connections }
+func (p *Proxy) advisedFiles(connections uint64) uint64 {
+	return p.ownFiles(math.MaxUint64) + 2*connections
+}
 
 // full says whether there are no descriptors for one client more, though it would be within the limit.
 func (p *Proxy) full() bool {
