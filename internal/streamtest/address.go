@@ -99,7 +99,7 @@ func AbstractName() string {
 // client that is to be known by its address.
 func Loopback() netip.Addr {
 	n, pid := loopbacks.Add(1), os.Getpid()
-	return netip.AddrFrom4([4]byte{127, byte(128 + n%64), byte(pid >> 8), byte(pid)})
+	return netip.AddrFrom4([4]byte{127, byte(128 + n%127), byte(pid >> 8), byte(pid)})
 }
 
 // ShortDir is a directory with a short name, because a socket address has no room for the name of a test.

@@ -120,7 +120,8 @@ func (b *Backend) Serve(f func(Stream)) {
 	})
 }
 
-// Echo sends back what it gets, and ends when its client ends. It hides what its two ends are: package net would splice between them, through pipes that it keeps.
+// Echo sends back what it gets, and ends when its client ends. It hides what its two ends are: package net would splice
+// between them, through pipes that it keeps.
 func Echo(c Stream) {
 	if _, err := io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c}); err == nil {
 		_ = c.CloseWrite()

@@ -3,14 +3,18 @@
 package testenv
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"testing"
 )
 
-// Without ends a test for lack of something.
+// Without ends a test for lack of something. A t with a method Without(why string) records that itself, and decides later.
 func Without(t testing.TB, format string, args ...any) {
 	t.Helper()
+	if recorder, ok := t.(interface{ Without(why string) }); ok {
+		recorder.Without(fmt.Sprintf(format, args...))
+	}
 	if os.Getenv("PROXYD_TEST_NO_SKIP") == "1" {
 		t.Fatalf("PROXYD_TEST_NO_SKIP forbids to skip: "+format, args...)
 	}

@@ -1,6 +1,7 @@
 package compare
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"net/netip"
@@ -64,19 +65,22 @@ func init() {
 		if s.refuse { // maxconn would leave them in the backlog
 			frontend = []string{fmt.Sprintf("tcp-request connection reject if { fe_conn gt %d }", s.connectionsMax)}
 		}
+		if s.second.Text != "" {
+			frontend = append(frontend, fmt.Sprintf("bind %s backlog 4096", s.second.Text))
+		}
 		if s.drainTimeout != 0 {
 			global = append(global, "hard-stop-after "+milliseconds(s.drainTimeout))
 		}
 		if s.hard < 2*s.connectionsMax { // it would not start
-			const others = 30
-			global = append(global, fmt.Sprint("maxconn ", (s.hard-others)/2), "maxpipes 0")
+			const others = 60 // files beside those of connections; each thread has some
+			global = append(global, "nbthread 1", fmt.Sprint("maxconn ", (s.hard-others)/2), "maxpipes 0")
 		}
 		if s.maxPerSource != 0 {
 			frontend = append(frontend, "stick-table type ip size 100k expire 1h store conn_cur", "tcp-request connection track-sc0 src",
 				fmt.Sprintf("tcp-request connection reject if { sc0_conn_cur gt %d }", s.maxPerSource))
 		}
 		if s.retry != 0 { // an attempt that fails is repeated after a second, or after the connect time-out where that is less
-			pause := min(time.Second, or(s.connectTimeout, time.Hour))
+			pause := min(time.Second, cmp.Or(s.connectTimeout, time.Hour))
 			defaults = append(defaults, fmt.Sprint("retries ", math.Ceil(float64(s.retry)/float64(pause))))
 		}
 		service, resolvers := "server service", ""
@@ -90,19 +94,12 @@ func init() {
 		case "v2":
 			server = append(server, "send-proxy-v2")
 		}
-		idle := milliseconds(or(s.idleTimeout, time.Hour))
+		connect, idle := milliseconds(cmp.Or(s.connectTimeout, 10*time.Second)), milliseconds(cmp.Or(s.idleTimeout, time.Hour))
 		const in = "\n\t"
-		text := fmt.Sprintf(haproxyConfig, strings.Join(global, in), milliseconds(or(s.connectTimeout, 10*time.Second)), idle, idle, strings.Join(defaults, in),
+		text := fmt.Sprintf(haproxyConfig, strings.Join(global, in), connect, idle, idle, strings.Join(defaults, in),
 			s.listen.Text, strings.Join(frontend, in), service, s.target, strings.Join(server, " "), resolvers)
 		return s.redirected(haproxy.path, "-db", "-f", writeConfig(t, dir, text))
 	}
-}
-
-func or(span, otherwise time.Duration) time.Duration {
-	if span == 0 {
-		return otherwise
-	}
-	return span
 }
 
 func milliseconds(span time.Duration) string { return fmt.Sprint(span.Milliseconds(), "ms") }

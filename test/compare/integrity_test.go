@@ -20,6 +20,8 @@ var integrity = theme{"Every byte arrives", []testCase{
 	{"bulk in both directions at once, TCP to a socket file", bulk(streamtest.TCP4, streamtest.Path)},
 	{"bulk in both directions at once, a socket file to TCP", bulk(streamtest.Path, streamtest.TCP4)},
 	{"bulk in both directions at once, a socket file to a socket file", bulk(streamtest.Path, streamtest.Path)},
+	{"bulk in both directions at once, over IPv6", bulk(streamtest.TCP6, streamtest.TCP6)},
+	{"bulk in both directions at once, over abstract sockets", bulk(streamtest.Abstract, streamtest.Abstract)},
 	{"single bytes to and fro", singleBytes},
 	{"pieces of odd sizes", oddSizes},
 	{"questions and bulk in turn on one connection", questionsAndBulk},

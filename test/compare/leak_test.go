@@ -101,7 +101,7 @@ func mixedEnds(t testing.TB, p *proxy) {
 	if moreFiles > files+clients*each/10 {
 		t.Errorf("%d descriptors beside sockets after 500 connections, %d after 1000", files, moreFiles)
 	}
-	if moreMemory > memory+most {
+	if !proctest.Race && moreMemory > memory+most { // its shadow memory is not given back
 		t.Errorf("%d KB after 500 connections, %d KB after 1000", memory>>10, moreMemory>>10)
 	}
 }

@@ -14,6 +14,7 @@ var names = theme{"Names and addresses", []testCase{
 	{"a name whose first address refuses is reached by the next", firstAddressRefuses},
 	{"a name whose first address does not answer is reached by the next", firstAddressSilent},
 	{"a name server that answers late stalls no connection that exists", nameServerStalls},
+	{"a client whose name server never answers is ended, and a later one is served when it answers again", nameServerSilent},
 	{"a query that is lost costs no client", firstQueryLost},
 	{"a name that moves is followed while its old address still works", nameMoves},
 	{"a client is held while its backend moves to another address", nameMovesWhileHeld},
@@ -101,6 +102,25 @@ func nameServerStalls(t testing.TB, p *proxy) {
 	if dns.queries() == asked {
 		t.Errorf("nobody asked the name server")
 	}
+}
+
+// Who is left without an answer is to learn it before its user gives up.
+func nameServerSilent(t testing.TB, p *proxy) {
+	at := newPort(t)
+	listenAt(t, at.Addr(), at.Port()).Serve(streamtest.Echo)
+	dns := newNameServer(t)
+	dns.start()
+	dns.silence()
+	s := named(t, p, dns, at.Port(), setup{})
+	lost := s.dial()
+	streamtest.Send(t, lost, "is anybody there?")
+	if _, how := streamtest.Ending(lost); how != streamtest.End && how != streamtest.BrokenOff {
+		t.Fatalf("the client got %s", how)
+	}
+	dns.knows(at.Addr())
+	proctest.Eventually(t, "a client is served", func() bool {
+		return talk(s, "hello") == nil
+	})
 }
 
 // UDP loses packets.

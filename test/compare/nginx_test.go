@@ -1,6 +1,7 @@
 package compare
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"strings"
@@ -20,13 +21,14 @@ var nginx = &proxy{
 const nginxStream = "/usr/lib/nginx/modules/ngx_stream_module.so"
 
 // nginxConfig ends with the server. Half-close is off by default; keepalive too.
+// A query without an answer is sent again after 5 s, and given up after 30 s by default.
 const nginxConfig = `
 load_module ` + nginxStream + `;
 %s
 daemon off;
 pid nginx.pid;
 error_log stderr;
-worker_processes auto;
+worker_processes %s;
 worker_rlimit_nofile %d;
 events {
 	worker_connections %d;
@@ -41,6 +43,7 @@ stream {
 		proxy_socket_keepalive on;
 		proxy_connect_timeout %s;
 		proxy_timeout %s;
+		resolver_timeout 12s;
 		limit_conn all %d;
 		%s
 	}
@@ -71,18 +74,26 @@ func init() {
 		if s.maxPerSource != 0 {
 			server = append(server, fmt.Sprintf("limit_conn sources %d;", s.maxPerSource))
 		}
+		if s.second.Text != "" {
+			server = append(server, fmt.Sprintf("listen %s backlog=4096;", nginxAddress(s.second.Text)))
+		}
 		target := "proxy_pass " + nginxAddress(s.target) + ";"
 		if s.nameServer.IsValid() {
 			// Without a variable the name would be resolved at the start only.
 			target = fmt.Sprintf("resolver %s valid=1s ipv6=off; set $target %s; proxy_pass $target;", s.nameServer, s.target)
 		}
-		listen := nginxAddress(s.listen.Text)
+		listen := nginxAddress(s.listen.Text) + " backlog=4096"
 		if s.listen.Network == "tcp" {
 			listen += " so_keepalive=on"
 		}
-		const in = "\n\t\t"
-		text := fmt.Sprintf(nginxConfig, strings.Join(global, "\n"), s.hard, min(2*max(plenty, s.connectionsMax)+100, s.hard), listen, target,
-			milliseconds(or(s.connectTimeout, 10*time.Second)), milliseconds(or(s.idleTimeout, time.Hour)), s.connectionsMax, strings.Join(server, in))
+		workers, connections := "auto", 2*max(plenty, s.connectionsMax)+100
+		if s.hard < connections {
+			// Each worker has this limit for itself, and clients come to them unevenly: the others would have room still.
+			workers, connections = "1", s.hard
+		}
+		connect, idle := milliseconds(cmp.Or(s.connectTimeout, 10*time.Second)), milliseconds(cmp.Or(s.idleTimeout, time.Hour))
+		text := fmt.Sprintf(nginxConfig, strings.Join(global, "\n"), workers, s.hard, connections, listen, target,
+			connect, idle, s.connectionsMax, strings.Join(server, "\n\t\t"))
 		return s.redirected(nginx.path, "-p", dir+string(os.PathSeparator), "-e", "stderr", "-c", writeConfig(t, dir, text))
 	}
 }

@@ -64,10 +64,11 @@ func echoed(c net.Conn, text string) error {
 func thousandsAtOnce(t testing.TB, p *proxy) {
 	const clients = 3000
 	s := p.start(t, setup{target: streamtest.NewEcho(t, streamtest.TCP4).Target, connectionsMax: clients + 100, files: 32768})
-	begin := make(chan struct{})
-	time.AfterFunc(0, func() { close(begin) })
+	var ready sync.WaitGroup
+	ready.Add(clients)
 	streamtest.Together(t, clients, func(i int) error {
-		<-begin
+		ready.Done()
+		ready.Wait()
 		if err := talk(s, strings.Repeat(fmt.Sprintf("client %4d ", i), 10)); err != nil {
 			return fmt.Errorf("client %d: %w", i, err)
 		}
@@ -94,7 +95,7 @@ func softLimit(t testing.TB, p *proxy) {
 
 // accept(2) leaves who does not fit in the backlog; a loop that comes back at once spins, and writes a line each time.
 func fewFiles(t testing.TB, p *proxy) {
-	const files, clients, span, most = 64, 60, 7 * time.Second, 16 << 10
+	const files, clients, span, most = 160, 120, 7 * time.Second, 16 << 10
 	s := p.start(t, setup{target: streamtest.NewEcho(t, streamtest.TCP4).Target, files: files})
 	first := s.dial()
 	streamtest.Echoes(t, first, "I am in")
@@ -151,17 +152,10 @@ func urgentData(t testing.TB, p *proxy) {
 	before, after := strings.Repeat("before ", 100_000), strings.Repeat("after ", 100_000)
 	sent := make(chan error, 1)
 	go func() {
-		_, err := io.WriteString(c, before)
-		raw, rawErr := c.(syscall.Conn).SyscallConn()
-		err = errors.Join(err, rawErr)
-		if rawErr == nil {
-			err = errors.Join(err, raw.Write(func(fd uintptr) bool {
-				err = errors.Join(err, unix.Sendto(int(fd), []byte("!"), unix.MSG_OOB, nil))
-				return true
-			}))
-		}
+		_, first := io.WriteString(c, before)
+		urgent := sendUrgent(c, "!")
 		_, last := io.WriteString(c, after)
-		sent <- errors.Join(err, last, c.CloseWrite())
+		sent <- errors.Join(first, urgent, last, c.CloseWrite())
 	}()
 	text, how := streamtest.Ending(server)
 	if err := <-sent; err != nil {
@@ -170,6 +164,19 @@ func urgentData(t testing.TB, p *proxy) {
 	if how != streamtest.End || text != before+after && text != before+"!"+after {
 		t.Errorf("received %d of %d bytes, or others, and %s", len(text), len(before)+len(after), how)
 	}
+}
+
+func sendUrgent(c syscall.Conn, text string) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sent error
+	err = raw.Write(func(fd uintptr) bool {
+		sent = unix.Sendto(int(fd), []byte(text), unix.MSG_OOB, nil)
+		return sent != unix.EAGAIN
+	})
+	return errors.Join(err, sent)
 }
 
 // A scan, or the health checks of a load balancer: they connect and reset.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
 	"golang.org/x/sys/unix"
 )
 
@@ -87,32 +88,48 @@ func (s *service) cpuTime() (sum time.Duration) {
 	return sum
 }
 
-// rests wants all processes of the proxy to leave the processors alone, as proctest.Process.Rests does for one.
+// rests wants all processes of the proxy to be there, and to leave the processors alone.
 func (s *service) rests() {
 	s.t.Helper()
-	const observation = 300 * time.Millisecond
-	before, start := s.cpuTime(), time.Now()
-	<-time.After(observation)
-	if share := float64(s.cpuTime()-before) / float64(time.Since(start)); share > proctest.Restless {
-		s.t.Errorf("uses %.0f %% of a processor without work", 100*share)
+	s.lives()
+	proctest.AtRest(s.t, s.cpuTime)
+	s.lives()
+}
+
+// lives wants the proxy not to have ended: one that is dead leaves the processors alone too.
+func (s *service) lives() {
+	s.t.Helper()
+	if s.HasEnded() {
+		s.t.Fatalf("the proxy has ended: %s", s.After(time.Second))
 	}
 }
 
-// listens says whether somebody listens where the proxy should, in its network namespace.
+// listens says whether somebody listens wherever the proxy should.
 func (s *service) listens() bool {
-	if s.listen.Network == "unix" {
+	return s.listensAt(s.listen) && (s.second.Text == "" || s.listensAt(s.second))
+}
+
+// listensAt looks into the network namespace of the proxy.
+func (s *service) listensAt(a streamtest.Address) bool {
+	if a.Network == "unix" {
+		abstract := a.Text[0] == '@'
 		table, _ := os.ReadFile(fmt.Sprintf("/proc/%d/net/unix", s.PID()))
 		for line := range strings.Lines(string(table)) {
 			// Num, RefCount, Protocol, Flags, Type, St, Inode, Path: the flag is __SO_ACCEPTCON.
 			// HAProxy binds a file that has more behind its name, and moves it.
-			if fields := strings.Fields(line); len(fields) == 8 && fields[3] == "00010000" && strings.HasPrefix(fields[7], s.listen.Text) {
-				_, err := os.Stat(s.listen.Text)
-				return err == nil || s.listen.Text[0] == '@'
+			fields := strings.Fields(line)
+			if len(fields) < 8 || fields[3] != "00010000" || !strings.HasPrefix(fields[7], a.Text) {
+				continue
 			}
+			if abstract && fields[7] != a.Text {
+				continue
+			}
+			_, err := os.Stat(a.Text)
+			return abstract || err == nil
 		}
 		return false
 	}
-	return inUse(s.t, netip.MustParseAddrPort(s.listen.Text))
+	return inUse(s.t, netip.MustParseAddrPort(a.Text))
 }
 
 // inUse says whether somebody listens at a TCP address: only then bind(2) fails with SO_REUSEADDR, which all who reserve it or

@@ -72,6 +72,7 @@ func (p *proxy) versionLine() string {
 // A setup is what a case wants of a proxy. What is not set is left to the proxy.
 type setup struct {
 	listen         streamtest.Address // none: a free port of 127.0.0.1
+	second         streamtest.Address // where it listens as well
 	standAlone     bool               // it opens the listening socket itself, where it can
 	target         string             // as streamtest.Backend.Target has it
 	connectionsMax int                // 0: plenty
@@ -107,6 +108,7 @@ type service struct {
 	*proctest.Process
 	t     testing.TB
 	proxy *proxy
+	told  bool // to end
 	setup
 }
 
@@ -130,6 +132,7 @@ func (p *proxy) start(t testing.TB, s setup) *service {
 	dir := streamtest.ShortDir(t)
 	if s.uid != 0 {
 		testenv.NeedRoot(t, "start a program as another user")
+		testenv.Need(t, "setpriv", "util-linux")
 		if err := os.Chown(dir, int(s.uid), int(s.uid)); err != nil {
 			t.Fatal(err)
 		}
@@ -138,7 +141,8 @@ func (p *proxy) start(t testing.TB, s setup) *service {
 	limited := fmt.Sprintf(`ulimit -Sn %d; ulimit -Hn %d; exec "$@"`, s.files, s.hard)
 	if s.uid != 0 {
 		// The wrap needs root, the program must not have it.
-		argv = append([]string{"setpriv", fmt.Sprintf("--reuid=%d", s.uid), fmt.Sprintf("--regid=%d", s.uid), "--clear-groups"}, argv...)
+		user := []string{fmt.Sprintf("--reuid=%d", s.uid), fmt.Sprintf("--regid=%d", s.uid), "--clear-groups"}
+		argv = slices.Concat([]string{"setpriv"}, user, argv)
 	}
 	argv = slices.Concat(s.wrap, []string{"/bin/sh", "-c", limited, "sh"}, argv)
 	cmd := exec.Command(argv[0], argv[1:]...)
@@ -150,8 +154,8 @@ func (p *proxy) start(t testing.TB, s setup) *service {
 	return service
 }
 
-// expectCleanEnd looks for crashes: what has crashed may have been replaced already. It gives a proxy that has ended the time to
-// end its children too.
+// expectCleanEnd looks for crashes, also of workers that were replaced since, and for an end that nobody asked for. It gives a
+// proxy that has ended the time to end its children too.
 func (s *service) expectCleanEnd() {
 	for _, sign := range []string{"DATA RACE", "panic:", "fatal error:", "signal 11", "signal 6"} {
 		if strings.Contains(s.Stderr(), sign) {
@@ -159,6 +163,9 @@ func (s *service) expectCleanEnd() {
 		}
 	}
 	if s.HasEnded() {
+		if !s.told {
+			s.t.Errorf("ended by itself: %s", s.After(time.Second))
+		}
 		proctest.Eventually(s.t, "the children of the proxy end", s.isGone)
 	}
 }
@@ -205,7 +212,11 @@ func lasting[C net.Conn](t testing.TB, connections ...C) {
 }
 
 // finish asks the proxy to end, as its administrator would who has connections to lose.
-func (s *service) finish() { s.Signal(s.proxy.stop) }
+func (s *service) finish() {
+	s.t.Helper()
+	s.told = true
+	s.Signal(s.proxy.stop)
+}
 
 // seconds is a span as most of the proxies take it.
 func seconds(span time.Duration) string { return fmt.Sprintf("%.3f", span.Seconds()) }

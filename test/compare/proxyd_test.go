@@ -1,6 +1,7 @@
 package compare
 
 import (
+	"cmp"
 	"fmt"
 	"testing"
 	"time"
@@ -25,7 +26,7 @@ func init() {
 		}{
 			{"connect-timeout", s.connectTimeout},
 			{"connect-retry", s.retry},
-			{"idle-timeout", or(s.idleTimeout, time.Hour)},
+			{"idle-timeout", cmp.Or(s.idleTimeout, time.Hour)}, // as the peers have, so that a clock that jumps could end it
 			{"drain-timeout", s.drainTimeout},
 		} {
 			if span.value != 0 {
@@ -48,6 +49,9 @@ func init() {
 // activated starts a program by its first client, as a socket unit does.
 func activated(s setup, program ...string) []string {
 	argv := []string{"systemd-socket-activate", "-l", s.listen.Text}
+	if s.second.Text != "" {
+		argv = append(argv, "-l", s.second.Text)
+	}
 	for _, variable := range proctest.RaceEnvironment {
 		argv = append(argv, "-E", variable)
 	}

@@ -1,6 +1,7 @@
 package compare
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"runtime"
@@ -8,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"example.org/socketproxy/internal/testenv"
 )
 
 // caseTime is how long a case may take as a whole. Nearly all of them need a second, or proctest.Patience where they fail.
@@ -19,7 +22,8 @@ type verdict string
 const (
 	ok      verdict = "ok"
 	no      verdict = "no"
-	unknown verdict = "–" // the proxy has no such setting, or the machine lacks something
+	unfit   verdict = "–" // the proxy has no such setting
+	untried verdict = "?" // the machine lacks something
 )
 
 // A recorder is the testing.TB of a case: a failure is what the case finds out, not one of the test.
@@ -27,9 +31,8 @@ type recorder struct {
 	testing.TB
 
 	mu       sync.Mutex
-	failed   bool
-	skipped  bool
-	why      string // of the first failure, or of having been skipped
+	found    verdict // "": nothing against ok
+	why      string  // of the first failure, or of having ended without a result
 	log      strings.Builder
 	cleanups []func()
 }
@@ -56,18 +59,21 @@ func record(t testing.TB, run func(testing.TB)) *recorder {
 
 // unable ends a case because the proxy has no setting for what it needs.
 func unable(t testing.TB, format string, args ...any) {
-	t.Helper()
-	t.Skipf(format, args...)
+	t.(*recorder).end(unfit, fmt.Sprintf(format, args...))
+}
+
+// Without is what testenv.Without makes of a lack: never a failure of the proxy.
+func (r *recorder) Without(why string) { r.end(untried, why) }
+
+func (r *recorder) end(v verdict, why string) {
+	r.note(v, why)
+	runtime.Goexit()
 }
 
 func (r *recorder) verdict() verdict {
-	switch {
-	case r.failed:
-		return no
-	case r.skipped:
-		return unknown
-	}
-	return ok
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return cmp.Or(r.found, ok)
 }
 
 // cleanUp goes on after one that ends the goroutine.
@@ -87,14 +93,13 @@ func (r *recorder) lastCleanup() (f func()) {
 	return f
 }
 
-func (r *recorder) note(failed, skipped bool, text string) {
+// note logs a text, which is the reason where it says something against the proxy, or against an earlier lack of a result.
+func (r *recorder) note(v verdict, text string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if (failed || skipped) && !r.failed && !r.skipped {
-		r.why = text
+	if v != ok && r.found == "" || v == no && r.found != no {
+		r.found, r.why = v, text
 	}
-	r.failed = r.failed || failed
-	r.skipped = r.skipped || skipped
 	r.log.WriteString(text + "\n")
 }
 
@@ -113,36 +118,27 @@ func (r *recorder) TempDir() string {
 	return dir
 }
 
-func (r *recorder) Failed() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.failed
-}
+func (r *recorder) Failed() bool { return r.verdict() == no }
 
-func (r *recorder) Skipped() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.skipped
-}
+func (r *recorder) Skipped() bool { return r.verdict() == unfit || r.verdict() == untried }
 
 func (r *recorder) Helper()         {}
-func (r *recorder) Log(args ...any) { r.note(false, false, line(args)) }
+func (r *recorder) Log(args ...any) { r.note(ok, line(args)) }
 func (r *recorder) Logf(format string, args ...any) {
-	r.note(false, false, fmt.Sprintf(format, args...))
+	r.note(ok, fmt.Sprintf(format, args...))
 }
-func (r *recorder) Error(args ...any) { r.note(true, false, line(args)) }
+func (r *recorder) Error(args ...any) { r.note(no, line(args)) }
 func (r *recorder) Errorf(format string, args ...any) {
-	r.note(true, false, fmt.Sprintf(format, args...))
+	r.note(no, fmt.Sprintf(format, args...))
 }
 func (r *recorder) Fail()                             { r.Error("failed") }
 func (r *recorder) FailNow()                          { r.Fail(); runtime.Goexit() }
 func (r *recorder) Fatal(args ...any)                 { r.Error(args...); runtime.Goexit() }
 func (r *recorder) Fatalf(format string, args ...any) { r.Errorf(format, args...); runtime.Goexit() }
-func (r *recorder) SkipNow()                          { r.note(false, true, "skipped"); runtime.Goexit() }
-func (r *recorder) Skip(args ...any)                  { r.note(false, true, line(args)); runtime.Goexit() }
+func (r *recorder) SkipNow()                          { r.end(untried, "skipped") }
+func (r *recorder) Skip(args ...any)                  { r.end(untried, line(args)) }
 func (r *recorder) Skipf(format string, args ...any) {
-	r.note(false, true, fmt.Sprintf(format, args...))
-	runtime.Goexit()
+	r.end(untried, fmt.Sprintf(format, args...))
 }
 
 func line(args []any) string { return strings.TrimSuffix(fmt.Sprintln(args...), "\n") }
@@ -164,7 +160,11 @@ func TestARecorderKeepsTheFirstFailureAndCleansUpInReverse(t *testing.T) {
 		t.Errorf("%s because of %q, cleaned up %v", r.verdict(), r.why, order)
 	}
 	r = record(t, func(t testing.TB) { unable(t, "no such setting") })
-	if r.verdict() != unknown || r.why != "no such setting" {
+	if r.verdict() != unfit || r.why != "no such setting" {
+		t.Errorf("%s because of %q", r.verdict(), r.why)
+	}
+	r = record(t, func(t testing.TB) { testenv.Without(t, "no such %s", "thing") })
+	if r.verdict() != untried || r.why != "no such thing" {
 		t.Errorf("%s because of %q", r.verdict(), r.why)
 	}
 	if r = record(t, func(testing.TB) {}); r.verdict() != ok {

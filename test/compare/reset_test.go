@@ -103,4 +103,6 @@ func resetWhileStalled(t testing.TB, p *proxy) {
 	streamtest.Reset(t, c)
 	<-sent
 	s.rests()
+	newcomer, newServer := s.pair(b)
+	promptly(t, newcomer, newServer)
 }

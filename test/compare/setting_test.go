@@ -3,6 +3,7 @@ package compare
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"testing"
@@ -14,11 +15,25 @@ import (
 )
 
 var settings = theme{"What else may be asked of it", []testCase{
+	{"a port and a socket file lead to the one backend", twoListeners},
 	{"the backend learns the address of its client: PROXY protocol v1", learnsAddress("v1")},
 	{"the backend learns the address of its client: PROXY protocol v2", learnsAddress("v2")},
 	{"no address has more connections than its share", sharesByAddress},
 	{"a connection without a byte for so long is ended, a busy one stays", endsIdle},
 }}
+
+// ListenStream= may stand in a socket unit more than once: systemd.socket(5).
+func twoListeners(t testing.TB, p *proxy) {
+	b := streamtest.NewBackend(t, streamtest.TCP4)
+	s := p.start(t, setup{second: streamtest.Free(t, streamtest.Path), target: b.Target})
+	atPort, server := s.pair(b)
+	promptly(t, atPort, server)
+	atFile := streamtest.Dial(t, s.second)
+	serverOfFile := b.Accept()
+	promptly(t, atFile, serverOfFile)
+	streamtest.Exchange(t, atPort, server, 1<<20)
+	streamtest.Exchange(t, atFile, serverOfFile, 1<<20)
+}
 
 // A server behind a proxy sees but one client: systemd#40033, moby#15086.
 func learnsAddress(version string) func(testing.TB, *proxy) {
@@ -40,7 +55,7 @@ func learnsAddress(version string) func(testing.TB, *proxy) {
 			t.Errorf("the header names listener %s, it is %s", got, s.listen.Text)
 		}
 		question := make([]byte, len("question"))
-		if _, err := reader.Read(question); err != nil || string(question) != "question" {
+		if _, err := io.ReadFull(reader, question); err != nil || string(question) != "question" {
 			t.Errorf("behind the header: %q, %v", question, err)
 		}
 		streamtest.Send(t, server, "answer")
@@ -53,7 +68,7 @@ func sharesByAddress(t testing.TB, p *proxy) {
 	const share = 3
 	s := p.start(t, setup{target: streamtest.NewEcho(t, streamtest.TCP4).Target, maxPerSource: share})
 	greedy, modest := streamtest.Loopback(), streamtest.Loopback()
-	var first net.Conn
+	var one net.Conn
 	for i := range share {
 		c, err := s.connectFrom(greedy)
 		if err == nil {
@@ -62,7 +77,7 @@ func sharesByAddress(t testing.TB, p *proxy) {
 		if err != nil {
 			t.Fatalf("connection %d of %d: %v", i+1, share, err)
 		}
-		first = c
+		one = c
 	}
 	if c, err := s.connectFrom(greedy); err == nil && echoed(c, "one too many") == nil {
 		t.Errorf("an address has %d connections", share+1)
@@ -70,7 +85,7 @@ func sharesByAddress(t testing.TB, p *proxy) {
 	if c, err := s.connectFrom(modest); err != nil || echoed(c, "another address") != nil {
 		t.Errorf("another address is kept out: %v", err)
 	}
-	first.Close()
+	one.Close()
 	proctest.Eventually(t, "there is room again", func() bool {
 		c, err := s.connectFrom(greedy)
 		return err == nil && echoed(c, "within its share") == nil
@@ -89,7 +104,7 @@ func (s *service) connectFrom(ip netip.Addr) (net.Conn, error) {
 
 // A peer that has gone without a word, behind a firewall that has forgotten the connection: systemd#23320.
 func endsIdle(t testing.TB, p *proxy) {
-	const span = time.Second
+	const span = 3 * time.Second
 	s := p.start(t, setup{target: streamtest.NewEcho(t, streamtest.TCP4).Target, idleTimeout: span})
 	idle, busy := s.dial(), s.dial()
 	streamtest.Echoes(t, idle, "the last word")
@@ -114,7 +129,7 @@ func endsIdle(t testing.TB, p *proxy) {
 			streamtest.Echoes(t, busy, "busy")
 		}
 	}
-	for range 30 { // for longer than the idle time
+	for began := time.Now(); time.Since(began) < 3*span/2; {
 		streamtest.Echoes(t, busy, "busy still")
 		<-time.After(span / 20)
 	}

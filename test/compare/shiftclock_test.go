@@ -24,19 +24,19 @@ import (
 // ptrace(2), which adds a shift to the results of clock_gettime, gettimeofday and time. What the kernel itself measures
 // by CLOCK_REALTIME, such as a timerfd with an absolute time, does not see the shift.
 type wallClock struct {
-	t    testing.TB
-	file string
-	*clockMemory
+	t     testing.TB
+	file  string
+	shift *clockShift
 }
 
-// clockMemory is shared between a case and its tracer.
-type clockMemory struct {
-	shift atomic.Int64 // in seconds
-	reads atomic.Int64 // how often the clock was read
-}
+// clockShift is in seconds. It lies in memory that a case and its tracer share.
+type clockShift = atomic.Int64
 
 // tracerVariable holds the file of a wallClock, and makes this test program a tracer of its arguments.
 const tracerVariable = "PROXYD_TEST_WALL_CLOCK"
+
+// readerVariable makes this test program one that prints the time, in seconds.
+const readerVariable = "COMPARE_READ_CLOCK"
 
 func newWallClock(t testing.TB) *wallClock {
 	t.Helper()
@@ -44,9 +44,9 @@ func newWallClock(t testing.TB) *wallClock {
 		testenv.Without(t, "time(2) returns its result in a register whose place is only known here for amd64")
 	}
 	c := &wallClock{t: t, file: filepath.Join(t.TempDir(), "clock")}
-	err := os.WriteFile(c.file, make([]byte, unsafe.Sizeof(clockMemory{})), 0o600)
+	err := os.WriteFile(c.file, make([]byte, unsafe.Sizeof(clockShift{})), 0o600)
 	if err == nil {
-		c.clockMemory, err = mapClock(c.file)
+		c.shift, err = mapClock(c.file)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -66,22 +66,22 @@ func (c *wallClock) command() []string {
 // jump shifts the clock, against the machine's.
 func (c *wallClock) jump(to time.Duration) { c.shift.Store(int64(to / time.Second)) }
 
-func mapClock(file string) (*clockMemory, error) {
+func mapClock(file string) (*clockShift, error) {
 	fd, err := unix.Open(file, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer unix.Close(fd)
 	// Some bytes that stay mapped for as long as this test program runs.
-	memory, err := unix.MmapPtr(fd, 0, nil, unsafe.Sizeof(clockMemory{}), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	return (*clockMemory)(memory), err
+	memory, err := unix.MmapPtr(fd, 0, nil, unsafe.Sizeof(clockShift{}), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	return (*clockShift)(memory), err
 }
 
 // trace executes a program with the clock in a file, and returns its exit status.
 func trace(file string, argv []string) int {
 	runtime.LockOSThread() // ptrace(2) takes calls from the tracer's thread only
 	os.Unsetenv(tracerVariable)
-	clock, err := mapClock(file)
+	shift, err := mapClock(file)
 	if err != nil {
 		return tracerFailed(err)
 	}
@@ -95,7 +95,7 @@ func trace(file string, argv []string) int {
 	if err != nil {
 		return tracerFailed(err)
 	}
-	tr := &tracer{clock: clock, main: pid, threads: map[int]syscallInfo{}}
+	tr := &tracer{shift: shift, main: pid, threads: map[int]syscallInfo{}}
 	return tr.run()
 }
 
@@ -106,7 +106,7 @@ func tracerFailed(err error) int {
 
 // tracer follows a program and all that it starts.
 type tracer struct {
-	clock   *clockMemory
+	shift   *clockShift
 	main    int
 	status  int
 	threads map[int]syscallInfo // the call that each is in
@@ -206,14 +206,13 @@ func (tr *tracer) atCall(tid int) {
 	case unix.SYS_GETTIMEOFDAY:
 	case timeCall:
 		const rax = 10 * 8 // in struct user
-		_, _ = unix.PtracePokeUser(tid, rax, word(result+tr.clock.shift.Load()))
+		_, _ = unix.PtracePokeUser(tid, rax, word(result+tr.shift.Load()))
 	default:
 		return
 	}
-	tr.clock.reads.Add(1)
 	seconds := make([]byte, 8)
 	if _, err := unix.PtracePeekData(tid, uintptr(at), seconds); err == nil {
-		shifted := int64(binary.NativeEndian.Uint64(seconds)) + tr.clock.shift.Load()
+		shifted := int64(binary.NativeEndian.Uint64(seconds)) + tr.shift.Load()
 		_, _ = unix.PtracePokeData(tid, uintptr(at), word(shifted))
 	}
 }
@@ -254,7 +253,12 @@ func hideVDSO(tid int) {
 // A clock that nobody sees to have jumped would let every case pass.
 func TestAShiftedClockIsWhatAProgramReads(t *testing.T) {
 	t.Parallel()
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, script := range map[string][]string{
+		"a Go program":            {"env", readerVariable + "=1", program},
 		"a C program":             {"date", "+%s"},
 		"one that a shell starts": {"/bin/sh", "-c", "date +%s; :"},
 	} {

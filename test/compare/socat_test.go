@@ -20,6 +20,8 @@ var socat = &proxy{
 func init() {
 	socat.command = func(t testing.TB, s setup, _ string) []string {
 		switch {
+		case s.second.Text != "":
+			unable(t, "one listening socket")
 		case s.proxyProtocol != "":
 			unable(t, "no PROXY protocol")
 		case s.maxPerSource != 0:

@@ -55,6 +55,7 @@ func startAfterKill(t testing.TB, p *proxy) {
 	s := p.start(t, up)
 	c := s.dial()
 	streamtest.Echoes(t, c, "before")
+	s.told = true
 	if err := unix.Kill(-s.PID(), unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}

@@ -125,7 +125,7 @@ func hundredStalled(t testing.TB, p *proxy) {
 		}
 		return n
 	})
-	if more := s.memory() - before; more > most {
+	if more := s.memory() - before; !proctest.Race && more > most { // its shadow memory is not given back
 		t.Errorf("takes %d KB more than without them", more>>10)
 	}
 	lasting(t, clients[:]...)

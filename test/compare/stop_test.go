@@ -12,7 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Proxies are stopped for upgrades, by the signal that is the gentle one for each. Nobody may take what was cut off for the whole.
+// Proxies are stopped for upgrades, by the signal that is the gentle one for each. Nobody may take what was cut off for
+// the whole.
 var stopping = theme{"Stopping", []testCase{
 	{"a stream that is under way at a stop arrives, or is reset", streamAtStop},
 	{"many streams that are under way at a stop arrive, or are reset", manyAtStop},
@@ -106,9 +107,13 @@ func stopTakesItsTime(t testing.TB, p *proxy) {
 	c, server := s.pair(b)
 	streamtest.Send(t, c, "hello")
 	streamtest.Receive(t, server, "hello")
+	told := time.Now()
 	s.finish()
 	if text, how := streamtest.Ending(c); text != "" || how != streamtest.End && how != streamtest.BrokenOff {
 		t.Errorf("the client received %q and %s", text, how)
+	}
+	if took := time.Since(told); took < span/2 {
+		t.Errorf("with %v for stopping the connection was ended after %v", span, took)
 	}
 	proctest.Eventually(t, "the proxy ends", s.isGone)
 }

@@ -59,8 +59,10 @@ func (o *outcomes) print(w io.Writer) {
 	for _, p := range columns {
 		fmt.Fprintf(w, "%s%s: %s\n", item(), p.name, p.versionLine())
 	}
-	for p, why := range o.missing {
-		fmt.Fprintf(w, "%s%s is left out: %v\n", item(), p.name, why)
+	for _, p := range allProxies {
+		if why := o.missing[p]; why != nil {
+			fmt.Fprintf(w, "%s%s is left out: %v\n", item(), p.name, why)
+		}
 	}
 	if *markdown {
 		return // the reasons are for who works on them
@@ -83,8 +85,7 @@ func item() string {
 func (o *outcomes) rows(columns []*proxy) (rows, sums [][]string, reasons []string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	verdicts := []verdict{ok, no, unknown}
-	count := map[verdict]map[*proxy]int{ok: {}, no: {}, unknown: {}}
+	count := map[verdict]map[*proxy]int{ok: {}, no: {}, unfit: {}, untried: {}}
 	for _, theme := range themes {
 		heading := [][]string{{theme.name}}
 		for _, c := range theme.cases {
@@ -106,10 +107,13 @@ func (o *outcomes) rows(columns []*proxy) (rows, sums [][]string, reasons []stri
 			}
 		}
 	}
-	for _, v := range verdicts {
-		row := []string{"in all: " + string(v)}
+	for _, sum := range []struct {
+		verdict
+		meaning string
+	}{{ok, ""}, {no, ""}, {unfit, " (has no such setting)"}, {untried, " (not tried on this machine)"}} {
+		row := []string{"in all: " + string(sum.verdict) + sum.meaning}
 		for _, p := range columns {
-			row = append(row, fmt.Sprint(count[v][p]))
+			row = append(row, fmt.Sprint(count[sum.verdict][p]))
 		}
 		sums = append(sums, row)
 	}
