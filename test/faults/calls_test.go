@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"slices"
 	"strings"
 
 	"example.org/socketproxy/internal/streamtest"
@@ -90,9 +91,9 @@ func callsOn(path string) string {
 // fault is one error of a call.
 type fault struct {
 	faulty
-	errno   string
-	visible bool // it may end the victim
-	lasting bool
+	errno  string
+	mayEnd bool // the victim
+	lasts  bool
 }
 
 func (f faulty) faults() (list []fault) {
@@ -103,7 +104,7 @@ func (f faulty) faults() (list []fault) {
 		list = append(list, fault{f, errno, true, false})
 	}
 	for _, errno := range strings.Fields(f.lasting) {
-		list = append(list, fault{f, errno, !strings.Contains(f.unnoticed, errno), true})
+		list = append(list, fault{f, errno, !slices.Contains(strings.Fields(f.unnoticed), errno), true})
 	}
 	return list
 }

@@ -5,7 +5,8 @@
 //	go test ./test/faults -args -full  in each scenario, at the first, the second and another call, and lasting
 //
 // strace keeps a call with error= from the kernel: what fails here has not happened. So a close(2) that fails leaks, and an
-// EAGAIN is not followed by the event that the kernel owes for it. The calls and errors are in calls_test.go.
+// EAGAIN is not followed by the event that the kernel owes for it. Nor can strace have a call move fewer bytes than it was
+// asked to: internal/forward tests short transfers. The calls and errors are in calls_test.go.
 package faults
 
 import (

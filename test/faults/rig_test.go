@@ -50,7 +50,7 @@ type rig struct {
 	pairs  map[uint16]*pair // those whose end at the backend is awaited
 
 	echo, stalled *pair           // the bystanders
-	bare          count           // what it has open without a connection, what this test's own parents left open among it
+	bare          count           // what it has open without a connection, with what it has inherited
 	rest          count           // and with the bystanders
 	leaked        map[string]bool // descriptors that strace kept proxyd from closing
 }

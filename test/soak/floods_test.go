@@ -20,13 +20,15 @@ import (
 const (
 	stallMax  = proctest.Patience // for one message of the probe; measured: 0.1 s, and 8 s among 80 processes for 2 processors
 	medianMax = time.Second       // for half of them; measured: 7 ms
-	// growthMax bounds the memory that a flood costs beyond what those cost whom it brings: the garbage that Go lets gather,
-	// the rows and the messages of a busy bus. Go gives it back minutes later, so it bounds what is left too.
+	// growthMax bounds the memory that a flood costs, without that of its connections: garbage, and the messages of a busy bus
+	// and the events for its subscribers. Go gives memory back minutes later, so this bounds what is left at the end too.
 	growthMax = 16 << 20
 	// perConnection is what README.md says of an idle one, rounded up.
 	perConnection = 300
-	// perSubscriber is a queue of 1024 events, which all subscribers share, and a goroutine.
-	perSubscriber = 16 << 10
+	// filesPerConnection are two sockets, and two pipes of two ends.
+	filesPerConnection = 6
+	// filesBeside bounds the others: those of the probe, and the pipes that are kept for the next.
+	filesBeside = 16
 )
 
 // connectionsMax is above what the largest flood needs.
@@ -36,9 +38,9 @@ const connectionsMax = 9000
 type flood struct {
 	name string
 	bus  bool // it comes over the bus
-	// memory is what those cost whom the flood brings.
-	memory func() int
-	run    func(t *testing.T, w *floodWorld) (size string)
+	// connections is how many it has at once.
+	connections func() int
+	run         func(t *testing.T, w *floodWorld) (size string)
 }
 
 // floodWorld is what a flood has around it.
@@ -76,10 +78,12 @@ var (
 	shortsNow   = func() int { return sized(256, 64) }
 	idles       = func() int { return sized(8000, 500) }
 	slowOnes    = func() int { return sized(200, 40) }
-	fastOnes    = func() int { return 4 }
 	subscribers = func() int { return sized(32, 4) }
-	nothing     = func() int { return 0 }
+	none        = func() int { return 0 }
 )
+
+// fastOnes are the streams beside the slow readers.
+const fastOnes = 4
 
 // floodSpan is that of a flood that goes on for a time.
 func floodSpan() time.Duration { return time.Duration(sized(30_000, 600)) * time.Millisecond }
@@ -89,20 +93,20 @@ func idleSpan() time.Duration { return time.Duration(sized(600_000, 3000)) * tim
 func milliseconds(d time.Duration) int { return int(d / time.Millisecond) }
 
 var floods = []flood{
-	{"short connections", false, func() int { return shortsNow() * perConnection }, func(t *testing.T, w *floodWorld) string {
+	{"short connections", false, shortsNow, func(t *testing.T, w *floodWorld) string {
 		return w.helper(t, "short", 10*time.Minute, shorts(), shortsNow())
 	}},
-	{"idle connections", false, func() int { return idles() * perConnection }, func(t *testing.T, w *floodWorld) string {
+	{"idle connections", false, idles, func(t *testing.T, w *floodWorld) string {
 		return w.helper(t, "idle", idleSpan()+time.Minute, idles(), milliseconds(idleSpan()))
 	}},
-	{"slow readers", false, func() int { return (slowOnes() + fastOnes()) * perConnection }, func(t *testing.T, w *floodWorld) string {
-		return w.helper(t, "slow", floodSpan()+3*proctest.Patience, slowOnes(), fastOnes(), milliseconds(floodSpan()))
+	{"slow readers", false, func() int { return slowOnes() + fastOnes }, func(t *testing.T, w *floodWorld) string {
+		return w.helper(t, "slow", floodSpan()+3*proctest.Patience, slowOnes(), fastOnes, milliseconds(floodSpan()))
 	}},
-	{"calls of a user without rights", true, nothing, func(t *testing.T, w *floodWorld) string {
+	{"calls of a user without rights", true, none, func(t *testing.T, w *floodWorld) string {
 		p := asNobody(t, w.bus, "calls", strconv.Itoa(milliseconds(floodSpan())))
 		return ends(t, p, floodSpan())
 	}},
-	{"subscribers that never read", true, func() int { return shortsNow()*perConnection + subscribers()*perSubscriber }, func(t *testing.T, w *floodWorld) string {
+	{"subscribers that never read", true, shortsNow, func(t *testing.T, w *floodWorld) string {
 		w.polkit.Answer("org.example.SocketProxy1.list", bustest.Yes)
 		var deaf []*proctest.Process
 		for range subscribers() {
@@ -115,13 +119,13 @@ var floods = []flood{
 		}
 		return fmt.Sprintf("%d subscribers, %s", subscribers(), done)
 	}},
-	{"oversized arguments", true, nothing, func(t *testing.T, w *floodWorld) string {
+	{"oversized arguments", true, none, func(t *testing.T, w *floodWorld) string {
 		p := asNobody(t, w.bus, "oversized", strconv.Itoa(milliseconds(floodSpan())))
 		return ends(t, p, floodSpan()+proctest.Patience)
 	}},
 }
 
-func TestFloodsCostForwardingLittleAndLeaveNothing(t *testing.T) {
+func TestFloodsStallNobodyAndLeaveNothing(t *testing.T) {
 	t.Parallel()
 	var table floodTable
 	t.Cleanup(func() { t.Log(table.String()) }) // when those that wait have ended too
@@ -168,7 +172,7 @@ func (f *flood) test(t *testing.T, daemon bustest.Daemon, table *floodTable) {
 	w.Rests()
 	row.cost.residentAtEnd, row.cost.filesAtEnd = w.resident(t), count(w.Descriptors())
 	table.add(row)
-	row.check(t, f.memory())
+	row.check(t, f.connections())
 
 	client, i := connectControl(t, w.bus)
 	defer client.Close()
@@ -178,7 +182,7 @@ func (f *flood) test(t *testing.T, daemon bustest.Daemon, table *floodTable) {
 	}
 }
 
-func (row *floodRow) check(t *testing.T, memory int) {
+func (row *floodRow) check(t *testing.T, connections int) {
 	t.Helper()
 	for name, phase := range map[string]*phase{"before": row.before, "during": row.during, "after": row.after} {
 		if worst := max(phase.percentile(100), phase.pause); worst > stallMax {
@@ -188,8 +192,19 @@ func (row *floodRow) check(t *testing.T, memory int) {
 			t.Errorf("%s, messages of the probe took a median of %v", name, median)
 		}
 	}
+	if *full { // and so long enough to compare
+		if before, during := row.before.percentile(50), row.during.percentile(50); during > max(50*before, 100*time.Millisecond) {
+			t.Errorf("messages of the probe took a median of %v before and of %v during the flood", before, during)
+		}
+		if before, during := row.before.throughput(), row.during.throughput(); during < before/4 {
+			t.Errorf("the stream of the probe made %.1f MB/s before and %.1f during the flood", before, during)
+		}
+	}
 	cost := &row.cost
-	bound := cost.residentAtStart + growthMax + int64(memory)
+	if cost.filesAtPeak > cost.filesAtStart+filesPerConnection*connections+filesBeside {
+		t.Errorf("open files: %d at the start, %d at the peak, with %d connections", cost.filesAtStart, cost.filesAtPeak, connections)
+	}
+	bound := cost.residentAtStart + growthMax + int64(perConnection*connections)
 	if cost.residentAtPeak > bound || cost.residentAtEnd > bound {
 		t.Errorf("memory: %s at the start, %s at the peak, %s at the end", megabytes(cost.residentAtStart),
 			megabytes(cost.residentAtPeak), megabytes(cost.residentAtEnd))

@@ -37,19 +37,17 @@ var kinds = []string{"short", "bulk", "slow", "resetter", "silent", "hasty"}
 type deed uint32
 
 const (
-	serves     deed = iota // takes and sends at once
-	answers                // sends when it has everything: what needs half-closed connections
-	stalls                 // serves after a while
-	leaves                 // sends and closes when it has a part
-	breaks                 // resets when it has a part
-	deedsCount             // how many
+	serves  deed = iota // takes and sends at once
+	answers             // sends when it has everything: what needs half-closed connections
+	stalls              // serves after a while
+	leaves              // sends and closes when it has a part
+	breaks              // resets when it has a part
 )
 
 var deeds = []string{"serves", "answers", "stalls", "leaves", "breaks"}
 
 // plan is what becomes of one connection, if nobody else interferes. The seed and the id decide it.
 type plan struct {
-	id       uint64
 	kind     kind
 	listener int
 	up       int // bytes of the client
@@ -77,7 +75,7 @@ const (
 
 func newPlan(seed, id uint64) plan {
 	r := rand.New(rand.NewPCG(seed, id))
-	p := plan{id: id, kind: short, listener: r.IntN(2), up: r.IntN(2048), pause: time.Duration(r.IntN(300)) * time.Millisecond}
+	p := plan{kind: short, listener: r.IntN(2), up: r.IntN(2048), pause: time.Duration(r.IntN(300)) * time.Millisecond}
 	p.request = request{ID: id, Down: uint32(r.IntN(2048)), Pause: uint32(r.IntN(300)), Magic: magic}
 	switch n := r.IntN(100); {
 	case n < 15:
@@ -155,7 +153,7 @@ type client struct {
 }
 
 func (c *client) String() string {
-	return fmt.Sprintf("client %d (%s, %s, %d bytes up, %d down; the backend %s)", c.id, c.name, kinds[c.kind], c.up, c.Down, deeds[c.Deed])
+	return fmt.Sprintf("client %d (%s, %s, %d bytes up, %d down; the backend %s)", c.ID, c.name, kinds[c.kind], c.up, c.Down, deeds[c.Deed])
 }
 
 // hang is how long a client waits for anything. What makes clients wait here takes a few seconds at most.
@@ -186,9 +184,7 @@ func (c *client) run(p *proxyd) {
 		c.send(conn, c.leave)
 		_ = conn.SetReadDeadline(time.Now().Add(c.pause))
 		c.receive(conn, c.take)
-		if tcp, ok := conn.(*net.TCPConn); ok {
-			_ = tcp.SetLinger(0)
-		}
+		reset(conn)
 	default:
 		sending := make(chan struct{})
 		go func() {
@@ -221,10 +217,10 @@ func (c *client) dial(p *proxyd) (streamtest.Stream, error) {
 
 func (c *client) bind(fd, proxyd int) error {
 	if c.listener == overUnix {
-		c.name = fmt.Sprintf("@soak-%d-%d", proxyd, c.id)
+		c.name = fmt.Sprintf("@soak-%d-%d", proxyd, c.ID)
 		return unix.Bind(fd, &unix.SockaddrUnix{Name: c.name})
 	}
-	ip := clientAddress(soakNetwork, c.id)
+	ip := clientAddress(soakNetwork, c.ID)
 	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: ip}); err != nil {
 		return err
 	}
@@ -246,7 +242,7 @@ func (c *client) send(conn net.Conn, n int) bool {
 		return false
 	}
 	c.asked = true
-	return sendStream(conn, c.id, toBackend, n, &c.sent)
+	return sendStream(conn, c.ID, toBackend, n, &c.sent)
 }
 
 // sendStream sends n bytes of a stream, and tallies what was taken.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -40,6 +41,7 @@ var interferences = []interference{
 	{3, (*world).list},
 	{2, (*world).setLogLevel},
 	{3, (*world).askWithoutRights},
+	{1, (*world).floodWithoutRights},
 	{2, (*world).subscribe},
 	{2, (*world).unsubscribe},
 	{1, (*world).restartBus},
@@ -265,6 +267,19 @@ func (w *world) askWithoutRights() {
 	if err := ask(); err == nil {
 		w.t.Errorf("CloseConnections was allowed, and polkit said %d", answer)
 	}
+}
+
+// floodWithoutRights has a user without rights call for a moment what polkit forbids. What proxyd has not got to by then ends with
+// the bus: polkit may allow the next one who asks, and would allow these too.
+func (w *world) floodWithoutRights() {
+	if os.Geteuid() != 0 {
+		return // nobody but proxyd's own user is here
+	}
+	w.polkit.Answer("", bustest.No)
+	const span = 300 * time.Millisecond
+	done := ends(w.t, asNobody(w.t, w.bus, "calls", strconv.Itoa(milliseconds(span))), span)
+	w.event("flood of forbidden calls", "%s", done)
+	w.restartBus()
 }
 
 // subscriber hears signals, or is deaf.

@@ -29,9 +29,6 @@ const (
 
 	// retry is how long proxyd holds a client for the backend: a short absence heals, a long one does not.
 	retry = 400 * time.Millisecond
-
-	// soakGrowthMax bounds the memory that a soak leaves behind, as growthMax does for a flood.
-	soakGrowthMax = growthMax
 )
 
 // In each world, everybody does whatever they may: clients, the backend, the bus, and those who control proxyd. It all happens in
@@ -214,7 +211,7 @@ func (w *world) checkEnd(open proctest.Descriptors, memory int64) {
 	left := w.proxyd.resident(t)
 	w.count("MB resident after the first round", int(memory>>20))
 	w.count("MB resident at the end", int(left>>20))
-	if growth := left - memory; growth > soakGrowthMax && !proctest.Race { // whose shadow memory is never given back
+	if growth := left - memory; growth > growthMax && !proctest.Race { // whose shadow memory is never given back
 		t.Errorf("%s more memory than after the first round", megabytes(growth))
 	}
 	switch w.random.IntN(3) {
@@ -410,14 +407,14 @@ func (w *world) check() {
 	wrong := 0
 	for _, c := range w.clients {
 		told := w.ledger.byName[c.name]
-		b := tickets[c.id]
+		b := tickets[c.ID]
 		if err := w.judge(c, b, told); err != nil {
 			if wrong++; wrong <= 10 {
 				t.Errorf("%v: %v\n\tits log: %+v\n\tsent %d, received %d, end of the stream %v, from %v to %v\n\tthe backend: %s", c, err, told,
 					c.sent.n, c.got.n, c.eof, c.began.Sub(w.began), c.end.Sub(w.began), b)
 			}
 		}
-		delete(tickets, c.id)
+		delete(tickets, c.ID)
 		s.add(c, b, told, w.quiet)
 		w.counts["fate: "+fate(told)]++
 	}
@@ -532,9 +529,9 @@ func (w *world) judge(c *client, b *served, told *line) error {
 		received += requestSize
 	}
 	switch {
-	case !isPrefix(b.got, c.sent, c.id, toBackend):
+	case !isPrefix(b.got, c.sent, c.ID, toBackend):
 		return fmt.Errorf("the backend has received other bytes than were sent")
-	case !isPrefix(c.got, b.sent, c.id, toClient):
+	case !isPrefix(c.got, b.sent, c.ID, toClient):
 		return fmt.Errorf("the client has received other bytes than were sent")
 	case told == nil:
 		return w.judgeUntold(c, b)
@@ -564,11 +561,11 @@ func (w *world) judgeFate(c *client, b *served, told *line, received int) error 
 	case "deadline":
 		allowed = w.during(c, deadline)
 	case "connect-failed":
-		allowed = w.nothingCame(c, b) && w.during(c, backendAway)
+		allowed = nothingCame(c, b) && w.during(c, backendAway)
 	case "draining":
-		allowed = w.nothingCame(c, b) && w.during(c, clientsRefused)
+		allowed = nothingCame(c, b) && w.during(c, clientsRefused)
 	case "limit":
-		allowed = w.nothingCame(c, b) && w.during(c, limitLow)
+		allowed = nothingCame(c, b) && w.during(c, limitLow)
 	}
 	if !allowed {
 		return fmt.Errorf("nothing explains its fate")
@@ -577,12 +574,12 @@ func (w *world) judgeFate(c *client, b *served, told *line, received int) error 
 }
 
 // nothingCame says that nothing reached either end.
-func (w *world) nothingCame(c *client, b *served) bool { return b.ID == 0 && c.got.n == 0 }
+func nothingCame(c *client, b *served) bool { return b.ID == 0 && c.got.n == 0 }
 
 // judgeUntold is for those that the log does not tell of.
 func (w *world) judgeUntold(c *client, b *served) error {
 	switch {
-	case w.nothingCame(c, b) && w.during(c, clientsRefused, limitLow, backendAway):
+	case nothingCame(c, b) && w.during(c, clientsRefused, limitLow, backendAway):
 	case !w.quiet:
 		return fmt.Errorf("the log does not tell of it")
 	case c.left, b.left, w.during(c, closing, deadline):

@@ -78,7 +78,7 @@ var endings = []struct {
 	{"the client resets in the middle of a stream", streamAndAbort, drain},
 	{"the backend resets in the middle of a stream", stream1MB, readAndAbort},
 	{"both reset", abort, abort},
-	{"both streamtest.Stream, and neither reads", stream1MB, stream1MB},
+	{"both stream, and neither reads", stream1MB, stream1MB},
 }
 
 func finishAndDrain(c *net.TCPConn) {
