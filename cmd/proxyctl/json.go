@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"strings"
 )
 
 // jsonMode is the option --json.
@@ -81,5 +83,15 @@ func (c *ctl) encode(value any) (string, error) {
 		}
 		text = pretty.Bytes()
 	}
-	return string(text) + "\n", nil
+	return escapeControls.Replace(string(text)) + "\n", nil
 }
+
+// escapeControls escapes what encoding/json leaves alone and a terminal may obey: DEL, and the control characters that stand
+// for ESC and a letter. In JSON, they can be in strings only.
+var escapeControls = func() *strings.Replacer {
+	var pairs []string
+	for r := '\x7f'; r <= '\u009f'; r++ {
+		pairs = append(pairs, string(r), fmt.Sprintf(`\u%04x`, r))
+	}
+	return strings.NewReplacer(pairs...)
+}()

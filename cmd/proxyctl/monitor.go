@@ -172,8 +172,9 @@ func (m *monitor) instanceChanged(ctx context.Context, e bus.InstanceChanged) er
 // propertiesChanged leaves out what the other events tell.
 func (m *monitor) propertiesChanged(f *followed, e bus.PropertiesChanged) error {
 	p := new(bus.Properties)
-	if err := p.Update(e.Values); err != nil {
-		return fmt.Errorf("cannot understand %s: %w", f.name, err)
+	if err := p.Update(e.Values); err != nil { // one that speaks another language does not end it for the others
+		m.fail(fmt.Errorf("cannot understand %s: %w", f.name, err))
+		return nil
 	}
 	for _, property := range propertiesOf(described{nil, p}, []string{"State", "ConnectionsMax", "ExitIdleTimeUSec", "DrainDeadline"}) {
 		if _, changed := e.Values[property.key]; !changed {

@@ -58,7 +58,7 @@ func (c *ctl) printStatus(ctx context.Context, instances []described) error {
 // keys writes the lines under the name, their keys aligned at the colon.
 func (c *ctl) keys(text *strings.Builder, i described) {
 	line := func(key, value string) { fmt.Fprintf(text, "%13s %s\n", key+":", value) }
-	line("State", c.terminal.paint(colourOf(i.State), i.State)+" "+c.sinceOrUntil(i.Properties))
+	line("State", c.terminal.paint(colourOf(i.State), printable.Line(i.State))+" "+c.sinceOrUntil(i.Properties))
 	line("Target", printable.Line(i.Target))
 	for n, address := range i.ListenAddresses {
 		if n == 0 {

@@ -164,9 +164,9 @@ func (w *wait) interrupted() {
 	}
 	if len(draining) > 0 {
 		fmt.Fprintf(w.stderr, "proxyctl: the drain goes on; to undo it: proxyctl%s resume %s\n",
-			w.options.sameBus(), strings.Join(draining, " "))
+			w.options.sameBus(), printable.Line(strings.Join(draining, " ")))
 	} else {
-		fmt.Fprintf(w.stderr, "proxyctl: %s is about to end all the same\n", w.names())
+		fmt.Fprintf(w.stderr, "proxyctl: %s is about to end all the same\n", printable.Line(w.names()))
 	}
 }
 

@@ -21,23 +21,33 @@ func passedFiles() ([]*os.File, error) {
 	for _, variable := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
 		_ = os.Unsetenv(variable) // fails only for names that are none
 	}
+	passed, err := passedNames(pid, count, names)
+	files := make([]*os.File, len(passed))
+	for i, name := range passed {
+		fd := firstPassedFD + i
+		unix.CloseOnExec(fd)
+		files[i] = os.NewFile(uintptr(fd), name)
+	}
+	return files, err
+}
+
+// passedNames has a name for each socket that the variables tell of; none if they are meant for another process, or nothing
+// was passed.
+func passedNames(pid, count, names string) ([]string, error) {
 	if pid != strconv.Itoa(os.Getpid()) || count == "" {
-		return nil, nil // meant for another process, or nothing passed
+		return nil, nil
 	}
 	n, err := strconv.ParseUint(count, 10, 16)
 	if err != nil {
 		return nil, startError(fmt.Sprintf("Failed to receive sockets from parent. LISTEN_FDS=%s is not a number of them.", count))
 	}
-	byName := strings.Split(names, ":")
-	files := make([]*os.File, n)
-	for i := range files {
-		fd := firstPassedFD + i
-		unix.CloseOnExec(fd)
-		name := "unknown" // systemd's word for it
-		if i < len(byName) && byName[i] != "" {
-			name = byName[i]
+	given := strings.Split(names, ":")
+	passed := make([]string, n)
+	for i := range passed {
+		passed[i] = "unknown" // systemd's word for it
+		if i < len(given) && given[i] != "" {
+			passed[i] = given[i]
 		}
-		files[i] = os.NewFile(uintptr(fd), name)
 	}
-	return files, nil
+	return passed, nil
 }

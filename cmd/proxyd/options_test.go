@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"reflect"
@@ -14,6 +15,7 @@ import (
 	"example.org/socketproxy/internal/bus"
 	"example.org/socketproxy/internal/forward"
 	"example.org/socketproxy/internal/printable"
+	"example.org/socketproxy/internal/timespan"
 	"github.com/spf13/pflag"
 )
 
@@ -222,21 +224,56 @@ func TestHelpTellsOfEveryOptionAndFitsATerminal(t *testing.T) {
 }
 
 func FuzzParseOptions(f *testing.F) {
+	f.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/run/system")
+	f.Setenv("DBUS_SESSION_BUS_ADDRESS", "unix:path=/run/session")
 	for _, seed := range []string{
 		"a", "-c 0x10 [::1]:80", "--exit-idle-time=5min -- a", "-hc", "--log-level=8 a b", "-test.v", "-=", "--=",
-		"--listen=@\x00 --listen=1 /run/x", "--connections-max= -c", "\xff --\xff",
+		"--listen=@\x00 --listen=1 /run/x", "--connections-max= -c", "\xff --\xff", "--help=1", "--version a",
+		"--connections-max-per-source=3 --exit-idle-time=1h --proxy-protocol=v2 a", "--name=we-b --bus=unix:path=/x --log-level=err a",
+		"--connect-timeout=1 --connect-retry=2 --drain-timeout=3 --idle-timeout=4 a", "--bus=session --bus=none --bus=system a",
 	} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, line string) {
 		opts, err := parseOptions(strings.Split(line, " "))
-		switch {
-		case (opts == nil) == (err == nil):
-			t.Errorf("%q: options %v with error %v", line, opts, err)
-		case err == nil && opts.connectionsMax == 0:
-			t.Errorf("%q: a connection limit of 0", line)
-		case err != nil && printable.Line(err.Error()) == "":
-			t.Errorf("%q: an error that says nothing", line)
+		if err != nil {
+			if told := printable.Line(err.Error()); opts != nil || told == "" || len(told) > 8*len(line)+200 {
+				t.Errorf("%q: options %v with error %q", line, opts, told)
+			}
+			return
+		}
+		args := opts.args()
+		if again := parsed(t, args...); !reflect.DeepEqual(again, opts) {
+			t.Errorf("%q\nis  %+v\n%q\nis  %+v", line, opts, args, again)
+		}
+		for _, d := range []time.Duration{opts.exitIdleTime, opts.connectTimeout, opts.connectRetry, opts.drainTimeout, opts.idleTimeout} {
+			if d < 0 {
+				t.Errorf("%q: a time of %v", line, d)
+			}
+		}
+		if opts.connectionsMax == 0 || opts.connectTimeout == 0 || opts.idleTimeout == 0 {
+			t.Errorf("%q lets nobody through: %+v", line, opts)
 		}
 	})
+}
+
+// args is a command line for these options.
+func (o *options) args() []string {
+	args := []string{
+		fmt.Sprint("--connections-max=", o.connectionsMax), fmt.Sprint("--connections-max-per-source=", o.connectionsMaxPerSource),
+		"--exit-idle-time=" + timespan.Format(o.exitIdleTime), "--proxy-protocol=" + []string{"off", "v1", "v2"}[o.proxyProtocol],
+		"--connect-timeout=" + timespan.Format(o.connectTimeout), "--connect-retry=" + timespan.Format(o.connectRetry),
+		"--drain-timeout=" + timespan.Format(o.drainTimeout), "--idle-timeout=" + timespan.Format(o.idleTimeout),
+		"--log-level=" + logLevels[priorityOf(o.logLevel)].name, "--bus=" + cmp.Or(o.bus.address, "none"),
+	}
+	if o.bus.quiet {
+		args = append(args, "--bus=auto")
+	}
+	if o.name != "" {
+		args = append(args, "--name="+o.name)
+	}
+	for _, address := range o.listen {
+		args = append(args, "--listen="+address.String())
+	}
+	return append(args, "--", o.target.String())
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"example.org/socketproxy/internal/forward"
+	text "example.org/socketproxy/internal/printable"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -31,8 +32,9 @@ const (
 	errNotSubscribed    = ErrorPrefix + "NotSubscribed"
 )
 
+// errorf makes one line of what a caller may have put into several.
 func errorf(name, format string, args ...any) error {
-	return dbus.Error{Name: name, Body: []any{printable(fmt.Sprintf(format, args...))}}
+	return dbus.Error{Name: name, Body: []any{text.Line(fmt.Sprintf(format, args...))}}
 }
 
 // asDBusError gives err the name that callers know it by.
@@ -54,5 +56,5 @@ func asDBusError(err error) dbus.Error {
 	case errors.Is(err, forward.ErrNoConnection):
 		name = errNoSuchConnection
 	}
-	return dbus.Error{Name: name, Body: []any{printable(err.Error())}}
+	return dbus.Error{Name: name, Body: []any{text.Line(err.Error())}}
 }

@@ -1,10 +1,16 @@
 package bus
 
 import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"example.org/socketproxy/internal/forward"
+	text "example.org/socketproxy/internal/printable"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -73,36 +79,90 @@ func FuzzAddressPatterns(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, pattern, address string) {
 		matches, err := parseAddressPattern(pattern)
-		if (err != nil) != (pattern == "") {
-			t.Fatalf("%q: %v", pattern, err)
+		ip, _, isNetwork := strings.Cut(pattern, "/")
+		ofNetwork := isNetwork && net.ParseIP(ip) != nil
+		_, network, noNetwork := net.ParseCIDR(pattern)
+		if !strings.Contains(pattern, "%") && !strings.Contains(pattern, "/0") { // package net knows no zones, but 10.0.0.0/08
+			equal(t, pattern+" is refused", err != nil, pattern == "" || ofNetwork && noNetwork != nil)
 		}
-		if err == nil && pattern == address && endpointOf(address).IsValid() && !matches(address) {
+		if err != nil {
+			equal(t, "the error", text.Line(err.Error()), err.Error())
+			return
+		}
+		if pattern == address && endpointOf(address).IsValid() && !matches(address) {
 			t.Errorf("%q does not match itself", pattern)
 		}
-		if err == nil {
-			matches(address)
+		got := matches(address)
+		endpoint, noEndpoint := netip.ParseAddrPort(address)
+		if noEndpoint != nil || endpoint.Addr().Zone() != "" || endpoint.Addr().Is4In6() || strings.Contains(pattern, "%") {
+			return // no address that a proxy writes, or one with a zone
+		}
+		client := net.ParseIP(endpoint.Addr().String())
+		host, port, noHost := net.SplitHostPort(pattern)
+		switch {
+		case network != nil:
+			equal(t, pattern+" matches "+address, got, network.Contains(client))
+		case net.ParseIP(strings.Trim(pattern, "[]")) != nil:
+			equal(t, pattern+" matches "+address, got, client.Equal(net.ParseIP(strings.Trim(pattern, "[]"))))
+		case noHost == nil && net.ParseIP(host) != nil && port == fmt.Sprint(endpoint.Port()):
+			equal(t, pattern+" matches "+address, got, client.Equal(net.ParseIP(host)))
 		}
 	})
 }
 
-func FuzzFilterKeys(f *testing.F) {
-	f.Add("client", "192.0.2.1", uint64(1), true)
-	f.Add("state", "open", uint64(1), true)
-	f.Add("idle-usec", "", uint64(1<<63), false)
-	f.Add("colour", "red", uint64(0), false)
-	f.Fuzz(func(t *testing.T, key, text string, number uint64, isText bool) {
-		value := dbus.MakeVariant(number)
-		if isText {
-			value = dbus.MakeVariant(text)
+// Any dictionary, against a connection that matches all that can be matched, and one that matches nothing.
+func FuzzFilters(f *testing.F) {
+	for _, conditions := range []map[string]dbus.Variant{
+		nil, filter("client", "192.0.2.1"), filter("client", "192.0.2.0/24", "backend", "/run", "state", "open", "older-usec", uint64(1), "idle-usec", uint64(2)),
+		filter("idle-usec", uint64(1<<63)), filter("colour", "red"), filter("state", uint32(1)), filter("client", filter("x", []byte("y"))),
+	} {
+		_, body := encoded(f, conditions)
+		f.Add(body)
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		values, ok := decoded("a{sv}", body)
+		if !ok {
+			return
 		}
-		condition := map[string]dbus.Variant{key: value}
-		matches, err := parseFilter(condition)
+		conditions := values[0].(map[string]dbus.Variant)
+		matches, err := parseFilter(conditions)
+		equal(t, "it is a filter", err == nil, isFilter(conditions))
 		if err != nil {
 			equal(t, "error", nameOf(err), errInvalidArgs)
 			return
 		}
-		matches(&forward.Connection{Client: text, Age: time.Duration(number)})
-		describeFilter(condition)
+		described := describeFilter(conditions)
+		if len(described) > 5*(textMax*4+50) || text.Line(described) != described {
+			t.Errorf("for the log it is %q", described)
+		}
+		if matches == nil {
+			equal(t, "conditions", len(conditions), 0)
+			return
+		}
+		client, _ := conditions["client"].Value().(string)
+		backend, _ := conditions["backend"].Value().(string)
+		for state := forward.ConnectionConnecting; state <= forward.ConnectionClosing; state++ {
+			wanted, asked := conditions["state"]
+			isState := !asked || wanted.Value() == state.String()
+			for _, c := range []forward.Connection{
+				{Client: client, Backend: backend, State: state, Age: forward.Infinity, Idle: forward.Infinity},
+				{State: state}, {Client: client, Backend: backend, State: state, Age: time.Minute, Idle: time.Second},
+			} {
+				want := isState
+				for key, address := range map[string]string{"client": c.Client, "backend": c.Backend} {
+					if pattern, ok := conditions[key].Value().(string); ok {
+						one, _ := parseAddressPattern(pattern)
+						want = want && one(address)
+					}
+				}
+				for key, span := range map[string]time.Duration{"older-usec": c.Age, "idle-usec": c.Idle} {
+					if usec, ok := conditions[key].Value().(uint64); ok {
+						want = want && spanOf(usec) <= span
+					}
+				}
+				equal(t, described+" match", matches(&c), want)
+			}
+		}
 	})
 }
 
@@ -116,11 +176,21 @@ func FuzzBusAddresses(f *testing.F) {
 	f.Fuzz(func(t *testing.T, address string) {
 		names, err := socketNames(address)
 		if (err == nil) == (len(names) == 0) {
-			t.Errorf("%q: %q, %v", address, names, err)
+			t.Fatalf("%q: %q, %v", address, names, err)
 		}
-		for _, name := range names {
-			if err == nil && len(name) < 2 {
-				t.Errorf("%q names the socket %q", address, name)
+		if err != nil {
+			equal(t, "the error", text.Line(err.Error()), err.Error())
+		} else {
+			equal(t, "addresses", len(names), strings.Count(address, ";")+1)
+		}
+		for _, name := range append(names, "/"+address) {
+			key, value := "path=", name
+			if rest, isAbstract := strings.CutPrefix(name, "@"); isAbstract {
+				key, value = "abstract=", rest
+			}
+			again, err := socketNames("unix:" + key + dbus.EscapeBusAddressValue(value))
+			if len(name) > 1 && (err != nil || !slices.Equal(again, []string{name})) {
+				t.Errorf("%q names the socket %q, and that is %q, %v", address, name, again, err)
 			}
 		}
 	})

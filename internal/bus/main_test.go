@@ -101,7 +101,7 @@ func newRigAt(t *testing.T, daemon *bustest.Bus, address string, change ...func(
 	return r
 }
 
-func listen(t *testing.T, address string) *forward.Listener {
+func listen(t testing.TB, address string) *forward.Listener {
 	t.Helper()
 	parsed, err := forward.ParseListenAddress(address)
 	must(t, err)
@@ -111,9 +111,14 @@ func listen(t *testing.T, address string) *forward.Listener {
 }
 
 // newEcho is a backend that sends back what it gets.
-func newEcho(t *testing.T) (address string) {
+func newEcho(t testing.TB) (address string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	return newEchoAt(t, "tcp", "127.0.0.1:0")
+}
+
+func newEchoAt(t testing.TB, network, address string) string {
+	t.Helper()
+	l, err := net.Listen(network, address)
 	must(t, err)
 	var streams sync.WaitGroup
 	t.Cleanup(func() { l.Close(); streams.Wait() })

@@ -1,8 +1,12 @@
 package bus
 
 import (
+	"regexp"
 	"strings"
 	"testing"
+	"unicode/utf8"
+
+	text "example.org/socketproxy/internal/printable"
 )
 
 func TestInstanceNamesAreEscapedAsSystemdDoes(t *testing.T) {
@@ -82,17 +86,55 @@ func FuzzEveryInstanceHasOneBusName(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, instance string) {
+		// What others have on the bus.
+		for _, busName := range []string{instance, BaseName + "." + instance} {
+			name, ok := InstanceOf(busName)
+			if back, err := InstanceBusName(name); ok && len(busName) <= maxNameLength && back != busName {
+				t.Errorf("%q is the instance %q, whose bus name is %q, %v", busName, name, back, err)
+			}
+		}
+		if sent := printable(instance); !utf8.ValidString(sent) || strings.Contains(sent, "\x00") ||
+			sent != instance && utf8.ValidString(instance) && !strings.Contains(instance, "\x00") {
+			t.Errorf("%q goes over the bus as %q", instance, sent)
+		}
+
 		name, err := InstanceBusName(instance)
 		if err != nil {
-			return // too long
+			if 3*len(instance)+len(BaseName)+1 <= maxNameLength || text.Line(err.Error()) != err.Error() {
+				t.Errorf("%q: %v", instance, err)
+			}
+			return
 		}
 		if got, ok := InstanceOf(name); !ok || got != instance {
 			t.Errorf("InstanceOf(InstanceBusName(%q)) = %q, %v; the name is %q", instance, got, ok, name)
 		}
 		label := strings.TrimPrefix(name, BaseName+".")
 		if strings.Trim(label, "_0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" ||
-			'0' <= label[0] && label[0] <= '9' {
+			'0' <= label[0] && label[0] <= '9' || len(name) > maxNameLength {
 			t.Errorf("%q has the bus name %q, which no bus would take", instance, name)
+		}
+	})
+}
+
+func FuzzServiceOfACgroup(f *testing.F) {
+	for _, seed := range []string{
+		"", "0::/system.slice/web.service\n", "12:pids:/x.service\n1:name=systemd:/system.slice/_cpu.service/main\n0::/\n",
+		"0::/user.slice/user@1000.service/app.slice/run-1.scope\n", "0::/.service/a.service:1\n0::/b.service", "::\n:::x.service",
+	} {
+		f.Add(seed)
+	}
+	// The path of a line of systemd's, up to a service below which is no unit.
+	unit := regexp.MustCompile(`^[^:]*:(?:name=systemd)?:(?s:.*/)?_?([^/]*)\.service((?:/[^/]*)*)$`)
+	below := regexp.MustCompile(`\.(service|scope|slice)(/|$)`)
+	f.Fuzz(func(t *testing.T, cgroups string) {
+		want := ""
+		for _, line := range strings.Split(cgroups, "\n") {
+			if match := unit.FindStringSubmatch(line); match != nil && !below.MatchString(match[2]) && want == "" {
+				want = match[1]
+			}
+		}
+		if got := serviceOf(cgroups); got != want {
+			t.Errorf("serviceOf(%q) = %q, want %q", cgroups, got, want)
 		}
 	})
 }

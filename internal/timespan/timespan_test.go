@@ -2,6 +2,8 @@ package timespan
 
 import (
 	"math"
+	"math/big"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -198,6 +200,57 @@ func FuzzParse(f *testing.F) {
 		}
 		if again, err := Parse(Format(span)); err != nil || again != span {
 			t.Fatalf("Parse(%q) = %d, but Parse(%q) = %d, %v", in, span, Format(span), again, err)
+		}
+		if want, ok := oneTerm(in); ok && span != want {
+			t.Fatalf("Parse(%q) = %d, want %d", in, span, want)
+		}
+		if span < Infinity/2 {
+			if twice, err := Parse(in + " " + in); err != nil || twice != 2*span {
+				t.Fatalf("Parse(%q) = %d, but twice that is %d, %v", in, span, twice, err)
+			}
+		}
+	})
+}
+
+var simpleTerm = regexp.MustCompile(`^([0-9]{1,10})(\.[0-9]{1,6})? *(us|ms|s|min|h|d|w|month|y)?$`)
+
+// oneTerm works a span of one term out in another way: as a fraction of any size.
+func oneTerm(s string) (time.Duration, bool) {
+	term := simpleTerm.FindStringSubmatch(s)
+	if term == nil {
+		return 0, false
+	}
+	unit := map[string]int64{
+		"us": 1, "ms": 1e3, "": 1e6, "s": 1e6, "min": 60e6, "h": 3600e6, "d": 86400e6, "w": 7 * 86400e6, "month": 2629800e6, "y": 31557600e6,
+	}[term[3]]
+	usec, _ := new(big.Rat).SetString(term[1] + term[2])
+	usec.Mul(usec, new(big.Rat).SetInt64(unit))
+	whole := new(big.Int).Quo(usec.Num(), usec.Denom())
+	if whole.Cmp(big.NewInt(int64(Infinity/time.Microsecond))) > 0 {
+		return Infinity, true
+	}
+	return time.Duration(whole.Int64()) * time.Microsecond, true
+}
+
+func FuzzFormat(f *testing.F) {
+	for _, d := range []time.Duration{0, 1, 999, 5500 * time.Millisecond, 61 * dayLong, longest, Infinity - 1, Infinity, -1, math.MinInt64} {
+		f.Add(int64(d), int64(0))
+		f.Add(int64(d), int64(time.Minute))
+		f.Add(int64(d), int64(d))
+	}
+	f.Fuzz(func(t *testing.T, span, finest int64) {
+		d, accuracy := time.Duration(span), time.Duration(finest)
+		text := FormatAccuracy(d, accuracy)
+		back, err := Parse(text)
+		if err != nil || (back == Infinity) != (d == Infinity) {
+			t.Fatalf("FormatAccuracy(%d, %d) = %q, which is %d, %v", d, accuracy, text, back, err)
+		}
+		d = max(0, d)
+		if lost := d - back; lost < 0 || lost/10 >= max(accuracy, time.Microsecond) || back == 0 && d >= time.Microsecond {
+			t.Errorf("FormatAccuracy(%d, %d) = %q, which is %d", d, accuracy, text, back)
+		}
+		if exact, err := Parse(Format(d)); err != nil || exact != d && exact != d.Truncate(time.Microsecond) {
+			t.Errorf("Format(%d) = %q, which is %d, %v", d, Format(d), exact, err)
 		}
 	})
 }

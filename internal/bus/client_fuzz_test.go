@@ -1,0 +1,207 @@
+package bus
+
+import (
+	"errors"
+	"math"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	text "example.org/socketproxy/internal/printable"
+	"github.com/godbus/dbus/v5"
+)
+
+// Signals come from whoever likes to send some.
+func FuzzEvents(f *testing.F) {
+	add := func(sender, name string, values ...any) {
+		signature, body := encoded(f, values...)
+		f.Add(sender, name, signature, body)
+	}
+	add(":1.5", Interface+".ConnectionNew", uint64(1), "192.0.2.1:80", "/run/web")
+	add(":1.5", Interface+".ConnectionRemoved", uint64(1), "finished", uint64(2), uint64(3), uint64(math.MaxUint64))
+	add(":1.5", Interface+".ConnectionRefused", "192.0.2.1:80", "limit")
+	add(":1.5", propertiesInterface+".PropertiesChanged", Interface, filter("State", "drained", "x", []string{"y"}), []string{"z"})
+	add(":1.5", propertiesInterface+".PropertiesChanged", peerInterface, filter(), []string{})
+	add(":1.5", propertiesInterface+".PropertiesChanged", Interface, map[string]map[string]int32{"a": {"b": 1}}, []dbus.ObjectPath{"/"})
+	add(driverName, driverName+".NameOwnerChanged", BaseName+".web", ":1.5", "")
+	add(driverName, driverName+".NameOwnerChanged", BaseName, ":1.5", "")
+	add(":1.5", driverName+".NameOwnerChanged", BaseName+".web", ":1.5", "")
+	add(":1.5", Interface+".ConnectionNew", dbus.MakeVariant(uint64(1)), int32(65), []byte("x"))
+	f.Fuzz(func(t *testing.T, sender, name, signature string, body []byte) {
+		values, ok := decoded(signature, body)
+		if !ok {
+			return
+		}
+		got := event(&dbus.Signal{Sender: sender, Name: name, Body: values})
+		if want, known := eventOf(sender, name, signature, values); known && !reflect.DeepEqual(got, want) {
+			t.Errorf("%s%v is %+v, want %+v", name, values, got, want)
+		}
+		queue := newEvents()
+		queue.DeliverSignal("", "", &dbus.Signal{Sender: sender, Name: name, Body: values})
+		equal(t, "events", len(queue.queue) == 1, got != nil)
+		if changed, ok := got.(InstanceChanged); ok && changed.NewOwner != "" {
+			equal(t, "signals of a new instance are kept", queue.keep(dbus.TypeSignal, 0, changed.NewOwner), true)
+		} else {
+			equal(t, "signals of a stranger are kept", queue.keep(dbus.TypeSignal, 0, sender), sender == driverName)
+		}
+	})
+}
+
+// eventOf is what a signal tells that has the signature of the interface. It does not know about others.
+func eventOf(sender, name, signature string, v []any) (event Event, known bool) {
+	member := name[strings.LastIndexByte(name, '.')+1:]
+	switch iface := strings.TrimSuffix(name, "."+member); {
+	case iface == Interface && member == "ConnectionNew" && signature == "tss":
+		return ConnectionNew{sender, v[0].(uint64), v[1].(string), v[2].(string)}, true
+	case iface == Interface && member == "ConnectionRemoved" && signature == "tsttt":
+		return ConnectionRemoved{sender, v[0].(uint64), v[1].(string), v[2].(uint64), v[3].(uint64), spanOf(v[4].(uint64))}, true
+	case iface == Interface && member == "ConnectionRefused" && signature == "ss":
+		return ConnectionRefused{sender, v[0].(string), v[1].(string)}, true
+	case iface == propertiesInterface && member == "PropertiesChanged" && signature == "sa{sv}as":
+		if v[0] != Interface {
+			return nil, true
+		}
+		return PropertiesChanged{sender, v[1].(map[string]dbus.Variant)}, true
+	case iface == driverName && member == "NameOwnerChanged" && signature == "sss":
+		instance, ok := InstanceOf(v[0].(string))
+		if !ok || sender != driverName {
+			return nil, true
+		}
+		return InstanceChanged{instance, v[1].(string), v[2].(string)}, true
+	case iface != Interface && iface != propertiesInterface && iface != driverName:
+		return nil, true
+	}
+	return nil, false
+}
+
+// What a service may answer that is newer than this program, or not the one it says it is.
+func FuzzAnswers(f *testing.F) {
+	var signature string
+	var body []byte
+	_, owner := encoded(f, ":1.5")
+	b := newMemoryBus(f)
+	b.answer = func(call *dbus.Message) (string, []byte) {
+		switch member := header[string](call, dbus.FieldMember); {
+		case member == "GetNameOwner":
+			return "s", owner
+		case member == "ListConnections" && call.Body[1] != uint64(0): // the next page, which is empty
+			return "a(tsssttta{sv})", make([]byte, 8)
+		}
+		return signature, body
+	}
+	client := &Client{events: newEvents(), replyTimeout: 5 * time.Second} // a target may take 10
+	client.conn = b.enter(client.events.keep, dbus.WithSignalHandler(client.events))
+	instance := client.Instance("web", ":1.5")
+
+	add := func(values ...any) {
+		signature, body := encoded(f, values...)
+		f.Add(signature, body)
+		f.Add("org.example.Error.X:"+signature, body)
+	}
+	extras := filter("listener", "[::]:80", "idle-usec", uint64(math.MaxUint64), "pid", uint32(1), "uid", "0", "new", true)
+	one := row{1, "open", "192.0.2.1:80", "/run/web", 5, 6, 7, extras}
+	add([]row{one})
+	add([]row{one, one})
+	add([]row{})
+	add([]string{BaseName + ".web", BaseName + "._ff", BaseName, ":1.5", BaseName + ".web_2dpid1"})
+	add(filter("State", "running", "NConnections", uint32(1), "ListenAddresses", []string{"x"}, "New", filter()))
+	add(filter("NConnections", uint64(1)))
+	add(uint32(3))
+	add("Too many calls.")
+	for name := range words {
+		_, body := encoded(f, "Access denied: \x1b")
+		f.Add(name+":s", body)
+		f.Add(name+":", []byte{})
+	}
+
+	f.Fuzz(func(t *testing.T, sig string, bytes []byte) {
+		signature, body, b.t = sig, bytes, t
+		_, answer := replyTo(&dbus.Message{}, signature, body)
+		if answer == nil {
+			return
+		}
+		values, isError := answer.Body, answer.Type == dbus.TypeError
+		connections, err := instance.Connections(t.Context(), Filter{})
+		told(t, err, isError)
+		if signature == "a(tsssttta{sv})" {
+			rows, ascending, last := values[0].([][]any), true, uint64(0)
+			for _, row := range rows {
+				ascending, last = ascending && row[0].(uint64) > last, row[0].(uint64)
+			}
+			equal(t, "the ids ascend, and they are taken", err == nil, ascending)
+			for i, c := range connections {
+				want, idle := rows[i], rows[i][7].(map[string]dbus.Variant)["idle-usec"].Value()
+				got := []any{c.ID, c.State, c.Client, c.Backend, want[4], c.BytesToBackend, c.BytesToClient, want[7]}
+				if usec, ok := idle.(uint64); !reflect.DeepEqual(got, want) || ok && c.Idle != spanOf(usec) {
+					t.Errorf("%v became %+v", want, c)
+				}
+			}
+		} else {
+			equal(t, "connections in something else", len(connections), 0)
+		}
+
+		properties, err := instance.Properties(t.Context())
+		told(t, err, isError)
+		if err == nil {
+			given, _ := values[0].(map[string]dbus.Variant)
+			for name, value := range given {
+				field := reflect.ValueOf(properties).Elem().FieldByName(name)
+				if field.IsValid() && !reflect.DeepEqual(field.Interface(), value.Value()) {
+					t.Errorf("%s is %v, and became %v", name, value, field)
+				}
+			}
+		}
+
+		instances, err := client.Instances(t.Context())
+		told(t, err, isError)
+		if names, ok := only[[]string](values); ok && !isError {
+			named := slices.ContainsFunc(names, func(name string) bool { _, ok := InstanceOf(name); return ok })
+			equal(t, "an instance", len(instances) == 1 && err == nil, named)
+		}
+		clear(client.events.instances)
+
+		closed, err := instance.CloseConnections(t.Context(), Filter{})
+		told(t, err, isError)
+		if n, ok := only[uint32](values); ok && !isError {
+			equal(t, "closed", closed, n)
+		}
+		told(t, instance.Drain(t.Context(), time.Second, 0), isError || signature != "")
+	})
+}
+
+// told says whether an error tells something.
+func told(t *testing.T, err error, must bool) {
+	t.Helper()
+	if err == nil && must || err != nil && text.Line(err.Error()) == "" || errors.Is(err, errNoAnswer) {
+		t.Fatalf("the error is %v", err)
+	}
+}
+
+func FuzzHosts(f *testing.F) {
+	for _, seed := range []string{"web", "root@web:22/box", "[::1]:22", "[::1]", "-oProxyCommand=x", "a@b@c", "::1", "x/../y", "web:-o", "web:--", "/", "@"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, host string) {
+		command := Destination{Host: host}.bridge()
+		if host == "" {
+			equal(t, "command", len(command), 0)
+			return
+		}
+		dashes := 2
+		if command[2] == "-p" {
+			dashes = 4
+		}
+		// What is in front of the dashes is all that ssh takes for options.
+		if !slices.Equal(command[:2], []string{"ssh", "-xT"}) || command[dashes] != "--" || command[dashes+2] != "systemd-stdio-bridge" {
+			t.Fatalf("%q", command)
+		}
+		where, container, _ := strings.Cut(host, "/")
+		if rest := command[dashes+3:]; len(rest) > 1 || (len(rest) == 1) != (container != "") || len(rest) == 1 && rest[0] != "--machine="+container {
+			t.Errorf("%q", command)
+		}
+		plain := strings.NewReplacer("[", "", "]", "", ":", "").Replace
+		equal(t, "host and port", plain(command[dashes+1]+strings.Join(command[min(3, dashes):dashes], "")), plain(where))
+	})
+}
