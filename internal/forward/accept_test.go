@@ -180,12 +180,13 @@ func runWithFewDescriptors(t *testing.T, target string) {
 		t.Fatal(err)
 	}
 	cfg := testConfig(t, target, listener)
+	limitDescriptors(t, 2+2*childConnections) // a loop has two
 	cfg.Loops, cfg.ConnectRetry, cfg.Log = 1, patience, slog.New(slog.NewTextHandler(os.Stderr, nil))
 	p, err := Start(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	limitDescriptors(t, 2*childConnections) // which the Proxy does not know of: else it would not try to accept
+	p.roomFor(5000) // else it would not try to accept
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	if err := p.Exit(time.Millisecond); err != nil {
 		t.Error(err)
@@ -193,13 +194,13 @@ func runWithFewDescriptors(t *testing.T, target string) {
 	<-p.Done()
 }
 
-// roomFor is an option of newRig and the like: the descriptors are enough for so many connections.
-func (r *rig) roomFor(n int) {
-	for _, l := range r.loops {
+// roomFor has the Proxy believe that the descriptors are enough for so many connections.
+func (p *Proxy) roomFor(n int) {
+	for _, l := range p.loops {
 		l.call(func() { l.setAccepting(false) }) // nobody looks at it while it changes
 	}
-	r.room = n
-	for _, l := range r.loops {
+	p.room = n
+	for _, l := range p.loops {
 		l.call(func() { l.setAccepting(true) })
 	}
 }
