@@ -41,6 +41,7 @@ func TestIdleExitLosesNobody(t *testing.T) {
 				}
 				return nil
 			})
+			m.stop() // the end of the test would kill the last proxyd
 		})
 	}
 }
