@@ -144,7 +144,7 @@ func (t *session) askPolkit(c *call, action string) (a answer, err error) {
 	cancellation := c.sender + "/" + strconv.FormatUint(uint64(c.Serial()), 10)
 	err = polkit.CallWithContext(ctx, polkitInterface+".CheckAuthorization", 0,
 		subject{"system-bus-name", map[string]dbus.Variant{"name": dbus.MakeVariant(c.sender)}},
-		action, map[string]string{"instance": printable(t.Instance)}, flags, cancellation).Store(&a)
+		action, map[string]string{"instance": sendable(t.Instance)}, flags, cancellation).Store(&a)
 	switch {
 	case err == nil:
 		return a, nil

@@ -15,7 +15,7 @@ import (
 
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/forward"
-	text "example.org/socketproxy/internal/printable"
+	"example.org/socketproxy/internal/printable"
 	"github.com/godbus/dbus/v5"
 	"golang.org/x/time/rate"
 )
@@ -434,7 +434,7 @@ func FuzzCalls(f *testing.F) {
 		case want == "" && header[dbus.Signature](reply, dbus.FieldSignature).String() != out:
 			t.Errorf("the answer is %v, want %s", reply, out)
 		case want != "":
-			if why, ok := only[string](reply.Body); !ok || why == "" || text.Line(why) != why {
+			if why, ok := only[string](reply.Body); !ok || why == "" || printable.Line(why) != why {
 				t.Errorf("the error says %q", reply.Body)
 			}
 		}
@@ -506,7 +506,7 @@ func FuzzWhoMayCall(f *testing.F) {
 		if !slices.Contains([]string{"", errAccessDenied, errInteractive}, name) {
 			t.Errorf("the answer is %v", reply)
 		}
-		if why, ok := only[string](reply.Body); name != "" && (!ok || text.Line(why) != why) {
+		if why, ok := only[string](reply.Body); name != "" && (!ok || printable.Line(why) != why) {
 			t.Errorf("the error says %q", reply.Body)
 		}
 		allowed := name == ""

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	text "example.org/socketproxy/internal/printable"
+	"example.org/socketproxy/internal/printable"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -174,7 +174,7 @@ func FuzzAnswers(f *testing.F) {
 // told says whether an error tells something.
 func told(t *testing.T, err error, must bool) {
 	t.Helper()
-	if err == nil && must || err != nil && text.Line(err.Error()) == "" || errors.Is(err, errNoAnswer) {
+	if err == nil && must || err != nil && printable.Line(err.Error()) == "" || errors.Is(err, errNoAnswer) {
 		t.Fatalf("the error is %v", err)
 	}
 }

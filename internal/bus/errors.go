@@ -5,7 +5,7 @@ import (
 	"fmt"
 
 	"example.org/socketproxy/internal/forward"
-	text "example.org/socketproxy/internal/printable"
+	"example.org/socketproxy/internal/printable"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -34,7 +34,7 @@ const (
 
 // errorf makes one line of what a caller may have put into several.
 func errorf(name, format string, args ...any) error {
-	return dbus.Error{Name: name, Body: []any{text.Line(fmt.Sprintf(format, args...))}}
+	return dbus.Error{Name: name, Body: []any{printable.Line(fmt.Sprintf(format, args...))}}
 }
 
 // asDBusError gives err the name that callers know it by.
@@ -56,5 +56,5 @@ func asDBusError(err error) dbus.Error {
 	case errors.Is(err, forward.ErrNoConnection):
 		name = errNoSuchConnection
 	}
-	return dbus.Error{Name: name, Body: []any{text.Line(err.Error())}}
+	return dbus.Error{Name: name, Body: []any{printable.Line(err.Error())}}
 }

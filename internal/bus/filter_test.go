@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"example.org/socketproxy/internal/forward"
-	text "example.org/socketproxy/internal/printable"
+	"example.org/socketproxy/internal/printable"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -86,7 +86,7 @@ func FuzzAddressPatterns(f *testing.F) {
 			equal(t, pattern+" is refused", err != nil, pattern == "" || ofNetwork && noNetwork != nil)
 		}
 		if err != nil {
-			equal(t, "the error", text.Line(err.Error()), err.Error())
+			equal(t, "the error", printable.Line(err.Error()), err.Error())
 			return
 		}
 		if pattern == address && endpointOf(address).IsValid() && !matches(address) {
@@ -132,7 +132,7 @@ func FuzzFilters(f *testing.F) {
 			return
 		}
 		described := describeFilter(conditions)
-		if len(described) > 5*(textMax*4+50) || text.Line(described) != described {
+		if len(described) > 5*(textMax*4+50) || printable.Line(described) != described {
 			t.Errorf("for the log it is %q", described)
 		}
 		if matches == nil {
@@ -179,7 +179,7 @@ func FuzzBusAddresses(f *testing.F) {
 			t.Fatalf("%q: %q, %v", address, names, err)
 		}
 		if err != nil {
-			equal(t, "the error", text.Line(err.Error()), err.Error())
+			equal(t, "the error", printable.Line(err.Error()), err.Error())
 		} else {
 			equal(t, "addresses", len(names), strings.Count(address, ";")+1)
 		}

@@ -96,8 +96,8 @@ type row struct {
 
 func newRow(c *forward.Connection) row {
 	extras := map[string]dbus.Variant{
-		"listener":      dbus.MakeVariant(printable(c.Listener)),
-		"listener-name": dbus.MakeVariant(printable(c.Name)),
+		"listener":      dbus.MakeVariant(sendable(c.Listener)),
+		"listener-name": dbus.MakeVariant(sendable(c.Name)),
 		"age-usec":      dbus.MakeVariant(toUsec(c.Age)),
 		"idle-usec":     dbus.MakeVariant(toUsec(c.Idle)),
 	}
@@ -106,12 +106,12 @@ func newRow(c *forward.Connection) row {
 		extras["uid"] = dbus.MakeVariant(c.UID)
 	}
 	return row{
-		c.ID, c.State.String(), printable(c.Client), printable(c.Backend), timeUsec(c.Opened), c.BytesToBackend, c.BytesToClient, extras,
+		c.ID, c.State.String(), sendable(c.Client), sendable(c.Backend), timeUsec(c.Opened), c.BytesToBackend, c.BytesToClient, extras,
 	}
 }
 
-// printable makes a string of D-Bus of the name of a socket, which may be of any bytes.
-func printable(s string) string {
+// sendable makes a string of D-Bus of the name of a socket, which may be of any bytes.
+func sendable(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 

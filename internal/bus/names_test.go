@@ -6,7 +6,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	text "example.org/socketproxy/internal/printable"
+	"example.org/socketproxy/internal/printable"
 )
 
 func TestInstanceNamesAreEscapedAsSystemdDoes(t *testing.T) {
@@ -93,14 +93,14 @@ func FuzzEveryInstanceHasOneBusName(f *testing.F) {
 				t.Errorf("%q is the instance %q, whose bus name is %q, %v", busName, name, back, err)
 			}
 		}
-		if sent := printable(instance); !utf8.ValidString(sent) || strings.Contains(sent, "\x00") ||
+		if sent := sendable(instance); !utf8.ValidString(sent) || strings.Contains(sent, "\x00") ||
 			sent != instance && utf8.ValidString(instance) && !strings.Contains(instance, "\x00") {
 			t.Errorf("%q goes over the bus as %q", instance, sent)
 		}
 
 		name, err := InstanceBusName(instance)
 		if err != nil {
-			if 3*len(instance)+len(BaseName)+1 <= maxNameLength || text.Line(err.Error()) != err.Error() {
+			if 3*len(instance)+len(BaseName)+1 <= maxNameLength || printable.Line(err.Error()) != err.Error() {
 				t.Errorf("%q: %v", instance, err)
 			}
 			return

@@ -35,9 +35,9 @@ func (s *Server) view() *view { return &view{s, sync.OnceValue(s.Proxy.Stats)} }
 
 // properties has every property of our interface.
 var properties = map[string]property{
-	"Name":                    {signature: "s", get: func(v *view) any { return printable(v.Instance) }},
+	"Name":                    {signature: "s", get: func(v *view) any { return sendable(v.Instance) }},
 	"Version":                 {signature: "s", get: func(v *view) any { return v.Version }},
-	"Target":                  {signature: "s", get: func(v *view) any { return printable(v.Proxy.Target().String()) }},
+	"Target":                  {signature: "s", get: func(v *view) any { return sendable(v.Proxy.Target().String()) }},
 	"ListenAddresses":         {signature: "as", get: func(v *view) any { return v.listenAddresses() }},
 	"ProcessID":               {signature: "u", get: func(*view) any { return uint32(os.Getpid()) }},
 	"StartTimestamp":          {signature: "t", get: func(v *view) any { return timeUsec(v.Proxy.Started()) }},
@@ -59,7 +59,7 @@ var properties = map[string]property{
 func (s *Server) listenAddresses() []string {
 	addresses := []string{}
 	for _, address := range s.Proxy.ListenAddresses() {
-		addresses = append(addresses, printable(address))
+		addresses = append(addresses, sendable(address))
 	}
 	return addresses
 }

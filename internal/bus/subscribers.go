@@ -125,12 +125,12 @@ func (s *subscribers) send(name string, events *forward.Subscription) {
 		c := &e.Connection
 		switch e.Kind {
 		case forward.EventOpened:
-			s.session.emit(name, Interface, "ConnectionNew", "tss", c.ID, printable(c.Client), printable(c.Backend))
+			s.session.emit(name, Interface, "ConnectionNew", "tss", c.ID, sendable(c.Client), sendable(c.Backend))
 		case forward.EventClosed:
 			s.session.emit(name, Interface, "ConnectionRemoved", "tsttt",
 				c.ID, e.Reason.String(), c.BytesToBackend, c.BytesToClient, uint64(c.Age/time.Microsecond))
 		case forward.EventRefused:
-			s.session.emit(name, Interface, "ConnectionRefused", "ss", printable(c.Client), e.Reason.String())
+			s.session.emit(name, Interface, "ConnectionRefused", "ss", sendable(c.Client), e.Reason.String())
 		}
 	}
 	events.Close()
