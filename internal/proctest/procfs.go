@@ -10,13 +10,12 @@ import (
 	"time"
 )
 
-// Descriptors counts what a process has open.
+// Descriptors counts what is open.
 type Descriptors struct{ Sockets, Pipes, Others int }
 
-// Descriptors counts what the process has open now.
-func (p *Process) Descriptors() (d Descriptors) {
-	p.t.Helper()
-	for _, what := range p.OpenFiles() {
+// Count tells the kinds of what OpenFiles returns apart.
+func Count(files map[string]string) (d Descriptors) {
+	for _, what := range files {
 		switch {
 		case strings.HasPrefix(what, "socket:"):
 			d.Sockets++
@@ -29,42 +28,47 @@ func (p *Process) Descriptors() (d Descriptors) {
 	return d
 }
 
-// OpenFiles says what each descriptor of the process is, by the path of its entry in /proc.
-func (p *Process) OpenFiles() map[string]string {
-	p.t.Helper()
-	entries, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", p.PID()))
-	if err != nil {
-		p.t.Fatal(err)
-	}
+// OpenFiles says what each descriptor of these processes is, by the path of its entry in /proc.
+func OpenFiles(pids ...int) map[string]string {
 	files := map[string]string{}
-	for _, entry := range entries {
-		if what, err := os.Readlink(entry); err == nil { // it may be closed at this moment
-			files[entry] = what
+	for _, pid := range pids {
+		entries, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid)) // the pattern is right
+		for _, entry := range entries {
+			if what, err := os.Readlink(entry); err == nil { // it may be closed at this moment
+				files[entry] = what
+			}
 		}
 	}
 	return files
 }
 
-// CPUTime is what the process has used of the processors: the first field of schedstat, in ns.
-func (p *Process) CPUTime() (sum time.Duration) {
-	p.t.Helper()
-	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", p.PID()))
-	if err != nil || len(tasks) == 0 {
-		p.t.Fatalf("no schedstat of process %d: %v", p.PID(), err)
-	}
-	for _, task := range tasks {
-		text, err := os.ReadFile(task)
-		if err != nil {
-			continue // a thread that has ended
+// CPUTime is what these processes have used of the processors, 0 for one that has ended: the first field of schedstat, in ns.
+func CPUTime(pids ...int) (sum time.Duration) {
+	for _, pid := range pids {
+		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid)) // the pattern is right
+		for _, task := range tasks {
+			text, _ := os.ReadFile(task) // the thread may have ended
+			used, _, _ := strings.Cut(string(text), " ")
+			ns, _ := strconv.ParseInt(used, 10, 64) // fails for no text only
+			sum += time.Duration(ns)
 		}
-		used, _, _ := strings.Cut(string(text), " ")
-		ns, err := strconv.ParseInt(used, 10, 64)
-		if err != nil {
-			p.t.Fatal(err)
-		}
-		sum += time.Duration(ns)
 	}
 	return sum
+}
+
+// OpenFiles is that of the process.
+func (p *Process) OpenFiles() map[string]string { return OpenFiles(p.PID()) }
+
+// Descriptors counts what the process has open now.
+func (p *Process) Descriptors() Descriptors { return Count(p.OpenFiles()) }
+
+// CPUTime is that of the process, which must be there.
+func (p *Process) CPUTime() time.Duration {
+	p.t.Helper()
+	if p.HasEnded() {
+		p.t.Fatalf("process %d has ended", p.PID())
+	}
+	return CPUTime(p.PID())
 }
 
 // Restlessness is the share of one processor that the process uses while it has nothing to do.

@@ -98,8 +98,14 @@ func Ending(c net.Conn) (text, how string) {
 // ExpectEnding wants a stream to end in this way and nothing to come before.
 func ExpectEnding(t testing.TB, c net.Conn, want string) {
 	t.Helper()
-	if text, how := Ending(c); text != "" || how != want {
-		t.Fatalf("received %.60q (%d bytes) and %s; want only %s", text, len(text), how, want)
+	ExpectLast(t, c, "", want)
+}
+
+// ExpectLast wants a stream to bring just this, and to end in this way then.
+func ExpectLast(t testing.TB, c net.Conn, text, end string) {
+	t.Helper()
+	if got, how := Ending(c); got != text || how != end {
+		t.Fatalf("received %.60q (%d bytes) and %s, want %.60q and %s", got, len(got), how, text, end)
 	}
 }
 

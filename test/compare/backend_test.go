@@ -136,7 +136,7 @@ func earlyAnswer(t testing.TB, p *proxy) {
 	}
 	streamtest.Send(t, server, tooLarge)
 	streamtest.Finish(t, server)
-	expect(t, c, tooLarge, streamtest.End)
+	streamtest.ExpectLast(t, c, tooLarge, streamtest.End)
 	if err := receives(server, io.LimitReader(want, request-read)); err != nil {
 		t.Error(err)
 	}

@@ -37,13 +37,6 @@ func from(side string, clientEnd, backendEnd streamtest.Stream) (near, far strea
 	return clientEnd, backendEnd
 }
 
-func expect(t testing.TB, c streamtest.Stream, wantText, wantEnd string) {
-	t.Helper()
-	if text, how := streamtest.Ending(c); text != wantText || how != wantEnd {
-		t.Fatalf("received %.60q (%d bytes) and %s, want %.60q and %s", text, len(text), how, wantText, wantEnd)
-	}
-}
-
 // nc -N, curl's HTTP/1.0 uploads, whois, rsync and git over a socket finish before they read.
 func answerAfterFIN(side string) func(testing.TB, *proxy) {
 	return func(t testing.TB, p *proxy) {
@@ -52,10 +45,10 @@ func answerAfterFIN(side string) func(testing.TB, *proxy) {
 		asker, answerer := from(side, c, server)
 		streamtest.Send(t, asker, "question")
 		streamtest.Finish(t, asker)
-		expect(t, answerer, "question", streamtest.End)
+		streamtest.ExpectLast(t, answerer, "question", streamtest.End)
 		streamtest.Send(t, answerer, "answer")
 		streamtest.Finish(t, answerer)
-		expect(t, asker, "answer", streamtest.End)
+		streamtest.ExpectLast(t, asker, "answer", streamtest.End)
 	}
 }
 
@@ -105,7 +98,7 @@ func endWithoutData(t testing.TB, p *proxy) {
 	streamtest.ExpectEnding(t, server, streamtest.End)
 	streamtest.Send(t, server, "what the server says anyway")
 	server.Close()
-	expect(t, c, "what the server says anyway", streamtest.End)
+	streamtest.ExpectLast(t, c, "what the server says anyway", streamtest.End)
 }
 
 func endBesideBulk(t testing.TB, p *proxy) {
@@ -147,10 +140,10 @@ func longHalfClosed(t testing.TB, p *proxy) {
 	c, server := s.pair(b)
 	streamtest.Send(t, c, "question")
 	streamtest.Finish(t, c)
-	expect(t, server, "question", streamtest.End)
+	streamtest.ExpectLast(t, server, "question", streamtest.End)
 	<-time.After(work)
 	s.rests()
 	streamtest.Send(t, server, "answer")
 	server.Close()
-	expect(t, c, "answer", streamtest.End)
+	streamtest.ExpectLast(t, c, "answer", streamtest.End)
 }

@@ -3,12 +3,9 @@ package compare
 import (
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/streamtest"
@@ -20,73 +17,20 @@ var leaks = theme{"Nothing is left behind", []testCase{
 	{"150 streams of a proxy without privilege stay within its pipes", unprivilegedStreams},
 }}
 
-// endings are what the two ends of a connection do before they close it.
-var endings = []struct{ client, backend func(*net.TCPConn) }{
-	{finishAndDrain, drain},
-	{drain, say},
-	{func(*net.TCPConn) {}, say},
-	{abort, drain},
-	{drain, abort},
-	{streamAndAbort, drain},
-	{stream, readAndAbort},
-	{stream, drain},
-	{drain, stream},
-	{stream, stream},
-}
-
-// stays is what a connection says that is not to end.
-const stays = 'e'
-
-func drain(c *net.TCPConn) { _, _ = io.Copy(io.Discard, struct{ io.Reader }{c}) }
-
-func say(c *net.TCPConn) { _, _ = io.WriteString(c, "something") }
-
-func abort(c *net.TCPConn) { _ = c.SetLinger(0) } // the close that follows
-
-func finishAndDrain(c *net.TCPConn) {
-	_ = c.CloseWrite()
-	drain(c)
-}
-
-func stream(c *net.TCPConn) {
-	_ = c.SetWriteDeadline(time.Now().Add(20 * time.Millisecond)) // for a peer that does not read
-	_, _ = c.Write(make([]byte, 512<<10))
-}
-
-func streamAndAbort(c *net.TCPConn) {
-	stream(c)
-	abort(c)
-}
-
-func readAndAbort(c *net.TCPConn) {
-	_, _ = io.ReadFull(c, make([]byte, 100<<10))
-	abort(c)
-}
-
 // mixedEnds compares the second half with the first, because proxies keep some of what they have got for the next connections.
 func mixedEnds(t testing.TB, p *proxy) {
 	const clients, each, most = 10, 50, 8 << 20
 	b := streamtest.NewBackend(t, streamtest.TCP4)
-	b.Serve(func(c streamtest.Stream) {
-		way := make([]byte, 1) // says how this connection is to end
-		if _, err := io.ReadFull(c, way); err != nil {
-			return
-		}
-		if way[0] == stays {
-			streamtest.Echo(c)
-			return
-		}
-		endings[way[0]].backend(c.(*net.TCPConn))
-	})
+	b.Serve(streamtest.EndAsTold)
 	s := p.start(t, setup{target: b.Target})
 	first := s.dial()
-	streamtest.Send(t, first, string(rune(stays)))
+	streamtest.Send(t, first, "e") // no way to end
 	streamtest.Echoes(t, first, "hello")
 	atRest := proctest.Settles(t, "one connection is open", func() int { return s.descriptors().Sockets })
 	half := func() (files, memory int) {
 		streamtest.Together(t, clients, func(int) error {
 			for i := range each {
-				if err := s.endOneWay(i % len(endings)); err != nil {
+				if err := streamtest.EndOneWay(s.listen, i%streamtest.Endings); err != nil {
 					return err
 				}
 			}
@@ -104,24 +48,6 @@ func mixedEnds(t testing.TB, p *proxy) {
 	if !proctest.Race && moreMemory > memory+most { // its shadow memory is not given back
 		t.Errorf("%d KB after 500 connections, %d KB after 1000", memory>>10, moreMemory>>10)
 	}
-}
-
-// endOneWay is a client whose connection ends in one of the ways. It leaves out what the other end makes of it.
-func (s *service) endOneWay(way int) error {
-	conn, err := net.Dial("tcp", s.listen.Text)
-	if err != nil {
-		return err
-	}
-	c := conn.(*net.TCPConn)
-	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(proctest.Patience)); err != nil {
-		return err
-	}
-	if _, err := c.Write([]byte{byte(way)}); err != nil {
-		return err
-	}
-	endings[way].client(c)
-	return nil
 }
 
 // fs.pipe-user-pages-soft of pipe(7): beyond it the pipes of a user without privilege have two pages, and streams crawl.

@@ -38,23 +38,8 @@ func (s *service) isGone() bool {
 }
 
 // descriptors counts what all processes of the proxy have open.
-func (s *service) descriptors() (d proctest.Descriptors) {
-	for _, pid := range s.processes() {
-		entries, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid)) // the pattern is right
-		for _, entry := range entries {
-			what, err := os.Readlink(entry)
-			switch {
-			case err != nil: // closed since
-			case strings.HasPrefix(what, "socket:"):
-				d.Sockets++
-			case strings.HasPrefix(what, "pipe:"):
-				d.Pipes++
-			default:
-				d.Others++
-			}
-		}
-	}
-	return d
+func (s *service) descriptors() proctest.Descriptors {
+	return proctest.Count(proctest.OpenFiles(s.processes()...))
 }
 
 // memory is the memory of all processes, in bytes, where what several of them share counts once: proc_pid_smaps(5).
@@ -73,26 +58,11 @@ func (s *service) memory() (bytes int) {
 	return bytes
 }
 
-// cpuTime is what all processes that are there have used.
-func (s *service) cpuTime() (sum time.Duration) {
-	s.t.Helper()
-	for _, pid := range s.processes() {
-		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
-		for _, task := range tasks {
-			text, _ := os.ReadFile(task)
-			used, _, _ := strings.Cut(string(text), " ")
-			ns, _ := strconv.ParseInt(used, 10, 64) // 0 for a thread that has ended
-			sum += time.Duration(ns)
-		}
-	}
-	return sum
-}
-
 // rests wants all processes of the proxy to be there, and to leave the processors alone.
 func (s *service) rests() {
 	s.t.Helper()
 	s.lives()
-	proctest.AtRest(s.t, s.cpuTime)
+	proctest.AtRest(s.t, func() time.Duration { return proctest.CPUTime(s.processes()...) })
 	s.lives()
 }
 

@@ -81,7 +81,7 @@ func resetAfterFIN(side string) func(testing.TB, *proxy) {
 		asker, answerer := from(side, c, server)
 		streamtest.Send(t, asker, "question")
 		streamtest.Finish(t, asker)
-		expect(t, answerer, "question", streamtest.End)
+		streamtest.ExpectLast(t, answerer, "question", streamtest.End)
 		streamtest.Send(t, answerer, "half of the ans")
 		streamtest.Receive(t, asker, "half of the ans")
 		streamtest.Reset(t, answerer)

@@ -95,7 +95,7 @@ func questionAtStop(t testing.TB, p *proxy) {
 	<-time.After(work)
 	streamtest.Send(t, server, "answer")
 	server.Close()
-	expect(t, c, "answer", streamtest.End)
+	streamtest.ExpectLast(t, c, "answer", streamtest.End)
 	c.Close()
 	proctest.Eventually(t, "the proxy ends", s.isGone)
 }

@@ -202,7 +202,7 @@ func (r *rig) startBystanders(t *testing.T) {
 		r.stalled.client.finish()
 	}()
 	proctest.Settles(t, "a bystander is stalled", func() int {
-		return streamtest.Queued(t, r.stalled.backend.Stream) + r.count().pipes
+		return streamtest.Queued(t, r.stalled.backend.Stream) + r.count().Pipes
 	})
 	r.rest = r.count()
 }
@@ -250,26 +250,23 @@ func (r *rig) release(t *testing.T) {
 
 // count is what proxyd has open.
 type count struct {
-	sockets, pipes, others int
-	lone                   int // pipes of which one end is closed
+	proctest.Descriptors
+	lone int // pipes of which one end is closed
 }
 
 // count leaves out what strace kept from being closed.
-func (r *rig) count() (n count) {
+func (r *rig) count() count {
 	r.t.Helper()
-	ends := map[string]int{}
-	for file, what := range r.OpenFiles() {
+	files, ends := r.OpenFiles(), map[string]int{}
+	for file, what := range files {
 		switch {
 		case r.leaked[file]:
-		case strings.HasPrefix(what, "socket:"):
-			n.sockets++
+			delete(files, file)
 		case strings.HasPrefix(what, "pipe:"):
-			n.pipes++
 			ends[what]++
-		default:
-			n.others++
 		}
 	}
+	n := count{Descriptors: proctest.Count(files)}
 	for _, open := range ends {
 		if open == 1 {
 			n.lone++
@@ -292,10 +289,10 @@ func (r *rig) leak(t *testing.T, call seen) {
 // of one connection; one more holds what is stalled.
 func (r *rig) isAtRest(t *testing.T) {
 	t.Helper()
-	pipesMax := r.bare.pipes + 2*(2*r.loops+1)
+	pipesMax := r.bare.Pipes + 2*(2*r.loops+1)
 	for deadline := time.Now().Add(proctest.Patience); ; {
 		n := r.count()
-		if n.sockets == r.rest.sockets && n.others == r.rest.others && n.pipes <= pipesMax && n.lone == r.rest.lone {
+		if n.Sockets == r.rest.Sockets && n.Others == r.rest.Others && n.Pipes <= pipesMax && n.lone == r.rest.lone {
 			break
 		}
 		if time.Now().After(deadline) {

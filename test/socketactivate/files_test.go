@@ -7,7 +7,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/streamtest"
@@ -65,58 +64,11 @@ func tryEcho(c net.Conn) error {
 	return err
 }
 
-// endings are ways in which connections end. Their errors are part of them: how the other end sees them is tested elsewhere.
-var endings = []struct {
-	name            string
-	client, backend func(*net.TCPConn)
-}{
-	{"the client finishes, then the backend", finishAndDrain, drain},
-	{"the backend closes, then the client", drain, say},
-	{"the client closes before it reads", func(*net.TCPConn) {}, say},
-	{"the client resets", abort, drain},
-	{"the backend resets", drain, abort},
-	{"the client resets in the middle of a stream", streamAndAbort, drain},
-	{"the backend resets in the middle of a stream", stream1MB, readAndAbort},
-	{"both reset", abort, abort},
-	{"both stream, and neither reads", stream1MB, stream1MB},
-}
-
-func finishAndDrain(c *net.TCPConn) {
-	_ = c.CloseWrite()
-	drain(c)
-}
-
-func drain(c *net.TCPConn) { _, _ = io.Copy(io.Discard, struct{ io.Reader }{c}) }
-
-func say(c *net.TCPConn) { _, _ = io.WriteString(c, "something") }
-
-func abort(c *net.TCPConn) { _ = c.SetLinger(0) } // the close that follows
-
-func stream1MB(c *net.TCPConn) {
-	_ = c.SetWriteDeadline(time.Now().Add(20 * time.Millisecond)) // for a peer that does not read
-	_, _ = c.Write(make([]byte, 1<<20))
-}
-
-func streamAndAbort(c *net.TCPConn) {
-	stream1MB(c)
-	abort(c)
-}
-
-func readAndAbort(c *net.TCPConn) {
-	_, _ = io.ReadFull(c, make([]byte, 100<<10))
-	abort(c)
-}
-
 func TestNoFileDescriptorIsLostHoweverConnectionsEnd(t *testing.T) {
 	t.Parallel()
 	const clients, each = 20, 150 / slowdown
 	b := streamtest.NewBackend(t, streamtest.TCP4)
-	b.Serve(func(c streamtest.Stream) {
-		// The first byte says how this connection is to end.
-		if way := make([]byte, 1); readFull(c, way) {
-			endings[way[0]].backend(c.(*net.TCPConn))
-		}
-	})
+	b.Serve(streamtest.EndAsTold)
 	s := activate(t, proxyd, []streamtest.Address{streamtest.Free(t, streamtest.TCP4)}, "--connect-retry=0", b.Target)
 	s.dial().Close()
 	s.ready()
@@ -125,7 +77,7 @@ func TestNoFileDescriptorIsLostHoweverConnectionsEnd(t *testing.T) {
 
 	streamtest.Together(t, clients, func(int) error {
 		for i := range each {
-			if err := s.endOneWay(i % len(endings)); err != nil {
+			if err := streamtest.EndOneWay(s.listen[0], i%streamtest.Endings); err != nil {
 				return err
 			}
 		}
@@ -143,29 +95,6 @@ func TestNoFileDescriptorIsLostHoweverConnectionsEnd(t *testing.T) {
 		// Two of the others are Go's, which it opens for its first timer.
 		return now.Sockets == s.listeners && now.Pipes == 0 && now.Others <= atRest.Others+2
 	})
-}
-
-// endOneWay is a client whose connection ends in one of the ways.
-func (s *service) endOneWay(way int) error {
-	conn, err := net.Dial("tcp", s.listen[0].Text)
-	if err != nil {
-		return err
-	}
-	c := conn.(*net.TCPConn)
-	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(proctest.Patience)); err != nil {
-		return err
-	}
-	if _, err := c.Write([]byte{byte(way)}); err != nil {
-		return err
-	}
-	endings[way].client(c)
-	return nil
-}
-
-func readFull(c net.Conn, b []byte) bool {
-	_, err := io.ReadFull(c, b)
-	return err == nil
 }
 
 func exists(file string) bool {
