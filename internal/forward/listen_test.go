@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"example.org/socketproxy/internal/printable"
+	"example.org/socketproxy/internal/streamtest"
 	"golang.org/x/sys/unix"
 )
 
@@ -176,9 +177,7 @@ func TestAnAbstractSocketIsListenedOn(t *testing.T) {
 
 func TestAPortListensOnAllAddresses(t *testing.T) {
 	checkLeaks(t)
-	free := newAbsent(t, "tcp") // a port that was free a moment ago
-	_, port, _ := net.SplitHostPort(free.address)
-	free.file.Close()
+	_, port, _ := net.SplitHostPort(streamtest.Reserve(t, netip.IPv4Unspecified()))
 	l := mustListen(t, port)
 	defer l.Close()
 	adoptDial(t, "tcp", "127.0.0.1:"+port)
