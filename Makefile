@@ -41,7 +41,8 @@ COMPARE ?=
 FAULTS    ?= 2000000
 SCHEDULES ?= 20000
 
-# For how long to fuzz each target, and to soak; the seed of the soak, 0 for another one each time.
+# For how long to fuzz each target, and to soak; the seed of the faults, the schedules and the soak, 0 for another one
+# each time.
 FUZZTIME ?= 10m
 SOAK     ?= 10m
 SEED     ?= 0
@@ -68,7 +69,7 @@ compare:
 faults:
 	cd test/faults && $(GO) test -count=1 -timeout=1h -args -full
 	cd internal/forward && $(GO) test -count=1 -timeout=0 -run="TestFaults|RandomSchedules" -v \
-		-args -faults=$(FAULTS) -rapid.checks=$(SCHEDULES)
+		-args -faults=$(FAULTS) -fault-seed=$(SEED) -rapid.checks=$(SCHEDULES) -rapid.seed=$(SEED)
 
 fuzz:
 	test/fuzz $(FUZZTIME)

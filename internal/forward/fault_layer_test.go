@@ -11,9 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// site is a system call of the data plane, or one use of it. Three are left out because no fault of theirs can be told
-// from a broken kernel: write(2) to an eventfd fails only where that is readable anyway; epoll_ctl(2) takes whatever is
-// in the set out of it; and the calls of Start are those of a program that does not run yet.
+// site is a system call of the data plane, or one use of it. Some have no faults that could be told from a broken kernel:
+// write(2) to an eventfd fails only where that is readable anyway; epoll_ctl(2) takes whatever is in the set out of it;
+// the calls of Start are those of a program that does not run yet; and connect(2) to AF_UNSPEC is the last means to reset
+// a TCP connection, where SO_LINGER was refused. No program could do without both.
 type site uint8
 
 const (
@@ -24,7 +25,8 @@ const (
 	siteAccept
 	siteSocket
 	siteConnect
-	siteError // getsockopt
+	siteDisconnect // connect to AF_UNSPEC
+	siteError      // getsockopt
 	siteCredentials
 	siteNoDelay // setsockopt
 	siteKeepAlive
@@ -45,7 +47,7 @@ const (
 )
 
 var siteNames = [sites]string{
-	"recvfrom", "sendto", "splice-in", "splice-out", "accept4", "socket", "connect", "SO_ERROR", "SO_PEERCRED", "TCP_NODELAY",
+	"recvfrom", "sendto", "splice-in", "splice-out", "accept4", "socket", "connect", "AF_UNSPEC", "SO_ERROR", "SO_PEERCRED", "TCP_NODELAY",
 	"SO_KEEPALIVE", "SO_LINGER", "getsockname", "getpeername", "SIOCOUTQ", "shutdown", "close", "pipe2", "F_SETPIPE_SZ",
 	"F_GETPIPE_SZ", "read", "EPOLL_CTL_ADD", "EPOLL_CTL_DEL", "epoll_pwait",
 }
@@ -230,6 +232,9 @@ func (y *layer) siteOf(call, a1, a2, a3 uintptr) (site, bool) {
 	case unix.SYS_SOCKET:
 		return siteSocket, true
 	case unix.SYS_CONNECT:
+		if a3 == 2 { // the family alone
+			return siteDisconnect, true
+		}
 		return siteConnect, true
 	case unix.SYS_GETSOCKOPT:
 		if a3 == unix.SO_PEERCRED {
