@@ -17,6 +17,8 @@ import (
 
 	"example.org/socketproxy/internal/bus"
 	"example.org/socketproxy/internal/bustest"
+	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
 	"example.org/socketproxy/internal/testenv"
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
@@ -61,7 +63,8 @@ func TestScripts(t *testing.T) {
 			env.Setenv("LANG", "C.UTF-8")
 			env.Setenv("TZ", "UTC")
 			env.Setenv("GORACE", "atexit_sleep_ms=0") // or each program takes a second more with -race
-			return s.echo()
+			streamtest.Listen(s.t, streamtest.Unix(s.backend)).Serve(streamtest.Echo)
+			return nil
 		},
 	})
 }
@@ -74,28 +77,6 @@ type script struct {
 	backend string // the socket of the echo server
 	clients []net.Conn
 	proxies map[string]*os.Process
-}
-
-// echo starts the backend.
-func (s *script) echo() error {
-	l, err := net.Listen("unix", s.backend)
-	if err != nil {
-		return err
-	}
-	s.t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				_, _ = io.Copy(conn, conn)
-				conn.Close()
-			}()
-		}
-	}()
-	return nil
 }
 
 func (s *script) proxyd(ts *testscript.TestScript, args []string) error {
@@ -162,7 +143,7 @@ func (s *script) hangup(*testscript.TestScript, []string) error {
 
 func (s *script) reset(*testscript.TestScript, []string) error {
 	for _, conn := range s.clients {
-		_ = conn.SetDeadline(time.Now().Add(patience))
+		_ = conn.SetDeadline(time.Now().Add(proctest.Patience))
 		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
 			return fmt.Errorf("a client was not reset: %v", err)
 		}
@@ -170,11 +151,8 @@ func (s *script) reset(*testscript.TestScript, []string) error {
 	return s.hangup(nil, nil)
 }
 
-// patience is what only a test that fails needs all of.
-const patience = 20 * time.Second
-
 func (s *script) await(_ *testscript.TestScript, args []string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), proctest.Patience)
 	defer cancel()
 	client, err := bus.Connect(ctx, bus.Destination{Address: s.bus.Address()})
 	if err != nil {

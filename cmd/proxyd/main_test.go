@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"io"
 	"net"
@@ -11,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"example.org/socketproxy/internal/streamtest"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 )
@@ -93,40 +93,16 @@ func startService(t *testing.T, args ...string) *service {
 
 func echoServer(t *testing.T, path string) string {
 	t.Helper()
-	listener, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { listener.Close() })
-	go func() {
-		for {
-			c, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				_, _ = io.Copy(c, c)
-				c.Close()
-			}()
-		}
-	}()
-	return path
+	b := streamtest.Listen(t, streamtest.Unix(path))
+	b.Serve(streamtest.Echo)
+	return b.Target
 }
 
 // connect returns a connection that is known to be forwarded.
 func (s *service) connect(t *testing.T) net.Conn {
 	t.Helper()
-	c, err := net.Dial("unix", s.socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	if _, err := io.WriteString(c, "there and back\n"); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := bufio.NewReader(c).ReadString('\n'); got != "there and back\n" {
-		t.Fatalf("got %q back: %v", got, err)
-	}
+	c := streamtest.Dial(t, streamtest.Unix(s.socket))
+	streamtest.Echoes(t, c, "there and back\n")
 	return c
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/forward"
+	"example.org/socketproxy/internal/proctest"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -162,7 +163,7 @@ func TestWhatChangedWhilePolkitWasAskedIsNoticed(t *testing.T) {
 			bustest.Receive(t, polkit.Requests)
 			test.meanwhile(t, r)
 			polkit.Answer("", bustest.Yes)
-			equal(t, "error", nameOf(wait(t, "the answer", call.Done).Err), test.want)
+			equal(t, "error", nameOf(proctest.Wait(t, "the answer", call.Done).Err), test.want)
 			echoes(t, other)
 		})
 	}
@@ -177,7 +178,7 @@ func TestAResumeAfterAResumeIsNoticed(t *testing.T) {
 	equal(t, "action", bustest.Receive(t, polkit.Requests).Action, actionDrain)
 	must(t, r.Resume())
 	polkit.Answer(actionDrain, bustest.Yes)
-	equal(t, "error", nameOf(wait(t, "the answer", call.Done).Err), errNotDraining)
+	equal(t, "error", nameOf(proctest.Wait(t, "the answer", call.Done).Err), errNotDraining)
 }
 
 func TestASilentPolkitDelaysNobodyElse(t *testing.T) {
@@ -198,7 +199,7 @@ func TestASilentPolkitDelaysNobodyElse(t *testing.T) {
 		t.Error("the first caller had an answer although polkit had not")
 	}
 	polkit.Answer(actionDrain, bustest.No)
-	equal(t, "error", nameOf(wait(t, "the answer", waiting.Done).Err), errAccessDenied)
+	equal(t, "error", nameOf(proctest.Wait(t, "the answer", waiting.Done).Err), errAccessDenied)
 }
 
 func TestAUsersQuestionsToPolkitAreBounded(t *testing.T) {
@@ -220,7 +221,7 @@ func TestAUsersQuestionsToPolkitAreBounded(t *testing.T) {
 
 	polkit.Answer("", bustest.Yes)
 	for _, call := range waiting {
-		must(t, wait(t, "the answer", call.Done).Err)
+		must(t, proctest.Wait(t, "the answer", call.Done).Err)
 	}
 	must(t, do(t, r.daemon.ConnectAs(t, bustest.Nobody), list(nil)).Err)
 }
@@ -234,13 +235,13 @@ func TestTheEndWaitsForNoAnswerOfPolkit(t *testing.T) {
 	call := send(t, caller, q)
 	bustest.Receive(t, polkit.Requests)
 	r.Kill()
-	wait(t, "the end of the proxy", r.Done())
+	proctest.Wait(t, "the end of the proxy", r.Done())
 	began := time.Now()
 	r.server.Close()
 	if took := time.Since(began); took > 2*flushTimeout {
 		t.Errorf("closing took %v", took)
 	}
-	if err := wait(t, "the answer", call.Done).Err; err == nil {
+	if err := proctest.Wait(t, "the answer", call.Done).Err; err == nil {
 		t.Error("the call was answered as if polkit had allowed it")
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/forward"
+	"example.org/socketproxy/internal/proctest"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -37,7 +38,7 @@ func TestBadInputHasItsErrorAndChangesNothing(t *testing.T) {
 	drained := func(t *testing.T, r *rig) {
 		r.CloseConnections(nil)
 		must(t, r.Drain(forward.DrainOptions{}))
-		eventually(t, "drained", func() bool { return r.State() == forward.StateDrained })
+		proctest.Eventually(t, "drained", func() bool { return r.State() == forward.StateDrained })
 	}
 	draining := func(t *testing.T, r *rig) {
 		r.dial("tcp")
@@ -154,7 +155,7 @@ func TestExitTwiceOverTheBus(t *testing.T) {
 	must(t, ask(t, conn, "Exit").Err)
 	equal(t, "state", allProperties(t, conn)["State"].Value(), any("exiting"))
 	equal(t, "error", nameOf(ask(t, conn, "Exit").Err), errExiting)
-	must(t, client.SetDeadline(time.Now().Add(patience)))
+	must(t, client.SetDeadline(time.Now().Add(proctest.Patience)))
 	echoes(t, client)
 }
 

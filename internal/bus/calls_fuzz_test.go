@@ -16,6 +16,8 @@ import (
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/forward"
 	"example.org/socketproxy/internal/printable"
+	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
 	"github.com/godbus/dbus/v5"
 	"golang.org/x/time/rate"
 )
@@ -48,7 +50,7 @@ func newCallRig(f *testing.F) *callRig {
 	r := &callRig{t: f, bus: newMemoryBus(f), control: &fakeLog{}, log: newLogBook()}
 	var err error
 	dir := f.TempDir() // no ports, of which so many proxies would leave none
-	r.backend, err = forward.ParseTarget(newEchoAt(f, "unix", filepath.Join(dir, "backend")))
+	r.backend, err = forward.ParseTarget(streamtest.NewEcho(f, streamtest.Path).Target)
 	must(f, err)
 	r.listen = filepath.Join(dir, "web")
 	proxy := r.startProxy()
@@ -108,7 +110,7 @@ func (r *callRig) startProxy() *forward.Proxy {
 		must(r.t, err)
 		r.clients = append(r.clients, c)
 	}
-	eventually(r.t, "all clients are accepted", func() bool { return proxy.NumConnections() == len(r.clients) })
+	proctest.Eventually(r.t, "all clients are accepted", func() bool { return proxy.NumConnections() == len(r.clients) })
 	for _, c := range proxy.Connections(0, 0, nil) {
 		r.ids = append(r.ids, c.ID)
 	}
@@ -120,7 +122,7 @@ func (r *callRig) stopProxy() {
 		c.Close()
 	}
 	r.Proxy.Kill()
-	wait(r.t, "the end of the proxy", r.Proxy.Done())
+	proctest.Wait(r.t, "the end of the proxy", r.Proxy.Done())
 }
 
 // call serves one call to its end. There is no answer to one that wants none.

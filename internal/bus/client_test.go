@@ -16,6 +16,7 @@ import (
 
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/forward"
+	"example.org/socketproxy/internal/proctest"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -78,7 +79,7 @@ func TestTheClientSeesWhatThereIs(t *testing.T) {
 	}
 	overTCP, local := all[0], all[1]
 	if overTCP.ID != 1 || overTCP.State != "open" || overTCP.BytesToBackend != 1 || overTCP.Listener != r.tcp || overTCP.PID != nil ||
-		time.Since(overTCP.Connected) > patience || overTCP.Age < overTCP.Idle {
+		time.Since(overTCP.Connected) > proctest.Patience || overTCP.Age < overTCP.Idle {
 		t.Errorf("over TCP: %+v", overTCP)
 	}
 	if local.ID != 2 || local.Listener != r.unix || local.PID == nil || *local.PID != uint32(os.Getpid()) || *local.UID != uint32(os.Getuid()) {
@@ -176,7 +177,7 @@ func theClientHearsOfEvents(t *testing.T, daemon *bustest.Bus) {
 	r := newRigOn(t, daemon)
 	client := connectClient(t, r.daemon)
 	web := theInstance(t, client)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), proctest.Patience)
 	defer cancel()
 	must(t, client.Watch(ctx))
 	must(t, web.Subscribe(ctx))
@@ -364,7 +365,7 @@ func signalsThatNobodyAskedForReachNoClient(t *testing.T, daemon *bustest.Bus) {
 	r := newRigOn(t, daemon)
 	client := connectClient(t, daemon)
 	web := theInstance(t, client)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), proctest.Patience)
 	defer cancel()
 	must(t, web.Subscribe(ctx))
 	self := client.conn.Names()[0]

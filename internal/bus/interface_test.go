@@ -17,6 +17,7 @@ import (
 
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/forward"
+	"example.org/socketproxy/internal/proctest"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -265,7 +266,7 @@ func TestRepliesAndSignalsAreOfTheDocumentedTypes(t *testing.T) {
 			if c, err := net.Dial("tcp", r.tcp); err == nil { // else it was refused before it knew that it was connected
 				defer c.Close()
 			}
-			eventually(t, "a signal of the refusal", func() bool { _, ok := seen.of("ConnectionRefused"); return ok })
+			proctest.Eventually(t, "a signal of the refusal", func() bool { _, ok := seen.of("ConnectionRefused"); return ok })
 			return nil
 		}},
 		{"Unsubscribe", nil},
@@ -289,7 +290,7 @@ func TestRepliesAndSignalsAreOfTheDocumentedTypes(t *testing.T) {
 		t.Errorf("%s() is left out of this test", name)
 	}
 	for _, s := range documented(t).Signals {
-		eventually(t, "signal "+s.Name, func() bool { _, ok := seen.of(s.Name); return ok })
+		proctest.Eventually(t, "signal "+s.Name, func() bool { _, ok := seen.of(s.Name); return ok })
 		got, _ := seen.of(s.Name)
 		equal(t, "signal "+s.Name, got, s.signature(""))
 	}

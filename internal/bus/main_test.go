@@ -5,7 +5,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"path/filepath"
@@ -16,6 +15,8 @@ import (
 
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/forward"
+	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
 	"github.com/godbus/dbus/v5"
 	"go.uber.org/goleak"
 )
@@ -29,9 +30,6 @@ func TestMain(m *testing.M) {
 	}
 	goleak.VerifyTestMain(m)
 }
-
-// patience is how long a test waits for what must happen. Only a test that fails waits that long.
-const patience = 20 * time.Second
 
 // rig is a proxy on a bus of its own, with clients over TCP and AF_UNIX and a backend that sends back what it gets.
 type rig struct {
@@ -72,7 +70,7 @@ func onAllDaemons(t *testing.T, test func(*testing.T, *bustest.Bus)) {
 // newRigAt starts a proxy that may or may not find a bus.
 func newRigAt(t *testing.T, daemon *bustest.Bus, address string, change ...func(*Server)) *rig {
 	t.Helper()
-	backend := newEcho(t)
+	backend := streamtest.NewEcho(t, streamtest.TCP4).Target
 	r := &rig{t: t, daemon: daemon, log: newLogBook(), control: &fakeLog{level: "info", target: "auto"}}
 	tcp := listen(t, "127.0.0.1:0")
 	local := listen(t, filepath.Join(t.TempDir(), "web"))
@@ -95,7 +93,7 @@ func newRigAt(t *testing.T, daemon *bustest.Bus, address string, change ...func(
 	r.server.start()
 	t.Cleanup(func() {
 		r.Kill()
-		wait(t, "the end of the proxy", r.Done())
+		proctest.Wait(t, "the end of the proxy", r.Done())
 		r.server.Close()
 	})
 	return r
@@ -110,33 +108,6 @@ func listen(t testing.TB, address string) *forward.Listener {
 	return l
 }
 
-// newEcho is a backend that sends back what it gets.
-func newEcho(t testing.TB) (address string) {
-	t.Helper()
-	return newEchoAt(t, "tcp", "127.0.0.1:0")
-}
-
-func newEchoAt(t testing.TB, network, address string) string {
-	t.Helper()
-	l, err := net.Listen(network, address)
-	must(t, err)
-	var streams sync.WaitGroup
-	t.Cleanup(func() { l.Close(); streams.Wait() })
-	streams.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			streams.Go(func() {
-				defer c.Close()
-				_, _ = io.Copy(c, c) // until the proxy resets it, if it likes
-			})
-		}
-	})
-	return l.Addr().String()
-}
-
 // dial connects a client that is served when dial returns.
 func (r *rig) dial(network string) net.Conn {
 	r.t.Helper()
@@ -144,20 +115,14 @@ func (r *rig) dial(network string) net.Conn {
 	if network == "unix" {
 		address = r.unix
 	}
-	c, err := net.Dial(network, address)
-	must(r.t, err)
-	r.t.Cleanup(func() { c.Close() })
-	must(r.t, c.SetDeadline(time.Now().Add(patience)))
+	c := streamtest.Dial(r.t, streamtest.Address{Network: network, Text: address})
 	echoes(r.t, c)
 	return c
 }
 
 func echoes(t *testing.T, c net.Conn) {
 	t.Helper()
-	_, err := c.Write([]byte("x"))
-	must(t, err)
-	_, err = io.ReadFull(c, make([]byte, 1))
-	must(t, err)
+	streamtest.Echoes(t, c, "x")
 }
 
 // gone says whether a client was cut off.
@@ -201,7 +166,7 @@ func (q request) message() *dbus.Message {
 // send is a call that does not wait for its answer.
 func send(t *testing.T, conn *dbus.Conn, q request) *dbus.Call {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), proctest.Patience)
 	t.Cleanup(cancel)
 	return conn.SendWithContext(ctx, q.message(), make(chan *dbus.Call, 1))
 }
@@ -266,27 +231,6 @@ func equal[T comparable](t testing.TB, what string, got, want T) {
 	}
 }
 
-func wait[T any](t testing.TB, what string, c <-chan T) (v T) {
-	t.Helper()
-	select {
-	case v = <-c:
-	case <-time.After(patience):
-		t.Fatalf("waited %v in vain: %s", patience, what)
-	}
-	return v
-}
-
-// eventually waits for a condition that nothing announces.
-func eventually(t testing.TB, what string, condition func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !condition(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited %v in vain: %s", patience, what)
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
-
 // logBook keeps what is logged.
 type logBook struct {
 	mu      sync.Mutex
@@ -337,7 +281,7 @@ func (b *logBook) says(t testing.TB, text string, n ...int) slog.Record {
 		}
 		select {
 		case <-more:
-		case <-time.After(patience):
+		case <-time.After(proctest.Patience):
 			t.Fatalf("the log does not say %q %d times; it says:\n%s", text, times, b)
 		}
 	}

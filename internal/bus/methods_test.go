@@ -11,6 +11,8 @@ import (
 
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/forward"
+	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -40,7 +42,7 @@ func TestConnectionsComeInPages(t *testing.T) {
 		must(t, err)
 		t.Cleanup(func() { c.Close() })
 	}
-	eventually(t, "all are accepted", func() bool { return r.NumConnections() == n })
+	proctest.Eventually(t, "all are accepted", func() bool { return r.NumConnections() == n })
 	for _, c := range r.Connections(0, 0, nil) {
 		want = append(want, c.ID)
 	}
@@ -153,7 +155,7 @@ func TestFilters(t *testing.T) {
 
 func TestAClientOverIPv6IsFoundByItsAddress(t *testing.T) {
 	t.Parallel()
-	target, err := forward.ParseTarget(newEcho(t))
+	target, err := forward.ParseTarget(streamtest.NewEcho(t, streamtest.TCP4).Target)
 	must(t, err)
 	parsed, err := forward.ParseListenAddress("[::]:0")
 	must(t, err)
@@ -166,7 +168,7 @@ func TestAClientOverIPv6IsFoundByItsAddress(t *testing.T) {
 		ConnectTimeout: forward.DefaultConnectTimeout,
 	})
 	must(t, err)
-	t.Cleanup(func() { p.Kill(); wait(t, "the end", p.Done()) })
+	t.Cleanup(func() { p.Kill(); proctest.Wait(t, "the end", p.Done()) })
 	_, port, err := net.SplitHostPort(l.Address())
 	must(t, err)
 	for _, host := range []string{"127.0.0.1", "::1"} {
@@ -174,7 +176,7 @@ func TestAClientOverIPv6IsFoundByItsAddress(t *testing.T) {
 		must(t, err)
 		t.Cleanup(func() { c.Close() })
 	}
-	eventually(t, "both are there", func() bool { return p.NumConnections() == 2 })
+	proctest.Eventually(t, "both are there", func() bool { return p.NumConnections() == 2 })
 	for pattern, want := range map[string]int{
 		"127.0.0.1": 1, "::ffff:127.0.0.1": 1, "::1": 1, "[::1]": 1, "::1/128": 1, "0:0::1": 1, "::/0": 1, "0.0.0.0/0": 1,
 		"[::1]:": 1, "[::1]:1": 0, "[": 1, "1": 1,
@@ -248,7 +250,7 @@ func TestAnIdleProxyAnswersBeforeItExits(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	must(t, ask(t, r.daemon.Connect(t), "SetExitIdleTime", uint64(0)).Err)
-	wait(t, "the end of the proxy", r.Done())
+	proctest.Wait(t, "the end of the proxy", r.Done())
 }
 
 func TestADrainLetsConnectionsFinish(t *testing.T) {
@@ -265,13 +267,13 @@ func TestADrainLetsConnectionsFinish(t *testing.T) {
 		echoes(t, client)
 		must(t, ask(t, conn, "Resume").Err)
 		equal(t, "state", r.State(), forward.StateRunning)
-		must(t, late.SetDeadline(time.Now().Add(patience)))
+		must(t, late.SetDeadline(time.Now().Add(proctest.Patience)))
 		echoes(t, late)
 		late.Close()
 	}
 	must(t, ask(t, conn, "Drain", uint64(0), uint32(0)).Err)
 	client.Close()
-	eventually(t, "drained", func() bool { return r.State() == forward.StateDrained })
+	proctest.Eventually(t, "drained", func() bool { return r.State() == forward.StateDrained })
 	equal(t, "state", allProperties(t, conn)["State"].Value(), any("drained"))
 	must(t, ask(t, conn, "Resume").Err)
 	r.dial("tcp")
@@ -294,7 +296,7 @@ func TestADrainCutsAtItsDeadline(t *testing.T) {
 	if cut := time.Now(); cut.Before(deadline.Add(-100 * time.Millisecond)) {
 		t.Errorf("cut %v before the deadline", deadline.Sub(cut))
 	}
-	eventually(t, "drained", func() bool { return r.State() == forward.StateDrained })
+	proctest.Eventually(t, "drained", func() bool { return r.State() == forward.StateDrained })
 	equal(t, "deadline", allProperties(t, conn)["DrainDeadline"].Value(), any(uint64(0)))
 }
 
@@ -310,7 +312,7 @@ func TestADrainRefusesNewcomersIfAskedTo(t *testing.T) {
 			t.Error("a newcomer was served")
 		}
 	}
-	eventually(t, "the refusal is counted", func() bool { return allProperties(t, conn)["NRefused"].Value() == uint64(1) })
+	proctest.Eventually(t, "the refusal is counted", func() bool { return allProperties(t, conn)["NRefused"].Value() == uint64(1) })
 }
 
 func TestADrainEndsTheProxyIfAskedTo(t *testing.T) {
@@ -320,7 +322,7 @@ func TestADrainEndsTheProxyIfAskedTo(t *testing.T) {
 	must(t, ask(t, r.daemon.Connect(t), "Drain", uint64(0), uint32(DrainExit)).Err)
 	echoes(t, client)
 	client.Close()
-	wait(t, "the end of the proxy", r.Done())
+	proctest.Wait(t, "the end of the proxy", r.Done())
 }
 
 func TestExitIsAnsweredBeforeTheEnd(t *testing.T) {
@@ -334,7 +336,7 @@ func TestExitIsAnsweredBeforeTheEnd(t *testing.T) {
 			close(closed)
 		}()
 		must(t, ask(t, conn, "Exit").Err)
-		wait(t, "the end of the server", closed)
-		eventually(t, "the name is free", func() bool { return owner(t, conn, web) == "" })
+		proctest.Wait(t, "the end of the server", closed)
+		proctest.Eventually(t, "the name is free", func() bool { return owner(t, conn, web) == "" })
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"example.org/socketproxy/internal/bustest"
+	"example.org/socketproxy/internal/proctest"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -64,7 +65,7 @@ func (r *rig) flow(network string) *flow {
 func (f *flow) arrives() {
 	f.t.Helper()
 	close(f.stop)
-	if sent, got := wait(f.t, "the sender", f.sent), wait(f.t, "the receiver", f.got); !bytes.Equal(sent, got) {
+	if sent, got := proctest.Wait(f.t, "the sender", f.sent), proctest.Wait(f.t, "the receiver", f.got); !bytes.Equal(sent, got) {
 		f.t.Error("what came back is not what was sent")
 	}
 }
@@ -82,7 +83,7 @@ func TestABusThatIsKilledFindsItsNamesAgainWithinASecond(t *testing.T) {
 			daemon.Restart()
 			began := time.Now()
 			conn := daemon.Connect(t)
-			eventually(t, "the names are back", func() bool {
+			proctest.Eventually(t, "the names are back", func() bool {
 				return owner(t, conn, web) != "" && owner(t, conn, BaseName) != ""
 			})
 			took := time.Since(began)
@@ -151,7 +152,7 @@ func TestABusThatRefusesTheNameIsToldOnce(t *testing.T) {
 			r := newRigAt(t, daemon, daemon.Address(), func(s *Server) { s.refusedBackoff = time.Millisecond })
 			r.log.says(t, fmt.Sprintf("No D-Bus control: the bus does not let user %d own %s; its policy, if it is installed, lets root and proxyd: ", os.Geteuid(), BaseName))
 			own := 0
-			eventually(t, "more attempts", func() bool { own++; return attempts()-before-own > 3 })
+			proctest.Eventually(t, "more attempts", func() bool { own++; return attempts()-before-own > 3 })
 			equal(t, "warnings", r.log.count("No D-Bus control"), 1)
 			r.dial("tcp")
 		})
@@ -172,7 +173,7 @@ func TestABusThatIsFullLetsTheProxyInWhenThereIsRoom(t *testing.T) {
 	t.Parallel()
 	daemon := bustest.Start(t, bustest.Options{Limits: map[string]int{"max_connections_per_user": 3}})
 	var guests []*dbus.Conn
-	eventually(t, "the bus is full", func() bool {
+	proctest.Eventually(t, "the bus is full", func() bool {
 		conn, err := dbus.Connect(daemon.Address())
 		if err == nil {
 			guests = append(guests, conn)
@@ -205,7 +206,7 @@ func TestTheEndComesAlthoughTheBusHangs(t *testing.T) {
 		}
 		client := r.dial("tcp")
 		must(t, r.Exit(0))
-		wait(t, "the end of the proxy", r.Done())
+		proctest.Wait(t, "the end of the proxy", r.Done())
 		if !gone(client) {
 			t.Error("the connection is still there")
 		}
@@ -232,7 +233,7 @@ func TestTheEndComesAlthoughTheBusNeverAnswered(t *testing.T) {
 	must(t, err)
 	r.dial("tcp")
 	r.Kill()
-	wait(t, "the end of the proxy", r.Done())
+	proctest.Wait(t, "the end of the proxy", r.Done())
 	began := time.Now()
 	r.server.Close()
 	if took := time.Since(began); took > time.Second {
@@ -263,9 +264,9 @@ func TestASecondInstanceHasANameOfItsOwnAndThenTheFirstOnes(t *testing.T) {
 
 		their := owner(t, conn, own)
 		first.Kill()
-		wait(t, "the end of the first", first.Done())
+		proctest.Wait(t, "the end of the first", first.Done())
 		first.server.Close()
-		eventually(t, "the second has the names", func() bool {
+		proctest.Eventually(t, "the second has the names", func() bool {
 			return owner(t, conn, web) == their && owner(t, conn, BaseName) == their
 		})
 		equal(t, "target of "+web, target(web), second.Target().String())
@@ -303,6 +304,6 @@ func TestTheLastChangeIsToldBeforeTheNamesGo(t *testing.T) {
 			}
 		}
 		equal(t, "the last state told", state, "exiting")
-		wait(t, "the end of the server", closed)
+		proctest.Wait(t, "the end of the server", closed)
 	})
 }

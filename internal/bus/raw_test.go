@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"example.org/socketproxy/internal/bustest"
+	"example.org/socketproxy/internal/proctest"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -41,7 +42,7 @@ func newRaw(t *testing.T, c net.Conn, err error, uid int) *rawConn {
 	t.Helper()
 	must(t, err)
 	t.Cleanup(func() { c.Close() })
-	must(t, c.SetDeadline(time.Now().Add(patience)))
+	must(t, c.SetDeadline(time.Now().Add(proctest.Patience)))
 	r := &rawConn{Conn: c, t: t, in: newFrames(c, keepAll, messageMax)}
 	_, err = fmt.Fprintf(c, "\x00AUTH EXTERNAL %x\r\n", fmt.Sprint(uid))
 	must(t, err)

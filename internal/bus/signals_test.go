@@ -13,6 +13,7 @@ import (
 
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/forward"
+	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/testenv"
 	"github.com/godbus/dbus/v5"
 	"golang.org/x/time/rate"
@@ -166,7 +167,7 @@ func TestWhatWaitsForASubscriberIsDroppedWhenItUnsubscribes(t *testing.T) {
 		must(t, err)
 		c.Close()
 	}
-	eventually(t, "they have gone", func() bool { return r.NumConnections() == 0 })
+	proctest.Eventually(t, "they have gone", func() bool { return r.NumConnections() == 0 })
 	l.next("ConnectionNew")
 	must(t, ask(t, l.Conn, "Unsubscribe").Err)
 	l.hears(Interface) // one may have been on its way
@@ -192,11 +193,11 @@ func TestASubscriberWhoLeavesIsForgotten(t *testing.T) {
 	leaves, stays := r.subscriber(), r.subscriber()
 	equal(t, "rules with two subscribers", len(rules(t, conn)), 2)
 	leaves.Close()
-	eventually(t, "the rule for it is gone", func() bool { return len(rules(t, conn)) == 1 })
+	proctest.Eventually(t, "the rule for it is gone", func() bool { return len(rules(t, conn)) == 1 })
 	r.dial("tcp")
 	stays.next("ConnectionNew")
 	must(t, ask(t, stays.Conn, "Unsubscribe").Err)
-	eventually(t, "the last rule is gone", func() bool { return len(rules(t, conn)) == 0 })
+	proctest.Eventually(t, "the last rule is gone", func() bool { return len(rules(t, conn)) == 0 })
 }
 
 func TestSubscribersAreBounded(t *testing.T) {
@@ -213,7 +214,7 @@ func TestSubscribersAreBounded(t *testing.T) {
 	must(t, ask(t, late, "Subscribe").Err)
 	again := r.daemon.Connect(t)
 	all[2].Close()
-	eventually(t, "there is room after one has left", func() bool { return ask(t, again, "Subscribe").Err == nil })
+	proctest.Eventually(t, "there is room after one has left", func() bool { return ask(t, again, "Subscribe").Err == nil })
 }
 
 func TestASubscriberWhoNeverReadsHoldsUpNobody(t *testing.T) {
@@ -257,7 +258,7 @@ func TestSignalsThatDoNotFitAreCountedInTheLog(t *testing.T) {
 		c.Close()
 	}
 	var all map[string]dbus.Variant
-	eventually(t, "they have gone", func() bool {
+	proctest.Eventually(t, "they have gone", func() bool {
 		all = allProperties(t, l.Conn)
 		return all["NAccepted"].Value() == uint64(n) && all["NConnections"].Value() == uint32(0)
 	})

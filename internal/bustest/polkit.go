@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"sync"
 	"testing"
-	"time"
 
+	"example.org/socketproxy/internal/proctest"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -187,15 +187,8 @@ func offer[T any](ch chan<- T, v T) {
 	}
 }
 
-// Receive waits for what must come, such as a request to polkit. Only a test that fails waits long.
+// Receive waits for what must come, such as a request to polkit.
 func Receive[T any](t testing.TB, ch <-chan T) T {
 	t.Helper()
-	const patience = 20 * time.Second
-	select {
-	case v := <-ch:
-		return v
-	case <-time.After(patience):
-		t.Fatalf("waited %v in vain for a %T", patience, *new(T))
-		panic("unreachable")
-	}
+	return proctest.Wait(t, fmt.Sprintf("a %T", *new(T)), ch)
 }

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,13 +25,13 @@ func TestABrokenListenerNeitherSpinsNorFloodsTheLog(t *testing.T) {
 	if err := unix.Shutdown(int(listener.fd), unix.SHUT_RDWR); err != nil {
 		t.Fatal(err)
 	}
-	noSpin(t, "self")
-	send(t, client, "forwarding goes on")
-	receive(t, server, "forwarding goes on")
+	atRest(t)
+	streamtest.Send(t, client, "forwarding goes on")
+	streamtest.Receive(t, server, "forwarding goes on")
 
 	since := time.Now()
 	r.Kill()
-	wait(t, "the Proxy ends", r.Done())
+	proctest.Wait(t, "the Proxy ends", r.Done())
 	if took := time.Since(since); took > time.Second {
 		t.Errorf("the end took %v", took)
 	}
@@ -51,9 +53,9 @@ func TestABrokenListenerIsNoHarmToTheOthers(t *testing.T) {
 		}
 	}
 	for range 20 {
-		c := adoptDial(t, "tcp", listeners[1].Address())
-		send(t, c, "request")
-		receive(t, acceptFrom(t, b), "request")
+		c := streamtest.Dial(t, streamtest.TCP(listeners[1].Address()))
+		streamtest.Send(t, c, "request")
+		streamtest.Receive(t, b.Accept(), "request")
 	}
 }
 
@@ -63,7 +65,7 @@ func TestABrokenListenerDoesNotSpinWithoutIdleTimeEither(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.SetExitIdleTime(0)
-	noSpin(t, "self")
+	atRest(t)
 }
 
 func TestAcceptingGoesOnAfterTheBackOff(t *testing.T) {
@@ -97,14 +99,14 @@ func TestRunningOutOfDescriptorsHarmsNobody(t *testing.T) {
 		return
 	}
 	checkLeaks(t)
-	listener := listen(t, "tcp").(*net.TCPListener)
+	listener := listen(t, "tcp").Listener.(*net.TCPListener)
 	file, err := listener.File()
 	if err != nil {
 		t.Fatal(err)
 	}
 	backend := listen(t, "unix")
 	r := &rig{t: t, network: "tcp", address: listener.Addr().String(), backend: backend}
-	r.serve(echo)
+	r.backend.Serve(streamtest.Echo)
 
 	cmd := childOf(t, backend.Addr().String())
 	cmd.ExtraFiles = []*os.File{file}
@@ -130,7 +132,7 @@ func TestRunningOutOfDescriptorsHarmsNobody(t *testing.T) {
 	file.Close()
 	listener.Close()
 
-	served := make(chan duplex)
+	served := make(chan streamtest.Stream)
 	const clients = 3 * childConnections
 	for range clients {
 		c := r.dial()
@@ -141,11 +143,11 @@ func TestRunningOutOfDescriptorsHarmsNobody(t *testing.T) {
 			served <- c
 		}()
 	}
-	var open []duplex
+	var open []streamtest.Stream
 	for range childConnections {
-		open = append(open, wait(t, "a client is served", served))
+		open = append(open, proctest.Wait(t, "a client is served", served))
 	}
-	noSpin(t, fmt.Sprint(cmd.Process.Pid))
+	proctest.AtRest(t, func() time.Duration { return proctest.CPUTime(cmd.Process.Pid) })
 	select {
 	case <-served:
 		t.Fatal("more clients are served than the child has descriptors for")
@@ -154,11 +156,11 @@ func TestRunningOutOfDescriptorsHarmsNobody(t *testing.T) {
 	// Who goes makes room for who waits, until there is trouble no more.
 	for range clients - childConnections - 2 {
 		open[0].Close()
-		open = append(open[1:], wait(t, "the next client is served", served))
+		open = append(open[1:], proctest.Wait(t, "the next client is served", served))
 	}
 	since := time.Now()
 	stop.Close() // with two clients in the backlog
-	if err := wait(t, "the child ends", ended); err != nil {
+	if err := proctest.Wait(t, "the child ends", ended); err != nil {
 		t.Error(err)
 	}
 	ended <- nil
@@ -169,7 +171,7 @@ func TestRunningOutOfDescriptorsHarmsNobody(t *testing.T) {
 		t.Errorf("%d lines of trouble", n)
 	}
 	for range 2 {
-		wait(t, "the last clients get an end", served)
+		proctest.Wait(t, "the last clients get an end", served)
 	}
 }
 
@@ -181,7 +183,7 @@ func runWithFewDescriptors(t *testing.T, target string) {
 	}
 	cfg := testConfig(t, target, listener)
 	limitDescriptors(t, 2+2*childConnections) // a loop has two
-	cfg.Loops, cfg.ConnectRetry, cfg.Log = 1, patience, slog.New(slog.NewTextHandler(os.Stderr, nil))
+	cfg.Loops, cfg.ConnectRetry, cfg.Log = 1, proctest.Patience, slog.New(slog.NewTextHandler(os.Stderr, nil))
 	p, err := Start(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -215,14 +217,14 @@ func TestClientsForWhomThereIsNoDescriptorWaitUntilSomebodyLeaves(t *testing.T) 
 		t.Error("accepting pauses though nobody waits")
 	}
 	waiting := r.dial()
-	send(t, waiting, "me too")
-	eventually(t, "accepting pauses", r.loopPauses)
+	streamtest.Send(t, waiting, "me too")
+	proctest.Eventually(t, "accepting pauses", r.loopPauses)
 	equal(t, "connections", r.NumConnections(), 2)
 	client.Close()
 	server.Close()
-	receive(t, r.accept(), "me too")
+	streamtest.Receive(t, r.accept(), "me too")
 	r.Kill()
-	wait(t, "the Proxy ends", r.Done())
+	proctest.Wait(t, "the Proxy ends", r.Done())
 	if !strings.Contains(buf.String(), "too many open files") {
 		t.Errorf("the log says %q", buf.String())
 	}
@@ -265,7 +267,7 @@ func TestACallThatIsForbiddenIsNotMadeWithoutEnd(t *testing.T) {
 	t.Cleanup(func() { rawSyscall = syscall.RawSyscall6 }) // after the Proxy has ended, whose clean-up comes later
 	r := newRig(t, "tcp", "tcp", withLoops(1))
 	r.dial()
-	eventually(t, "accepting pauses", r.loopPauses)
+	proctest.Eventually(t, "accepting pauses", r.loopPauses)
 	if n := calls.Load(); n > 4*acceptBatch {
 		t.Errorf("%d calls", n)
 	}

@@ -10,19 +10,21 @@ import (
 	"testing"
 	"time"
 
+	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
 	"golang.org/x/sys/unix"
 )
 
 // ends returns the next connection that ended.
 func ends(t *testing.T, s *Subscription, reason Reason) Event {
 	t.Helper()
-	e := wait(t, "a connection ends", s.C)
+	e := proctest.Wait(t, "a connection ends", s.C)
 	equal(t, "reason", e.Reason, reason)
 	return *e
 }
 
 // eachWay calls f for both directions of a TCP connection: what happens at one end shows at the other.
-func eachWay(t *testing.T, f func(t *testing.T, r *rig, from side, src, dst duplex)) {
+func eachWay(t *testing.T, f func(t *testing.T, r *rig, from side, src, dst streamtest.Stream)) {
 	t.Helper()
 	for _, from := range []side{client, backend} {
 		t.Run([]string{"from the client", "from the backend"}[from], func(t *testing.T) {
@@ -40,35 +42,35 @@ func eachWay(t *testing.T, f func(t *testing.T, r *rig, from side, src, dst dupl
 func brokenBy(s side) Reason { return []Reason{ReasonClientReset, ReasonBackendReset}[s] }
 
 func TestAResetIsPassedOn(t *testing.T) {
-	for name, prepare := range map[string]func(*testing.T, duplex, duplex){
-		"without a byte": func(*testing.T, duplex, duplex) {},
-		"in a conversation": func(t *testing.T, src, dst duplex) {
-			send(t, src, "question")
-			receive(t, dst, "question")
-			send(t, dst, "answer")
-			receive(t, src, "answer")
+	for name, prepare := range map[string]func(*testing.T, streamtest.Stream, streamtest.Stream){
+		"without a byte": func(*testing.T, streamtest.Stream, streamtest.Stream) {},
+		"in a conversation": func(t *testing.T, src, dst streamtest.Stream) {
+			streamtest.Send(t, src, "question")
+			streamtest.Receive(t, dst, "question")
+			streamtest.Send(t, dst, "answer")
+			streamtest.Receive(t, src, "answer")
 		},
-		"after a FIN from there": func(t *testing.T, src, dst duplex) {
-			finish(t, src)
-			receiveEnd(t, dst)
+		"after a FIN from there": func(t *testing.T, src, dst streamtest.Stream) {
+			streamtest.Finish(t, src)
+			streamtest.ExpectEnding(t, dst, streamtest.End)
 		},
-		"after a FIN to there": func(t *testing.T, src, dst duplex) {
-			finish(t, dst)
-			receiveEnd(t, src)
+		"after a FIN to there": func(t *testing.T, src, dst streamtest.Stream) {
+			streamtest.Finish(t, dst)
+			streamtest.ExpectEnding(t, src, streamtest.End)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			eachWay(t, func(t *testing.T, r *rig, from side, src, dst duplex) {
+			eachWay(t, func(t *testing.T, r *rig, from side, src, dst streamtest.Stream) {
 				closed := r.Subscribe(1, EventClosed)
 				prepare(t, src, dst)
-				reset(t, src)
+				streamtest.Reset(t, src)
 				e := ends(t, closed, brokenBy(from))
 				if !errors.Is(e.Err, unix.ECONNRESET) && !errors.Is(e.Err, unix.EPIPE) {
 					t.Errorf("error %v", e.Err)
 				}
 				// A FIN before it ended what can be read; then the reset shows in writing.
 				if _, err := dst.Read(make([]byte, 1)); err == io.EOF {
-					eventually(t, "writing fails", func() bool {
+					proctest.Eventually(t, "writing fails", func() bool {
 						_, err := dst.Write([]byte("x"))
 						return errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET)
 					})
@@ -81,10 +83,10 @@ func TestAResetIsPassedOn(t *testing.T) {
 }
 
 // acknowledged waits until all that was sent is beyond the reach of a reset by the sender.
-func acknowledged(t *testing.T, c duplex) {
+func acknowledged(t *testing.T, c streamtest.Stream) {
 	t.Helper()
-	eventually(t, "all is acknowledged", func() (yes bool) {
-		control(t, c, func(fd int) error {
+	proctest.Eventually(t, "all is acknowledged", func() (yes bool) {
+		streamtest.Control(t, c, func(fd int) error {
 			yes = unacknowledged(int32(fd)) == 0
 			return nil
 		})
@@ -95,18 +97,18 @@ func acknowledged(t *testing.T, c duplex) {
 func TestWhatWasSentBeforeAResetArrivesBeforeIt(t *testing.T) {
 	for _, size := range []int{1, 1000, 100_000} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			eachWay(t, func(t *testing.T, r *rig, from side, src, dst duplex) {
+			eachWay(t, func(t *testing.T, r *rig, from side, src, dst streamtest.Stream) {
 				// With little room behind it, the Proxy holds a part, and has not taken another.
 				r.inspect(r.connection().ID, func(_ *loop, c *conn) {
 					if err := unix.SetsockoptInt(int(c.end[from.other()].fd), unix.SOL_SOCKET, unix.SO_SNDBUF, 8<<10); err != nil {
 						t.Error(err)
 					}
 				})
-				send(t, src, string(noise[:size]))
+				streamtest.Send(t, src, string(noise[:size]))
 				acknowledged(t, src)
-				reset(t, src)
-				receive(t, dst, string(noise[:size]))
-				receiveReset(t, dst)
+				streamtest.Reset(t, src)
+				streamtest.Receive(t, dst, string(noise[:size]))
+				streamtest.ExpectEnding(t, dst, streamtest.BrokenOff)
 			})
 		})
 	}
@@ -115,7 +117,7 @@ func TestWhatWasSentBeforeAResetArrivesBeforeIt(t *testing.T) {
 func TestAResetBehindAStalledReaderNeitherSpinsNorStays(t *testing.T) {
 	r := newRig(t, "tcp", "tcp")
 	closed := r.Subscribe(2, EventClosed)
-	var stalled []duplex
+	var stalled []streamtest.Stream
 	var since time.Time
 	for _, from := range []side{client, backend} {
 		src, dst := r.pair()
@@ -124,15 +126,15 @@ func TestAResetBehindAStalledReaderNeitherSpinsNorStays(t *testing.T) {
 		}
 		r.fill(r.lastID.Load(), from, src)
 		since = time.Now()
-		reset(t, src)
+		streamtest.Reset(t, src)
 		stalled = append(stalled, dst)
 	}
-	noSpin(t, "self")
+	atRest(t)
 	for _, c := range r.Connections(0, 0, nil) {
 		equal(t, "state", c.State, ConnectionClosing)
 	}
 	for range 2 {
-		e := wait(t, "a connection ends", closed.C)
+		e := proctest.Wait(t, "a connection ends", closed.C)
 		equal(t, "reason", e.Reason, brokenBy(side(e.Connection.ID-1)))
 	}
 	if took := time.Since(since); took < lingerMax/2 || took > 4*lingerMax {
@@ -146,7 +148,7 @@ func TestAResetBehindAStalledReaderNeitherSpinsNorStays(t *testing.T) {
 }
 
 func TestAReaderThatComesBackGetsAllThatWasSentBeforeAReset(t *testing.T) {
-	eachWay(t, func(t *testing.T, r *rig, from side, src, dst duplex) {
+	eachWay(t, func(t *testing.T, r *rig, from side, src, dst streamtest.Stream) {
 		id := r.connection().ID
 		r.inspect(id, func(_ *loop, c *conn) {
 			if err := unix.SetsockoptInt(int(c.end[from.other()].fd), unix.SOL_SOCKET, unix.SO_SNDBUF, 8<<10); err != nil {
@@ -154,17 +156,17 @@ func TestAReaderThatComesBackGetsAllThatWasSentBeforeAReset(t *testing.T) {
 			}
 		})
 		text := string(noise[:120_000])
-		send(t, src, text)
+		streamtest.Send(t, src, text)
 		acknowledged(t, src)
-		reset(t, src)
-		eventually(t, "the Proxy knows of the reset", func() bool { return r.connection().State == ConnectionClosing })
+		streamtest.Reset(t, src)
+		proctest.Eventually(t, "the Proxy knows of the reset", func() bool { return r.connection().State == ConnectionClosing })
 		// Each piece is progress, for which the Proxy stays.
 		for len(text) > 0 {
 			n := min(10_000, len(text))
-			receive(t, dst, text[:n])
+			streamtest.Receive(t, dst, text[:n])
 			text = text[n:]
 		}
-		receiveReset(t, dst)
+		streamtest.ExpectEnding(t, dst, streamtest.BrokenOff)
 	})
 }
 
@@ -173,10 +175,10 @@ func TestAResetOfBothEndsAtOnce(t *testing.T) {
 	closed := r.Subscribe(1, EventClosed)
 	client, server := r.pair()
 	thaw := r.freeze()
-	reset(t, client)
-	reset(t, server)
+	streamtest.Reset(t, client)
+	streamtest.Reset(t, server)
 	thaw()
-	wait(t, "the connection ends", closed.C)
+	proctest.Wait(t, "the connection ends", closed.C)
 }
 
 // receiveBroken wants the end of a connection that broke: AF_UNIX has no reset, but the kernel makes one of bytes that
@@ -193,37 +195,37 @@ func TestABrokenUnixPeerEndsTheConnection(t *testing.T) {
 		r := newRig(t, "unix", "tcp")
 		closed := r.Subscribe(1, EventClosed)
 		client, server := r.pair()
-		send(t, client, "request")
+		streamtest.Send(t, client, "request")
 		client.Close()
-		receive(t, server, "request")
-		receiveEnd(t, server)
-		send(t, server, "answer")
+		streamtest.Receive(t, server, "request")
+		streamtest.ExpectEnding(t, server, streamtest.End)
+		streamtest.Send(t, server, "answer")
 		ends(t, closed, ReasonClientReset)
 	})
 	t.Run("a client that closed without reading all", func(t *testing.T) {
 		r := newRig(t, "unix", "tcp")
 		closed := r.Subscribe(1, EventClosed)
 		client, server := r.pair()
-		send(t, server, "answer")
+		streamtest.Send(t, server, "answer")
 		id := r.connection().ID
-		eventually(t, "the answer is at the client", func() bool {
+		proctest.Eventually(t, "the answer is at the client", func() bool {
 			c, err := r.Connection(id)
 			return err == nil && c.BytesToClient == 6
 		})
-		send(t, client, "request")
+		streamtest.Send(t, client, "request")
 		client.Close() // with the answer unread, which is a reset
-		receive(t, server, "request")
-		receiveReset(t, server)
+		streamtest.Receive(t, server, "request")
+		streamtest.ExpectEnding(t, server, streamtest.BrokenOff)
 		ends(t, closed, ReasonClientReset)
 	})
 	t.Run("a backend sees no more than the end of a client that reset", func(t *testing.T) {
 		r := newRig(t, "tcp", "unix")
 		closed := r.Subscribe(1, EventClosed)
 		client, server := r.pair()
-		send(t, client, "request")
+		streamtest.Send(t, client, "request")
 		acknowledged(t, client)
-		reset(t, client)
-		receive(t, server, "request")
+		streamtest.Reset(t, client)
+		streamtest.Receive(t, server, "request")
 		receiveBroken(t, server)
 		ends(t, closed, ReasonClientReset)
 	})
@@ -234,12 +236,12 @@ func TestABrokenUnixPeerEndsTheConnection(t *testing.T) {
 		if err := client.(*net.UnixConn).CloseRead(); err != nil {
 			t.Fatal(err)
 		}
-		send(t, server, "answer")
-		eventually(t, "the Proxy finds out", func() bool { return r.connection().State == ConnectionBackendClosed })
-		send(t, client, "more")
-		receive(t, server, "more")
-		finish(t, client)
-		receiveReset(t, server) // for its answer was lost
+		streamtest.Send(t, server, "answer")
+		proctest.Eventually(t, "the Proxy finds out", func() bool { return r.connection().State == ConnectionBackendClosed })
+		streamtest.Send(t, client, "more")
+		streamtest.Receive(t, server, "more")
+		streamtest.Finish(t, client)
+		streamtest.ExpectEnding(t, server, streamtest.BrokenOff) // for its answer was lost
 		ends(t, closed, ReasonClientReset)
 	})
 	t.Run("a client sees the end of a backend that is gone", func(t *testing.T) {
@@ -247,8 +249,8 @@ func TestABrokenUnixPeerEndsTheConnection(t *testing.T) {
 		closed := r.Subscribe(1, EventClosed)
 		client, server := r.pair()
 		server.Close()
-		receiveEnd(t, client)
-		send(t, client, "request")
+		streamtest.ExpectEnding(t, client, streamtest.End)
+		streamtest.Send(t, client, "request")
 		ends(t, closed, ReasonBackendReset)
 		receiveBroken(t, client)
 	})
@@ -265,18 +267,18 @@ func TestConnectionsThatEndAnyhowLeaveNothing(t *testing.T) {
 			if i%10 == 9 {
 				_ = r.CloseConnection(uint64(1 + rng.IntN(i))) // which may be gone
 			}
-			for _, c := range []duplex{client, server} {
+			for _, c := range []streamtest.Stream{client, server} {
 				seed := rng.Uint64()
 				wg.Go(func() { misbehave(c, rand.New(rand.NewPCG(seed, 0))) })
 			}
 		}
 		wg.Wait()
-		eventually(t, "all connections end", func() bool { return r.NumConnections() == 0 })
+		proctest.Eventually(t, "all connections end", func() bool { return r.NumConnections() == 0 })
 	})
 }
 
 // misbehave does a few things that a peer may do, and closes the connection in some way.
-func misbehave(c duplex, rng *rand.Rand) {
+func misbehave(c streamtest.Stream, rng *rand.Rand) {
 	defer c.Close()
 	buf := make([]byte, 1<<20)
 	for range rng.IntN(8) {
@@ -300,35 +302,35 @@ func misbehave(c duplex, rng *rand.Rand) {
 func TestAUnixPeerThatReadsNoMoreStillAnswers(t *testing.T) {
 	r := newRig(t, "tcp", "unix")
 	client, server := r.pair()
-	send(t, client, "request")
-	receive(t, server, "request")
-	control(t, server, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RD) })
-	send(t, client, "more")
+	streamtest.Send(t, client, "request")
+	streamtest.Receive(t, server, "request")
+	streamtest.Control(t, server, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RD) })
+	streamtest.Send(t, client, "more")
 	id := r.connection().ID
-	eventually(t, "nobody wants what is left", func() (finished bool) {
+	proctest.Eventually(t, "nobody wants what is left", func() (finished bool) {
 		r.inspect(id, func(_ *loop, c *conn) { finished = c.relay[0].finished })
 		return finished
 	})
-	send(t, server, "answer")
-	receive(t, client, "answer")
+	streamtest.Send(t, server, "answer")
+	streamtest.Receive(t, client, "answer")
 	server.Close()
-	receiveReset(t, client) // the rest of what it sent was not read
+	streamtest.ExpectEnding(t, client, streamtest.BrokenOff) // the rest of what it sent was not read
 }
 
 // The deadline of a drain promises delivery of what was taken, and a sender that resets after it takes nothing of that back.
 func TestWhatWasTakenBeforeADeadlineOutlivesAReset(t *testing.T) {
-	eachWay(t, func(t *testing.T, r *rig, from side, src, dst duplex) {
+	eachWay(t, func(t *testing.T, r *rig, from side, src, dst streamtest.Stream) {
 		id := r.connection().ID
 		r.fill(id, from, src)
-		if err := r.Drain(DrainOptions{Timeout: patience}); err != nil {
+		if err := r.Drain(DrainOptions{Timeout: proctest.Patience}); err != nil {
 			t.Fatal(err)
 		}
 		r.flushNow()
-		eventually(t, "no more is taken", func() bool { return r.connection().State == ConnectionClosing })
+		proctest.Eventually(t, "no more is taken", func() bool { return r.connection().State == ConnectionClosing })
 		c := r.connection()
 		taken := int([]uint64{c.BytesToBackend, c.BytesToClient}[from]) + r.held(id, from)
-		reset(t, src)
-		eventually(t, "the Proxy knows of the reset", func() (broke bool) {
+		streamtest.Reset(t, src)
+		proctest.Eventually(t, "the Proxy knows of the reset", func() (broke bool) {
 			r.inspect(id, func(_ *loop, c *conn) { broke = c.end[from].is(broken) })
 			return broke || r.NumConnections() == 0
 		})

@@ -6,12 +6,16 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
+	"example.org/socketproxy/internal/testenv"
 	"golang.org/x/sys/unix"
 )
 
@@ -44,22 +48,21 @@ func newAbsent(t *testing.T, address string) *absent {
 }
 
 // listen makes it a backend.
-func (a *absent) listen(backlog int) net.Listener {
+func (a *absent) listen(backlog int) *streamtest.Backend {
 	a.t.Helper()
-	control(a.t, a.file, func(fd int) error { return unix.Listen(fd, backlog) })
+	streamtest.Control(a.t, a.file, func(fd int) error { return unix.Listen(fd, backlog) })
 	l, err := net.FileListener(a.file)
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	a.t.Cleanup(func() { l.Close() })
 	a.file.Close()
-	return l
+	return streamtest.BackendOn(a.t, l)
 }
 
 // failedRound waits until the Proxy has tried in vain to connect its only connection.
 func (r *rig) failedRound() {
 	r.t.Helper()
-	eventually(r.t, "an attempt fails", func() (failed bool) {
+	proctest.Eventually(r.t, "an attempt fails", func() (failed bool) {
 		r.inspect(r.lastID.Load(), func(l *loop, c *conn) { failed = c.dial != 0 && l.dials[c.dial-1].err != nil })
 		return failed
 	})
@@ -67,29 +70,29 @@ func (r *rig) failedRound() {
 
 func TestAClientIsHeldUntilTheBackendListens(t *testing.T) {
 	abstract := func(t *testing.T) string { return fmt.Sprintf("@forward-test-%d", os.Getpid()) }
-	for name, backend := range map[string]func(t *testing.T) (target string, appear func() net.Listener){
-		"TCP, connection refused": func(t *testing.T) (string, func() net.Listener) {
+	for name, backend := range map[string]func(t *testing.T) (target string, appear func() *streamtest.Backend){
+		"TCP, connection refused": func(t *testing.T) (string, func() *streamtest.Backend) {
 			a := newAbsent(t, "tcp")
-			return a.address, func() net.Listener { return a.listen(10) }
+			return a.address, func() *streamtest.Backend { return a.listen(10) }
 		},
-		"AF_UNIX, connection refused": func(t *testing.T) (string, func() net.Listener) {
+		"AF_UNIX, connection refused": func(t *testing.T) (string, func() *streamtest.Backend) {
 			a := newAbsent(t, socketPath(t))
-			return a.address, func() net.Listener { return a.listen(10) }
+			return a.address, func() *streamtest.Backend { return a.listen(10) }
 		},
-		"abstract, connection refused": func(t *testing.T) (string, func() net.Listener) {
+		"abstract, connection refused": func(t *testing.T) (string, func() *streamtest.Backend) {
 			name := abstract(t)
-			return name, func() net.Listener { return newAbsent(t, name).listen(10) }
+			return name, func() *streamtest.Backend { return newAbsent(t, name).listen(10) }
 		},
-		"AF_UNIX, no such file": func(t *testing.T) (string, func() net.Listener) {
+		"AF_UNIX, no such file": func(t *testing.T) (string, func() *streamtest.Backend) {
 			path := socketPath(t)
-			return path, func() net.Listener { return newAbsent(t, path).listen(10) }
+			return path, func() *streamtest.Backend { return newAbsent(t, path).listen(10) }
 		},
-		"AF_UNIX, full backlog": func(t *testing.T) (string, func() net.Listener) {
+		"AF_UNIX, full backlog": func(t *testing.T) (string, func() *streamtest.Backend) {
 			a := newAbsent(t, socketPath(t))
 			l := a.listen(0)
-			adoptDial(t, "unix", a.address)
-			return a.address, func() net.Listener {
-				acceptFrom(t, l)
+			streamtest.Dial(t, streamtest.Unix(a.address))
+			return a.address, func() *streamtest.Backend {
+				l.Accept()
 				return l
 			}
 		},
@@ -101,19 +104,19 @@ func TestAClientIsHeldUntilTheBackendListens(t *testing.T) {
 					target, appear := backend(t)
 					r := rigTo(t, clients, target)
 					client := r.dial()
-					send(t, client, "request")
-					finish(t, client)
+					streamtest.Send(t, client, "request")
+					streamtest.Finish(t, client)
 					r.failedRound()
 					equal(t, "state", r.connection().State, ConnectionConnecting)
 					equal(t, "backend", r.connection().Backend, target)
 
-					server := acceptFrom(t, appear())
-					receive(t, server, "request")
-					receiveEnd(t, server)
-					send(t, server, "answer")
-					finish(t, server)
-					receive(t, client, "answer")
-					receiveEnd(t, client)
+					server := appear().Accept()
+					streamtest.Receive(t, server, "request")
+					streamtest.ExpectEnding(t, server, streamtest.End)
+					streamtest.Send(t, server, "answer")
+					streamtest.Finish(t, server)
+					streamtest.Receive(t, client, "answer")
+					streamtest.ExpectEnding(t, client, streamtest.End)
 				})
 			}
 		})
@@ -176,7 +179,7 @@ func newBlackHole(t *testing.T) string {
 	t.Helper()
 	a := newAbsent(t, "tcp")
 	a.listen(0)
-	adoptDial(t, "tcp", a.address)
+	streamtest.Dial(t, streamtest.TCP(a.address))
 	return a.address
 }
 
@@ -204,12 +207,12 @@ func TestAClientThatResetsWhileItWaitsIsForgotten(t *testing.T) {
 			r := rigTo(t, "tcp", makeTarget(t), retry(Infinity), func(c *Config) { c.ConnectTimeout = Infinity })
 			opened, closed := r.Subscribe(1, EventOpened), r.Subscribe(1, EventClosed)
 			client := r.dial()
-			send(t, client, "request")
-			wait(t, "the connection is there", opened.C)
+			streamtest.Send(t, client, "request")
+			proctest.Wait(t, "the connection is there", opened.C)
 			acknowledged(t, client)
-			reset(t, client)
+			streamtest.Reset(t, client)
 			ends(t, closed, ReasonClientReset)
-			eventually(t, "its slot is free", func() bool { return r.NumConnections() == 0 })
+			proctest.Eventually(t, "its slot is free", func() bool { return r.NumConnections() == 0 })
 		})
 	}
 }
@@ -225,11 +228,11 @@ func TestABackendThatResetsAtOnce(t *testing.T) {
 		return addresses("127.0.0.1")(ctx)
 	})
 	client := r.dial()
-	wait(t, "the look-up", asked)
+	proctest.Wait(t, "the look-up", asked)
 	thaw := r.freeze()
 	close(answer)
 	m := r.loops[0].mailbox
-	eventually(t, "the addresses are in the mailbox", func() bool {
+	proctest.Eventually(t, "the addresses are in the mailbox", func() bool {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		return len(m.queue) == 1
@@ -238,12 +241,12 @@ func TestABackendThatResetsAtOnce(t *testing.T) {
 	m.post(func() { <-reading }) // the loop connects, and looks for events when all is over
 	thaw()
 	server := r.accept()
-	send(t, server, "last words")
+	streamtest.Send(t, server, "last words")
 	acknowledged(t, server)
-	reset(t, server)
+	streamtest.Reset(t, server)
 	close(reading)
-	receive(t, client, "last words")
-	receiveReset(t, client)
+	streamtest.Receive(t, client, "last words")
+	streamtest.ExpectEnding(t, client, streamtest.BrokenOff)
 	if age := ends(t, closed, ReasonBackendReset).Connection.Age; age > lingerMax/2 {
 		t.Errorf("the reset was passed on after %v", age)
 	}
@@ -254,10 +257,10 @@ func TestABackendThatEndsAtOnce(t *testing.T) {
 		r := newRig(t, clients, backend)
 		for range 20 {
 			client, server := r.pair()
-			send(t, server, "full")
+			streamtest.Send(t, server, "full")
 			server.Close()
-			receive(t, client, "full")
-			receiveEnd(t, client)
+			streamtest.Receive(t, client, "full")
+			streamtest.ExpectEnding(t, client, streamtest.End)
 			client.Close()
 		}
 	})
@@ -282,8 +285,8 @@ func TestAClientFromTheBacklogIsSetUpToo(t *testing.T) {
 	checkLeaks(t)
 	b := listen(t, "tcp")
 	defer b.Close()
-	l := listen(t, "tcp").(*net.TCPListener)
-	client := adoptDial(t, "tcp", l.Addr().String())
+	l := listen(t, "tcp").Listener.(*net.TCPListener)
+	client := streamtest.Dial(t, streamtest.TCP(l.Addr().String()))
 	defer client.Close()
 	file, err := l.File()
 	if err != nil {
@@ -295,8 +298,8 @@ func TestAClientFromTheBacklogIsSetUpToo(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := start(t, testConfig(t, b.Addr().String(), listener))
-	send(t, client, "request")
-	receive(t, acceptFrom(t, b), "request")
+	streamtest.Send(t, client, "request")
+	streamtest.Receive(t, b.Accept(), "request")
 	p.inspect(1, func(l *loop, c *conn) {
 		for _, option := range [][2]int{{unix.IPPROTO_TCP, unix.TCP_NODELAY}, {unix.SOL_SOCKET, unix.SO_KEEPALIVE}} {
 			value, _ := getsockopt(c.end[0].fd, option[0], option[1])
@@ -306,15 +309,15 @@ func TestAClientFromTheBacklogIsSetUpToo(t *testing.T) {
 }
 
 func TestNoDescriptorIsInherited(t *testing.T) {
-	before := openFiles(t)
+	before := proctest.OpenFiles(os.Getpid())
 	r := newRig(t, "tcp", "unix")
 	client, _ := r.pair()
 	r.fill(1, 0, client) // through a pipe
-	for fd, what := range openFiles(t) {
-		if before[fd] == what {
+	for entry, what := range proctest.OpenFiles(os.Getpid()) {
+		if before[entry] == what {
 			continue
 		}
-		n, err := strconv.Atoi(fd)
+		n, err := strconv.Atoi(filepath.Base(entry))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -332,10 +335,10 @@ func TestTheWaitForTheBackendIsNotIdleTime(t *testing.T) {
 	r := rigTo(t, "tcp", a.address, func(c *Config) { c.IdleTimeout = timeout })
 	closed := r.Subscribe(1, EventClosed)
 	client := r.dial()
-	eventually(t, "the client has waited for longer", func() bool { return r.connection().Age > 2*timeout })
-	server := acceptFrom(t, a.listen(10))
-	receiveReset(t, client)
-	receiveReset(t, server)
+	proctest.Eventually(t, "the client has waited for longer", func() bool { return r.connection().Age > 2*timeout })
+	server := a.listen(10).Accept()
+	streamtest.ExpectEnding(t, client, streamtest.BrokenOff)
+	streamtest.ExpectEnding(t, server, streamtest.BrokenOff)
 	c := ends(t, closed, ReasonIdle).Connection
 	if c.Idle < timeout || c.Idle > c.Age-2*timeout {
 		t.Errorf("it was idle for %v, at an age of %v", c.Idle, c.Age)
@@ -348,9 +351,7 @@ func TestTheWaitForTheBackendIsNotIdleTime(t *testing.T) {
 func TestASocketConnectedToItselfIsNoBackend(t *testing.T) {
 	const port = "40000"
 	if os.Getenv(childEnv) == "" {
-		if os.Getuid() != 0 {
-			skip(t, "only root can make a network namespace")
-		}
+		testenv.NeedRoot(t, "make a network namespace")
 		cmd := childOf(t, "a network of its own")
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
 		if output, err := cmd.CombinedOutput(); err != nil {
@@ -374,17 +375,14 @@ func TestASocketConnectedToItselfIsNoBackend(t *testing.T) {
 
 	r := rigTo(t, "unix", "127.0.0.1:"+port)
 	client := r.dial()
-	send(t, client, "request")
+	streamtest.Send(t, client, "request")
 	r.failedRound()
-	l, err := net.Listen("tcp", "127.0.0.1:"+port)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := streamtest.Listen(t, streamtest.TCP("127.0.0.1:"+port))
 	defer l.Close()
 	if err := os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("40001 50000"), 0); err != nil {
 		t.Fatal(err)
 	}
-	receive(t, acceptFrom(t, l), "request")
+	streamtest.Receive(t, l.Accept(), "request")
 }
 
 // nameOf makes a target of a name, with the port of address.
@@ -399,9 +397,9 @@ func TestAllAddressesOfANameAreTried(t *testing.T) {
 	r := rigTo(t, "tcp", nameOf(backend.Addr().String()), retry(0))
 	r.resolveTo(addresses("127.0.0.2", "::1", "127.0.0.3", "127.0.0.1", "127.0.0.4"))
 	client := r.dial()
-	server := acceptFrom(t, backend)
-	send(t, client, "request")
-	receive(t, server, "request")
+	server := backend.Accept()
+	streamtest.Send(t, client, "request")
+	streamtest.Receive(t, server, "request")
 	equal(t, "backend", r.connection().Backend, backend.Addr().String())
 	equal(t, "failed", r.Stats().Failed, 0)
 }
@@ -410,17 +408,14 @@ func TestAnAddressThatDoesNotAnswerIsLeftForTheNext(t *testing.T) {
 	checkLeaks(t)
 	hole := newBlackHole(t)
 	port := netip.MustParseAddrPort(hole).Port()
-	backend, err := net.Listen("tcp", fmt.Sprintf("127.0.0.2:%d", port))
-	if err != nil {
-		t.Fatal(err)
-	}
+	backend := streamtest.Listen(t, streamtest.TCP(fmt.Sprintf("127.0.0.2:%d", port)))
 	defer backend.Close()
 	r := rigTo(t, "tcp", nameOf(hole), retry(0), func(c *Config) { c.ConnectTimeout = 50 * time.Millisecond })
 	r.resolveTo(addresses("127.0.0.1", "127.0.0.2"))
 	client := r.dial()
-	server := acceptFrom(t, backend)
-	send(t, client, "request")
-	receive(t, server, "request")
+	server := backend.Accept()
+	streamtest.Send(t, client, "request")
+	streamtest.Receive(t, server, "request")
 }
 
 func TestTheLastAddressTellsWhyAllFailed(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"example.org/socketproxy/internal/streamtest"
 	"github.com/pires/go-proxyproto"
 	"golang.org/x/sys/unix"
 )
@@ -63,7 +64,7 @@ func TestTheHeaderNamesAUnixClient(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	adopt(t, client)
+	streamtest.Adopt(t, client)
 	header, err := proxyproto.Read(bufio.NewReader(r.accept()))
 	if err != nil {
 		t.Fatal(err)

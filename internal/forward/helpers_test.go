@@ -3,25 +3,19 @@ package forward
 import (
 	"errors"
 	"flag"
-	"io"
 	"maps"
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
-	"syscall"
 	"testing"
 	"time"
 
+	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 )
-
-// patience is how long a test waits for what must happen. Only a test that fails waits that long.
-const patience = 20 * time.Second
 
 func TestMain(m *testing.M) {
 	// The runtime opens the descriptors of its poller with the first socket; no test shall be blamed for them.
@@ -60,20 +54,13 @@ func limitDescriptors(t *testing.T, room int) {
 	}
 }
 
-// duplex is what *net.TCPConn and *net.UnixConn have in common.
-type duplex interface {
-	net.Conn
-	syscall.Conn
-	CloseWrite() error
-}
-
 // rig is a Proxy between the clients and the backend of a test.
 type rig struct {
 	*Proxy
 	t       *testing.T
 	network string // of the clients
 	address string
-	backend net.Listener
+	backend *streamtest.Backend
 }
 
 // newRig starts a Proxy for clients of one network, "tcp" or "unix", in front of a backend of another. At the end of the
@@ -122,13 +109,13 @@ func start(t *testing.T, cfg Config) *Proxy {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		eventually(t, "all connections end", func() bool {
+		proctest.Eventually(t, "all connections end", func() bool {
 			return !slices.ContainsFunc(p.Connections(0, 0, nil), func(c Connection) bool {
 				return c.State != ConnectionConnecting
 			})
 		})
 		p.Kill()
-		wait(t, "the Proxy ends", p.Done())
+		proctest.Wait(t, "the Proxy ends", p.Done())
 		checkReturned(t, p)
 	})
 	return p
@@ -154,15 +141,15 @@ func checkReturned(t reporter, p *Proxy) {
 // checkLeaks fails the test if, at its end, there is a goroutine or a descriptor that was not there before.
 func checkLeaks(t *testing.T) {
 	t.Helper()
-	before := openFiles(t)
+	before := proctest.OpenFiles(os.Getpid())
 	t.Cleanup(func() {
 		goleak.VerifyNone(t)
 		// A descriptor of package net is closed by the last goroutine that leaves it, which may be late.
-		deadline := time.Now().Add(patience)
-		after := openFiles(t)
+		deadline := time.Now().Add(proctest.Patience)
+		after := proctest.OpenFiles(os.Getpid())
 		for !maps.Equal(after, before) && time.Now().Before(deadline) {
 			time.Sleep(time.Millisecond)
-			after = openFiles(t)
+			after = proctest.OpenFiles(os.Getpid())
 		}
 		for fd, what := range after {
 			if before[fd] != what {
@@ -177,31 +164,10 @@ func checkLeaks(t *testing.T) {
 	})
 }
 
-// openFiles says what each descriptor of this process is.
-func openFiles(t *testing.T) map[string]string {
-	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	files := map[string]string{}
-	for _, entry := range entries {
-		if what, err := os.Readlink(filepath.Join("/proc/self/fd", entry.Name())); err == nil { // the listing itself is gone
-			files[entry.Name()] = what
-		}
-	}
-	return files
-}
-
-// socketPath is a short path, because an AF_UNIX address has no room for the name of a test.
+// socketPath is where an AF_UNIX socket may be made.
 func socketPath(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "forward")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return filepath.Join(dir, "socket")
+	return streamtest.Free(t, streamtest.Path).Text
 }
 
 // listenFor opens a listener for a Proxy.
@@ -227,65 +193,29 @@ func mustListen(t *testing.T, text string) *Listener {
 	return l
 }
 
-// listen opens a listener for a backend. The caller closes it.
-func listen(t *testing.T, network string) net.Listener {
+// listen opens a backend of a network.
+func listen(t *testing.T, network string) *streamtest.Backend {
 	t.Helper()
-	address := "127.0.0.1:0"
 	if network == "unix" {
-		address = socketPath(t)
+		return streamtest.NewBackend(t, streamtest.Path)
 	}
-	l, err := net.Listen(network, address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return l
-}
-
-// adopt closes a connection at the end of the test, and lets none of its calls wait for ever.
-func adopt(t *testing.T, c net.Conn) duplex {
-	t.Helper()
-	t.Cleanup(func() { c.Close() })
-	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
-		t.Fatal(err)
-	}
-	return c.(duplex)
+	return streamtest.NewBackend(t, streamtest.TCP4)
 }
 
 // dial connects a client.
-func (r *rig) dial() duplex {
+func (r *rig) dial() streamtest.Stream {
 	r.t.Helper()
-	return adoptDial(r.t, r.network, r.address)
-}
-
-func adoptDial(t *testing.T, network, address string) duplex {
-	t.Helper()
-	c, err := net.Dial(network, address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return adopt(t, c)
+	return streamtest.Dial(r.t, streamtest.Address{Network: r.network, Text: r.address})
 }
 
 // accept takes the next connection at the backend.
-func (r *rig) accept() duplex {
+func (r *rig) accept() streamtest.Stream {
 	r.t.Helper()
-	return acceptFrom(r.t, r.backend)
-}
-
-func acceptFrom(t *testing.T, l net.Listener) duplex {
-	t.Helper()
-	if err := l.(interface{ SetDeadline(time.Time) error }).SetDeadline(time.Now().Add(patience)); err != nil {
-		t.Fatal(err)
-	}
-	c, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return adopt(t, c)
+	return r.backend.Accept()
 }
 
 // pair is a client and what the backend sees of it.
-func (r *rig) pair() (client, server duplex) {
+func (r *rig) pair() (client, server streamtest.Stream) {
 	r.t.Helper()
 	client = r.dial()
 	return client, r.accept()
@@ -306,9 +236,9 @@ func (r *rig) turnedAwayFrom(local net.Addr) {
 	case err != nil:
 		r.t.Fatal(err)
 	case r.network == "unix":
-		receiveBroken(r.t, adopt(r.t, c))
+		receiveBroken(r.t, streamtest.Adopt(r.t, c))
 	default:
-		receiveReset(r.t, adopt(r.t, c))
+		streamtest.ExpectEnding(r.t, streamtest.Adopt(r.t, c), streamtest.BrokenOff)
 	}
 }
 
@@ -344,10 +274,10 @@ func (p *Proxy) held(id uint64, from side) (n int) {
 }
 
 // fill sends the noise, over and over again, until the way to a reader that stalls is full, and the Proxy holds some of it.
-func (r *rig) fill(id uint64, from side, src duplex) {
+func (r *rig) fill(id uint64, from side, src streamtest.Stream) {
 	r.t.Helper()
 	sent := 0
-	eventually(r.t, "the way is full", func() bool {
+	proctest.Eventually(r.t, "the way is full", func() bool {
 		_ = src.SetWriteDeadline(time.Now().Add(5 * time.Millisecond))
 		n, err := src.Write(noise[sent%len(noise):])
 		sent += n
@@ -366,43 +296,6 @@ func (p *Proxy) freeze() (thaw func()) {
 	return func() { close(release) }
 }
 
-// serve gives every connection of a backend to f, in a goroutine of its own, until the backend is closed.
-func (r *rig) serve(f func(duplex)) {
-	done := make(chan struct{})
-	var served []chan struct{}
-	go func() {
-		defer close(done)
-		for {
-			c, err := r.backend.Accept()
-			if err != nil {
-				return
-			}
-			ended := make(chan struct{})
-			served = append(served, ended)
-			go func() {
-				defer close(ended)
-				defer c.Close()
-				_ = c.SetDeadline(time.Now().Add(patience))
-				f(c.(duplex))
-			}()
-		}
-	}()
-	r.t.Cleanup(func() {
-		r.backend.Close()
-		<-done
-		for _, ended := range served {
-			<-ended
-		}
-	})
-}
-
-// echo sends back what it gets. Two net.TCPConn would splice through pipes that package net keeps open for later.
-func echo(c duplex) {
-	if _, err := io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c}); err == nil {
-		_ = c.CloseWrite()
-	}
-}
-
 // networks calls f for all four pairs of client and backend.
 func networks(t *testing.T, f func(t *testing.T, clients, backend string)) {
 	t.Helper()
@@ -411,91 +304,6 @@ func networks(t *testing.T, f func(t *testing.T, clients, backend string)) {
 			t.Run(clients+" to "+backend, func(t *testing.T) { f(t, clients, backend) })
 		}
 	}
-}
-
-func send(t *testing.T, c net.Conn, text string) {
-	t.Helper()
-	if _, err := io.WriteString(c, text); err != nil {
-		t.Fatalf("sending %q: %v", text, err)
-	}
-}
-
-func receive(t *testing.T, c net.Conn, want string) {
-	t.Helper()
-	got := make([]byte, len(want))
-	if n, err := io.ReadFull(c, got); err != nil || string(got) != want {
-		t.Fatalf("received %.60q (%d bytes), %v; want %.60q", got[:n], n, err, want)
-	}
-}
-
-// receiveEnd wants the end of the stream and nothing before it.
-func receiveEnd(t *testing.T, c net.Conn) {
-	t.Helper()
-	if rest, err := io.ReadAll(c); err != nil || len(rest) > 0 {
-		t.Fatalf("received %.80q, %v; want the end of the stream", rest, err)
-	}
-}
-
-// receiveReset wants a reset and nothing before it.
-func receiveReset(t *testing.T, c net.Conn) {
-	t.Helper()
-	if rest, err := io.ReadAll(c); !errors.Is(err, unix.ECONNRESET) || len(rest) > 0 {
-		t.Fatalf("received %.80q, %v; want a reset", rest, err)
-	}
-}
-
-// finish sends a FIN.
-func finish(t *testing.T, c duplex) {
-	t.Helper()
-	if err := c.CloseWrite(); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// reset closes a connection so that its peer sees a reset.
-func reset(t *testing.T, c duplex) {
-	t.Helper()
-	if err := c.(*net.TCPConn).SetLinger(0); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Close(); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// control calls f with the descriptor of a socket.
-func control(t *testing.T, c syscall.Conn, f func(fd int) error) {
-	t.Helper()
-	raw, err := c.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var failed error
-	if err := raw.Control(func(fd uintptr) { failed = f(int(fd)) }); err != nil || failed != nil {
-		t.Fatal(err, failed)
-	}
-}
-
-// eventually waits for a condition that nothing announces.
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !condition(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited %v in vain: %s", patience, what)
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
-
-// wait waits for a channel to be closed, or to deliver.
-func wait[T any](t *testing.T, what string, c <-chan T) (v T) {
-	t.Helper()
-	select {
-	case v = <-c:
-	case <-time.After(patience):
-		t.Fatalf("waited %v in vain: %s", patience, what)
-	}
-	return v
 }
 
 // reporter is what *testing.T and *rapid.T have in common.
@@ -511,45 +319,10 @@ func equal[T comparable](t reporter, what string, got, want T) {
 	}
 }
 
-// cpuTime is what a process has used of the CPUs: the first field of schedstat, which counts in ns.
-func cpuTime(t *testing.T, pid string) (sum time.Duration) {
+// atRest wants this process to leave the processors alone.
+func atRest(t *testing.T) {
 	t.Helper()
-	tasks, err := filepath.Glob(filepath.Join("/proc", pid, "task/*/schedstat"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, task := range tasks {
-		text, err := os.ReadFile(task)
-		if err != nil {
-			continue // a thread that has ended
-		}
-		ns, err := strconv.ParseInt(strings.Fields(string(text))[0], 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		sum += time.Duration(ns)
-	}
-	return sum
-}
-
-// skip is for what this machine cannot do; where all must be tested, it fails.
-func skip(t *testing.T, why string) {
-	t.Helper()
-	if os.Getenv("PROXYD_TEST_NO_SKIP") == "1" {
-		t.Fatalf("PROXYD_TEST_NO_SKIP forbids to skip this: %s", why)
-	}
-	t.Skip(why)
-}
-
-// noSpin measures the CPU time of a process over an interval, in which it has next to nothing to do.
-func noSpin(t *testing.T, pid string) {
-	t.Helper()
-	const interval = 120 * time.Millisecond
-	before := cpuTime(t, pid)
-	time.Sleep(interval)
-	if used := cpuTime(t, pid) - before; used > interval/2 {
-		t.Errorf("%v of CPU time in %v without work", used, interval)
-	}
+	proctest.AtRest(t, func() time.Duration { return proctest.CPUTime(os.Getpid()) })
 }
 
 // withLoops is an option of newRig.

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,7 +26,7 @@ func TestTheProxyEndsWhenNobodyComes(t *testing.T) {
 	since := time.Now()
 	r := newRig(t, "tcp", "tcp", exitIdle(span))
 	states := r.Subscribe(10, EventStateChanged)
-	wait(t, "the Proxy ends", r.Done())
+	proctest.Wait(t, "the Proxy ends", r.Done())
 	equal(t, "reason", (<-states.C).Reason, ReasonIdle)
 	equal(t, "further states", len(states.C), 0)
 	if took := time.Since(since); took < span || took > span+time.Second {
@@ -45,12 +47,12 @@ func TestAnOpenConnectionKeepsTheProxy(t *testing.T) {
 		t.Fatal("the Proxy ended with a connection open")
 	case <-time.After(3 * span):
 	}
-	send(t, client, "still here")
-	receive(t, server, "still here")
+	streamtest.Send(t, client, "still here")
+	streamtest.Receive(t, server, "still here")
 	client.Close()
 	server.Close()
 	since := time.Now()
-	wait(t, "the Proxy ends", r.Done())
+	proctest.Wait(t, "the Proxy ends", r.Done())
 	if took := time.Since(since); took < span/2 || took > span+time.Second {
 		t.Errorf("it ended %v after the last connection, want %v", took, span)
 	}
@@ -64,7 +66,7 @@ func TestTheIdleTimeOfTheProxyMayChange(t *testing.T) {
 	equal(t, "span", r.ExitIdleTime(), time.Hour)
 	r.CloseConnections(nil)
 	r.SetExitIdleTime(-1)
-	wait(t, "the Proxy ends", r.Done())
+	proctest.Wait(t, "the Proxy ends", r.Done())
 	equal(t, "span", r.ExitIdleTime(), 0)
 }
 
@@ -74,8 +76,7 @@ func TestNobodyIsLostWhenTheProxyEndsByItself(t *testing.T) {
 		t.Run(network, func(t *testing.T) {
 			checkLeaks(t)
 			backend := listen(t, "unix")
-			served := &rig{t: t, backend: backend}
-			served.serve(echo)
+			backend.Serve(streamtest.Echo)
 			listener := listen(t, network)
 			var stop atomic.Bool
 			var proxies int
@@ -83,7 +84,7 @@ func TestNobodyIsLostWhenTheProxyEndsByItself(t *testing.T) {
 			go func() {
 				defer close(activator)
 				for ; !stop.Load(); proxies++ {
-					file, err := listener.(interface{ File() (*os.File, error) }).File()
+					file, err := listener.Listener.(interface{ File() (*os.File, error) }).File()
 					if err != nil {
 						t.Error(err)
 						return
@@ -138,7 +139,7 @@ func ask(network, address string) error {
 		return err
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(patience))
+	_ = c.SetDeadline(time.Now().Add(proctest.Patience))
 	if _, err := io.WriteString(c, "x"); err != nil {
 		return err
 	}
@@ -154,8 +155,8 @@ func TestAnIdleConnectionEndsAndABusyOneStays(t *testing.T) {
 	busy, busyServer := r.pair()
 	var pause time.Duration // the longest of the busy one, on a machine that is busy itself
 	for last := time.Now(); len(closed.C) == 0; last = time.Now() {
-		send(t, busy, "x")
-		receive(t, busyServer, "x")
+		streamtest.Send(t, busy, "x")
+		streamtest.Receive(t, busyServer, "x")
 		pause = max(pause, time.Since(last))
 	}
 	e := ends(t, closed, ReasonIdle)
@@ -165,8 +166,8 @@ func TestAnIdleConnectionEndsAndABusyOneStays(t *testing.T) {
 	if e.Connection.Idle < timeout || e.Connection.Idle > 2*timeout {
 		t.Errorf("it was idle for %v, want about %v", e.Connection.Idle, timeout)
 	}
-	receiveReset(t, idle)
-	receiveReset(t, idleServer)
+	streamtest.ExpectEnding(t, idle, streamtest.BrokenOff)
+	streamtest.ExpectEnding(t, idleServer, streamtest.BrokenOff)
 	ends(t, closed, ReasonIdle) // the other, now that it has become idle
 }
 
@@ -179,22 +180,22 @@ func TestADrainLetsConnectionsFinishAndNobodyIn(t *testing.T) {
 	}
 	equal(t, "state", r.State(), StateDraining)
 	waiting := r.dial() // into the backlog
-	send(t, waiting, "request")
-	send(t, client, "going on")
-	receive(t, server, "going on")
+	streamtest.Send(t, waiting, "request")
+	streamtest.Send(t, client, "going on")
+	streamtest.Receive(t, server, "going on")
 	equal(t, "connections", r.NumConnections(), 1)
 	client.Close()
 	server.Close()
-	equal(t, "first state", wait(t, "a state", states.C).State, StateDraining)
-	equal(t, "second state", wait(t, "a state", states.C).State, StateDrained)
+	equal(t, "first state", proctest.Wait(t, "a state", states.C).State, StateDraining)
+	equal(t, "second state", proctest.Wait(t, "a state", states.C).State, StateDrained)
 	equal(t, "state", r.State(), StateDrained)
 	equal(t, "accepted", r.Stats().Accepted, 1)
 
 	if err := r.Resume(); err != nil {
 		t.Fatal(err)
 	}
-	equal(t, "third state", wait(t, "a state", states.C).State, StateRunning)
-	receive(t, r.accept(), "request")
+	equal(t, "third state", proctest.Wait(t, "a state", states.C).State, StateRunning)
+	streamtest.Receive(t, r.accept(), "request")
 }
 
 func TestWhatADrainAllows(t *testing.T) {
@@ -219,7 +220,7 @@ func TestWhatADrainAllows(t *testing.T) {
 	check("drain while exiting", r.Drain(DrainOptions{}), ErrExiting)
 	check("resume while exiting", r.Resume(), ErrExiting)
 	r.Kill()
-	wait(t, "the Proxy ends", r.Done())
+	proctest.Wait(t, "the Proxy ends", r.Done())
 	check("exit after the end", r.Exit(0), ErrExiting)
 	check("drain after the end", r.Drain(DrainOptions{}), ErrExiting)
 	check("resume after the end", r.Resume(), ErrExiting)
@@ -233,7 +234,7 @@ func TestADrainThatEndsTheProxy(t *testing.T) {
 		if err := r.Drain(DrainOptions{Exit: true}); err != nil {
 			t.Fatal(err)
 		}
-		wait(t, "the Proxy ends", r.Done())
+		proctest.Wait(t, "the Proxy ends", r.Done())
 	})
 	t.Run("with the last connection", func(t *testing.T) {
 		r := newRig(t, "tcp", "tcp")
@@ -241,11 +242,11 @@ func TestADrainThatEndsTheProxy(t *testing.T) {
 		if err := r.Drain(DrainOptions{Exit: true}); err != nil {
 			t.Fatal(err)
 		}
-		send(t, client, "going on")
-		receive(t, server, "going on")
+		streamtest.Send(t, client, "going on")
+		streamtest.Receive(t, server, "going on")
 		client.Close()
 		server.Close()
-		wait(t, "the Proxy ends", r.Done())
+		proctest.Wait(t, "the Proxy ends", r.Done())
 	})
 	t.Run("unless it is resumed", func(t *testing.T) {
 		r := newRig(t, "tcp", "tcp")
@@ -286,7 +287,7 @@ func TestADrainMayRefuse(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.turnedAway()
-	equal(t, "reason", wait(t, "the refusal", refused.C).Reason, ReasonDraining)
+	equal(t, "reason", proctest.Wait(t, "the refusal", refused.C).Reason, ReasonDraining)
 	if err := r.Resume(); err != nil {
 		t.Fatal(err)
 	}
@@ -300,20 +301,20 @@ func TestTheDeadlineOfADrainCutsWhoIsLeft(t *testing.T) {
 	open, server := r.pair()
 	r.backend.Close()
 	waiting := r.dial() // for a backend that is gone
-	eventually(t, "both are there", func() bool { return r.NumConnections() == 2 })
+	proctest.Eventually(t, "both are there", func() bool { return r.NumConnections() == 2 })
 	if err := r.Drain(DrainOptions{Timeout: timeout}); err != nil {
 		t.Fatal(err)
 	}
 	if left := time.Until(r.DrainDeadline()); left <= 0 || left > timeout {
 		t.Errorf("the deadline is in %v", left)
 	}
-	for _, c := range []duplex{open, server, waiting} {
-		receiveReset(t, c)
+	for _, c := range []streamtest.Stream{open, server, waiting} {
+		streamtest.ExpectEnding(t, c, streamtest.BrokenOff)
 	}
 	for range 2 {
 		ends(t, closed, ReasonDeadline)
 	}
-	eventually(t, "it is drained", func() bool { return r.State() == StateDrained })
+	proctest.Eventually(t, "it is drained", func() bool { return r.State() == StateDrained })
 	equal(t, "deadline", r.DrainDeadline(), time.Time{})
 }
 
@@ -340,13 +341,13 @@ func TestExitGivesConnectionsTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	equal(t, "state", r.State(), StateExiting)
-	send(t, client, "request")
-	receive(t, server, "request")
-	send(t, server, "answer")
-	receive(t, client, "answer")
+	streamtest.Send(t, client, "request")
+	streamtest.Receive(t, server, "request")
+	streamtest.Send(t, server, "answer")
+	streamtest.Receive(t, client, "answer")
 	client.Close()
 	server.Close()
-	wait(t, "the Proxy ends", r.Done())
+	proctest.Wait(t, "the Proxy ends", r.Done())
 }
 
 func TestExitCutsWhoIsLeftAtItsDeadline(t *testing.T) {
@@ -357,9 +358,9 @@ func TestExitCutsWhoIsLeftAtItsDeadline(t *testing.T) {
 	if err := r.Exit(timeout); err != nil {
 		t.Fatal(err)
 	}
-	receiveReset(t, client)
-	receiveReset(t, server)
-	wait(t, "the Proxy ends", r.Done())
+	streamtest.ExpectEnding(t, client, streamtest.BrokenOff)
+	streamtest.ExpectEnding(t, server, streamtest.BrokenOff)
+	proctest.Wait(t, "the Proxy ends", r.Done())
 	if took := time.Since(since); took < timeout/2 || took > timeout+time.Second {
 		t.Errorf("it took %v, want about %v", took, timeout)
 	}
@@ -386,11 +387,11 @@ func TestExitDeliversEveryByteItHasTaken(t *testing.T) {
 				}
 				id := r.connection().ID
 				r.fill(id, from, src)
-				if err := r.Exit(patience); err != nil {
+				if err := r.Exit(proctest.Patience); err != nil {
 					t.Fatal(err)
 				}
 				r.flushNow()
-				eventually(t, "no more is taken", func() bool { return r.connection().State == ConnectionClosing })
+				proctest.Eventually(t, "no more is taken", func() bool { return r.connection().State == ConnectionClosing })
 				c := r.connection()
 				taken := int([]uint64{c.BytesToBackend, c.BytesToClient}[from]) + r.held(id, from)
 
@@ -404,7 +405,7 @@ func TestExitDeliversEveryByteItHasTaken(t *testing.T) {
 				}
 				e := ends(t, closed, ReasonDeadline)
 				equal(t, "bytes counted", int([]uint64{e.Connection.BytesToBackend, e.Connection.BytesToClient}[from]), taken)
-				wait(t, "the Proxy ends", r.Done())
+				proctest.Wait(t, "the Proxy ends", r.Done())
 			})
 		}
 	})
@@ -433,9 +434,9 @@ func TestKillEndsEverythingAtOnce(t *testing.T) {
 				t.Fatal(err)
 			}
 			r.Kill()
-			wait(t, "the Proxy ends", r.Done())
-			receiveReset(t, client)
-			receiveReset(t, server)
+			proctest.Wait(t, "the Proxy ends", r.Done())
+			streamtest.ExpectEnding(t, client, streamtest.BrokenOff)
+			streamtest.ExpectEnding(t, server, streamtest.BrokenOff)
 			var last Event
 			for e := range events.C { // which the end closes
 				if e.Kind == EventClosed {
@@ -452,13 +453,13 @@ func TestKillWhileClientsCome(t *testing.T) {
 	for i := range 20 {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			r := newRig(t, "tcp", "tcp", withLoops(4))
-			r.serve(echo)
+			r.backend.Serve(streamtest.Echo)
 			var clients sync.WaitGroup
 			for range 20 {
 				clients.Go(func() { _ = ask(r.network, r.address) })
 			}
 			r.Kill()
-			wait(t, "the Proxy ends", r.Done())
+			proctest.Wait(t, "the Proxy ends", r.Done())
 			clients.Wait()
 		})
 	}
@@ -468,10 +469,10 @@ func TestKillWhileClientsCome(t *testing.T) {
 func TestAnEndedProxyStillAnswers(t *testing.T) {
 	r := newRig(t, "tcp", "tcp")
 	client, server := r.pair()
-	send(t, client, strings.Repeat("x", 100))
-	receive(t, server, strings.Repeat("x", 100))
+	streamtest.Send(t, client, strings.Repeat("x", 100))
+	streamtest.Receive(t, server, strings.Repeat("x", 100))
 	r.Kill()
-	wait(t, "the Proxy ends", r.Done())
+	proctest.Wait(t, "the Proxy ends", r.Done())
 	var wg sync.WaitGroup
 	together := make(chan struct{})
 	for range 4 {

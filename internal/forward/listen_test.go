@@ -108,7 +108,7 @@ func TestASocketFileLeftBehindIsReplaced(t *testing.T) {
 
 	l := mustListen(t, path)
 	equal(t, "address", l.Address(), path)
-	adoptDial(t, "unix", path)
+	streamtest.Dial(t, streamtest.Unix(path))
 	l.Close()
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the socket file is there after Close: %v", err)
@@ -131,7 +131,7 @@ func TestASocketInUseIsNotReplaced(t *testing.T) {
 				t.Fatal("a second listener")
 			}
 			equal(t, "error", err.Error(), fmt.Sprintf("cannot listen on %s: address already in use", address))
-			adoptDial(t, network, address)
+			streamtest.Dial(t, streamtest.Address{Network: network, Text: address})
 		})
 	}
 }
@@ -162,7 +162,7 @@ func TestTheSocketFileOfAnotherListenerStays(t *testing.T) {
 	}
 	second := mustListen(t, path)
 	first.Close()
-	adoptDial(t, "unix", path)
+	streamtest.Dial(t, streamtest.Unix(path))
 	second.Close()
 }
 
@@ -171,7 +171,7 @@ func TestAnAbstractSocketIsListenedOn(t *testing.T) {
 	name := fmt.Sprintf("@forward-test-%d", os.Getpid())
 	l := mustListen(t, name)
 	equal(t, "address", l.Address(), name)
-	adoptDial(t, "unix", name)
+	streamtest.Dial(t, streamtest.Unix(name))
 	l.Close()
 }
 
@@ -180,13 +180,13 @@ func TestAPortListensOnAllAddresses(t *testing.T) {
 	_, port, _ := net.SplitHostPort(streamtest.Reserve(t, netip.IPv4Unspecified()))
 	l := mustListen(t, port)
 	defer l.Close()
-	adoptDial(t, "tcp", "127.0.0.1:"+port)
+	streamtest.Dial(t, streamtest.TCP("127.0.0.1:"+port))
 }
 
 func TestAdoptListenerTakesTheSocketAndItsName(t *testing.T) {
 	checkLeaks(t)
 	l := listen(t, "tcp")
-	file, err := l.(*net.TCPListener).File()
+	file, err := l.Listener.(*net.TCPListener).File()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +205,7 @@ func TestAdoptListenerTakesTheSocketAndItsName(t *testing.T) {
 	if _, err := named.Stat(); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("the file is still open: %v", err)
 	}
-	adoptDial(t, "tcp", address)
+	streamtest.Dial(t, streamtest.TCP(address))
 }
 
 func mustDup(t *testing.T, file *os.File) uintptr {
@@ -285,7 +285,7 @@ func TestClosingLeavesASuccessorsSocketFile(t *testing.T) {
 	}
 	successor := mustListen(t, path)
 	old.Close()
-	adoptDial(t, "unix", path)
+	streamtest.Dial(t, streamtest.Unix(path))
 	successor.Close()
 	if _, err := os.Stat(path); !os.IsNotExist(err) {
 		t.Errorf("its own file is left: %v", err)

@@ -3,6 +3,7 @@ package forward
 import (
 	"testing"
 
+	"example.org/socketproxy/internal/streamtest"
 	"golang.org/x/sys/unix"
 )
 
@@ -13,10 +14,10 @@ func TestNoStateOfAConnectionSpins(t *testing.T) {
 			r := newRig(t, network, network)
 			r.pair()
 			halfClosed, _ := r.pair()
-			finish(t, halfClosed)
+			streamtest.Finish(t, halfClosed)
 			_, answered := r.pair()
-			send(t, answered, "answer")
-			finish(t, answered)
+			streamtest.Send(t, answered, "answer")
+			streamtest.Finish(t, answered)
 			_, gone := r.pair()
 			gone.Close()
 			urgent, _ := r.pair()
@@ -27,7 +28,7 @@ func TestNoStateOfAConnectionSpins(t *testing.T) {
 			if err := r.Drain(DrainOptions{}); err != nil {
 				t.Fatal(err)
 			}
-			noSpin(t, "self")
+			atRest(t)
 		})
 	}
 }
@@ -36,5 +37,5 @@ func TestClientsThatWaitForABackendDoNotSpin(t *testing.T) {
 	checkLeaks(t)
 	r := rigTo(t, "unix", socketPath(t))
 	r.crowd(50)
-	noSpin(t, "self")
+	atRest(t)
 }

@@ -5,6 +5,7 @@ import (
 	"syscall"
 	"time"
 
+	"example.org/socketproxy/internal/proctest"
 	"golang.org/x/sys/unix"
 )
 
@@ -50,7 +51,7 @@ func (g *gate) end() (ended bool) {
 	g.Kill()
 	select {
 	case <-g.Done():
-	case <-time.After(patience):
+	case <-time.After(proctest.Patience):
 		return false
 	}
 	g.remove()

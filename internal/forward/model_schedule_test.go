@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"example.org/socketproxy/internal/proctest"
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 )
@@ -243,7 +244,7 @@ func (m *schedule) accept(t *rapid.T) bool {
 	}
 	c := m.links[len(m.links)-1]
 	p := &c.peer[backend]
-	for deadline := time.Now().Add(patience); p.fd < 0 && !p.closed; {
+	for deadline := time.Now().Add(proctest.Patience); p.fd < 0 && !p.closed; {
 		m.untilIdle(t)
 		fd, _, err := unix.Accept4(m.backend, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		switch {
@@ -478,7 +479,7 @@ func (m *schedule) finale(t *rapid.T) {
 }
 
 func (m *schedule) readAll(t *rapid.T) {
-	for deadline := time.Now().Add(patience); ; {
+	for deadline := time.Now().Add(proctest.Patience); ; {
 		m.untilIdle(t)
 		got := 0
 		for _, c := range m.links {

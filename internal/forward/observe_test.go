@@ -10,6 +10,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
 )
 
 func TestEventsTellTheLifeOfAConnection(t *testing.T) {
@@ -17,19 +20,19 @@ func TestEventsTellTheLifeOfAConnection(t *testing.T) {
 	events := r.Subscribe(10, EventOpened, EventClosed)
 	before := time.Now()
 	client, server := r.pair()
-	opened := wait(t, "an event", events.C)
+	opened := proctest.Wait(t, "an event", events.C)
 	equal(t, "kind", opened.Kind, EventOpened)
 	equal(t, "client", opened.Connection.Client, client.LocalAddr().String())
 	equal(t, "backend", opened.Connection.Backend, r.backend.Addr().String())
 	equal(t, "state", opened.Connection.State, ConnectionConnecting)
 
-	send(t, client, "request")
-	finish(t, client)
-	receive(t, server, "request")
-	send(t, server, "the answer")
-	finish(t, server)
-	receive(t, client, "the answer")
-	closed := wait(t, "an event", events.C)
+	streamtest.Send(t, client, "request")
+	streamtest.Finish(t, client)
+	streamtest.Receive(t, server, "request")
+	streamtest.Send(t, server, "the answer")
+	streamtest.Finish(t, server)
+	streamtest.Receive(t, client, "the answer")
+	closed := proctest.Wait(t, "an event", events.C)
 	equal(t, "kind", closed.Kind, EventClosed)
 	equal(t, "reason", closed.Reason, ReasonFinished)
 	equal(t, "error", closed.Err, nil)
@@ -52,7 +55,7 @@ func TestARefusedClientIsNamed(t *testing.T) {
 			refused := r.Subscribe(1, EventRefused)
 			r.pair()
 			r.turnedAwayFrom(local)
-			e := wait(t, "an event", refused.C)
+			e := proctest.Wait(t, "an event", refused.C)
 			if want := strings.TrimSuffix(local.String(), ":0"); !strings.HasPrefix(e.Connection.Client, want) {
 				t.Errorf("client %s, want %s", e.Connection.Client, want)
 			}
@@ -66,14 +69,14 @@ func TestARefusedClientIsNamed(t *testing.T) {
 func TestTheLastChangeOfTheCountIsTold(t *testing.T) {
 	r := newRig(t, "tcp", "tcp")
 	counts := r.Subscribe(100, EventCountChanged)
-	r.serve(echo)
+	r.backend.Serve(streamtest.Echo)
 	for range 10 {
 		if err := ask(r.network, r.address); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for told := -1; told != 0; {
-		wait(t, "the count changes", counts.C)
+		proctest.Wait(t, "the count changes", counts.C)
 		told = r.NumConnections()
 	}
 }
@@ -95,7 +98,7 @@ func TestTheCountChangesBeforeItIsTold(t *testing.T) {
 
 func TestTheCountIsToldAFewTimesASecondAtMost(t *testing.T) {
 	r := newRig(t, "tcp", "tcp")
-	r.serve(echo)
+	r.backend.Serve(streamtest.Echo)
 	counts := r.Subscribe(1000, EventCountChanged)
 	since := time.Now()
 	for range 100 {
@@ -111,7 +114,7 @@ func TestTheCountIsToldAFewTimesASecondAtMost(t *testing.T) {
 func TestAReaderThatFallsBehindLosesItsOwnEventsOnly(t *testing.T) {
 	const connections = 50
 	r := newRig(t, "tcp", "tcp")
-	r.serve(echo)
+	r.backend.Serve(streamtest.Echo)
 	lazy := r.Subscribe(3, EventOpened, EventClosed)
 	diligent := r.Subscribe(2*connections, EventOpened, EventClosed)
 	for range connections {
@@ -120,7 +123,7 @@ func TestAReaderThatFallsBehindLosesItsOwnEventsOnly(t *testing.T) {
 		}
 	}
 	for range 2 * connections {
-		wait(t, "an event", diligent.C)
+		proctest.Wait(t, "an event", diligent.C)
 	}
 	equal(t, "dropped", diligent.Dropped(), 0)
 	equal(t, "dropped by the lazy one", lazy.Dropped(), 2*connections-3)
@@ -136,7 +139,7 @@ func TestASubscriptionEnds(t *testing.T) {
 		t.Error("an event after Close")
 	}
 	r.pair()
-	equal(t, "kind", wait(t, "an event", other.C).Kind, EventOpened)
+	equal(t, "kind", proctest.Wait(t, "an event", other.C).Kind, EventOpened)
 	r.Kill()
 	if _, open := <-other.C; open {
 		t.Error("an event nobody asked for")
@@ -150,7 +153,7 @@ func TestNothingIsToldThatNobodyWants(t *testing.T) {
 	client, server := r.pair()
 	client.Close()
 	server.Close()
-	equal(t, "kind", wait(t, "an event", s.C).Kind, EventClosed)
+	equal(t, "kind", proctest.Wait(t, "an event", s.C).Kind, EventClosed)
 	equal(t, "further events", len(s.C), 0)
 }
 
@@ -169,7 +172,7 @@ func TestALogThatHangsStopsNobody(t *testing.T) {
 	log, buf := newTestLog(slog.LevelDebug)
 	stuck := stuckLog{log.Handler(), make(chan struct{})}
 	r := newRig(t, "tcp", "tcp", func(c *Config) { c.Log = slog.New(stuck) })
-	r.serve(echo)
+	r.backend.Serve(streamtest.Echo)
 	s := r.Subscribe(10, EventClosed)
 	var clients sync.WaitGroup
 	for range 4 {
@@ -187,7 +190,7 @@ func TestALogThatHangsStopsNobody(t *testing.T) {
 	}
 	close(stuck.release)
 	r.Kill()
-	wait(t, "the Proxy ends", r.Done())
+	proctest.Wait(t, "the Proxy ends", r.Done())
 	if !strings.Contains(buf.String(), "Too much happened at once: ") {
 		t.Error("the log does not say that it is not whole")
 	}

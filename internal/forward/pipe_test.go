@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"testing"
 
+	"example.org/socketproxy/internal/testenv"
 	"golang.org/x/sys/unix"
 )
 
@@ -133,7 +134,7 @@ func TestALoopGivesBackThePipesThatNobodyNeeds(t *testing.T) {
 func TestAPipeThatTheKernelKeepsSmallIsNotLent(t *testing.T) {
 	checkLeaks(t)
 	if soft, err := os.ReadFile("/proc/sys/fs/pipe-user-pages-soft"); err != nil || string(soft) == "0\n" {
-		skip(t, "this kernel has no such limit")
+		testenv.Without(t, "this kernel has no such limit")
 	}
 	pool := pipePool{budget: budgetOf(1 << 30)}
 	done := make(chan struct{})

@@ -16,6 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
+	"example.org/socketproxy/internal/testenv"
 	"golang.org/x/sys/unix"
 )
 
@@ -42,7 +45,7 @@ func TestStartRefusesWhatCannotWork(t *testing.T) {
 		}
 		equal(t, "error", err.Error(), want)
 	}
-	adoptDial(t, "tcp", l.Address()) // it is the caller's still
+	streamtest.Dial(t, streamtest.TCP(l.Address())) // it is the caller's still
 }
 
 func TestStartFailsWithoutDescriptors(t *testing.T) {
@@ -56,14 +59,14 @@ func TestStartFailsWithoutDescriptors(t *testing.T) {
 	l := listenFor(t, "tcp")
 	defer l.Close()
 	cfg := testConfig(t, "127.0.0.1:1", l)
-	before := openFiles(t)
+	before := proctest.OpenFiles(os.Getpid())
 	limitDescriptors(t, 2+1) // a loop has two
 	_, err := Start(cfg)
 	if err == nil {
 		t.Fatal("started")
 	}
 	equal(t, "error", err.Error(), "cannot create an eventfd: too many open files")
-	if after := openFiles(t); !maps.Equal(after, before) {
+	if after := proctest.OpenFiles(os.Getpid()); !maps.Equal(after, before) {
 		t.Errorf("descriptors before: %v, after: %v", before, after)
 	}
 }
@@ -75,7 +78,7 @@ func TestALimitBeyondTheDescriptorsIsSaid(t *testing.T) {
 	cfg.ConnectionsMax, cfg.Log = math.MaxUint32, log
 	p := start(t, cfg)
 	p.Kill()
-	wait(t, "the Proxy ends", p.Done())
+	proctest.Wait(t, "the Proxy ends", p.Done())
 	want := `File descriptors are enough for \d+ connections only, not for --connections-max=4294967295; ` +
 		`LimitNOFILE=\d+ or more would do\.`
 	if !regexp.MustCompile(want).MatchString(buf.String()) {
@@ -101,24 +104,24 @@ func TestSeveralListenersLeadToTheOneBackend(t *testing.T) {
 	listeners := []*Listener{listenFor(t, "tcp"), listenFor(t, "unix"), listenFor(t, "tcp")}
 	p := start(t, testConfig(t, b.Addr().String(), listeners...))
 	for i, network := range []string{"tcp", "unix", "tcp"} {
-		c := adoptDial(t, network, listeners[i].Address())
-		s := acceptFrom(t, b)
-		send(t, c, "request")
-		receive(t, s, "request")
+		c := streamtest.Dial(t, streamtest.Address{Network: network, Text: listeners[i].Address()})
+		s := b.Accept()
+		streamtest.Send(t, c, "request")
+		streamtest.Receive(t, s, "request")
 		list := p.Connections(uint64(i), 0, nil)
 		equal(t, "listener", list[0].Listener, listeners[i].Address())
 	}
 }
 
 // storm connects clients at once. It returns those that are served, when all others have been turned away.
-func (r *rig) storm(clients int) (served []duplex) {
+func (r *rig) storm(clients int) (served []streamtest.Stream) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for range clients {
 		wg.Go(func() {
 			c, err := net.Dial(r.network, r.address)
 			if err == nil {
-				_ = c.SetDeadline(time.Now().Add(patience))
+				_ = c.SetDeadline(time.Now().Add(proctest.Patience))
 				if _, err = io.WriteString(c, "x"); err == nil {
 					_, err = io.ReadFull(c, make([]byte, 1))
 				}
@@ -127,7 +130,7 @@ func (r *rig) storm(clients int) (served []duplex) {
 			case err == nil:
 				mu.Lock()
 				defer mu.Unlock()
-				served = append(served, c.(duplex))
+				served = append(served, c.(streamtest.Stream))
 				return
 			case errors.Is(err, io.EOF) && r.network == "unix", errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE):
 			default:
@@ -151,11 +154,11 @@ func TestExactlyAsManyAsTheLimitAreServed(t *testing.T) {
 			const limit, clients = 10, 200
 			r := newRig(t, network, "unix", withLoops(4), func(c *Config) { c.ConnectionsMax = limit })
 			var atBackend atomic.Int32
-			r.serve(func(c duplex) {
+			r.backend.Serve(func(c streamtest.Stream) {
 				if n := atBackend.Add(1); n > limit {
 					t.Errorf("%d connections at the backend", n)
 				}
-				echo(c)
+				streamtest.Echo(c)
 				atBackend.Add(-1)
 			})
 			served := r.storm(clients)
@@ -168,7 +171,7 @@ func TestExactlyAsManyAsTheLimitAreServed(t *testing.T) {
 			for _, c := range served[:3] {
 				c.Close()
 			}
-			eventually(t, "three slots are free", func() bool { return r.NumConnections() == limit-3 })
+			proctest.Eventually(t, "three slots are free", func() bool { return r.NumConnections() == limit-3 })
 			equal(t, "served in their place", len(r.storm(clients)), 3)
 		})
 	}
@@ -176,7 +179,7 @@ func TestExactlyAsManyAsTheLimitAreServed(t *testing.T) {
 
 func TestLoweringTheLimitClosesNobody(t *testing.T) {
 	r := newRig(t, "tcp", "tcp")
-	r.serve(echo)
+	r.backend.Serve(streamtest.Echo)
 	served := r.storm(5)
 	equal(t, "served", len(served), 5)
 	if err := r.SetConnectionsMax(2); err != nil {
@@ -184,14 +187,14 @@ func TestLoweringTheLimitClosesNobody(t *testing.T) {
 	}
 	equal(t, "limit", r.ConnectionsMax(), 2)
 	for _, c := range served {
-		send(t, c, "still here")
-		receive(t, c, "still here")
+		streamtest.Send(t, c, "still here")
+		streamtest.Receive(t, c, "still here")
 	}
 	r.turnedAway()
 	for _, c := range served[:4] {
 		c.Close()
 	}
-	eventually(t, "one is left", func() bool { return r.NumConnections() == 1 })
+	proctest.Eventually(t, "one is left", func() bool { return r.NumConnections() == 1 })
 	equal(t, "served under the new limit", len(r.storm(10)), 1)
 	if err := r.SetConnectionsMax(0); !errors.Is(err, ErrLimitZero) {
 		t.Errorf("a limit of 0: %v", err)
@@ -202,36 +205,36 @@ func TestLoweringTheLimitClosesNobody(t *testing.T) {
 func perSource(n uint32) func(*Config) { return func(c *Config) { c.ConnectionsMaxPerSource = n } }
 
 // dialFrom connects a client that has that address.
-func (r *rig) dialFrom(local net.Addr) duplex {
+func (r *rig) dialFrom(local net.Addr) streamtest.Stream {
 	r.t.Helper()
 	d := net.Dialer{LocalAddr: local}
 	c, err := d.Dial("tcp", r.address)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return adopt(r.t, c)
+	return streamtest.Adopt(r.t, c)
 }
 
 func TestTheLimitOfASourceIsItsOwn(t *testing.T) {
 	r := newRig(t, "tcp", "tcp", perSource(2))
-	r.serve(echo)
+	r.backend.Serve(streamtest.Echo)
 	refused := r.Subscribe(10, EventRefused)
-	works := func(c duplex) duplex {
+	works := func(c streamtest.Stream) streamtest.Stream {
 		t.Helper()
-		send(t, c, "x")
-		receive(t, c, "x")
+		streamtest.Send(t, c, "x")
+		streamtest.Receive(t, c, "x")
 		return c
 	}
 	near, far := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 3)}
 	first := works(r.dialFrom(near))
 	works(r.dialFrom(near))
 	r.turnedAwayFrom(near)
-	equal(t, "reason", wait(t, "the refusal", refused.C).Reason, ReasonSourceLimit)
+	equal(t, "reason", proctest.Wait(t, "the refusal", refused.C).Reason, ReasonSourceLimit)
 	works(r.dialFrom(far))
 	works(r.dialFrom(far))
 
 	first.Close()
-	eventually(t, "its slot is free", func() bool { return r.NumConnections() == 3 })
+	proctest.Eventually(t, "its slot is free", func() bool { return r.NumConnections() == 3 })
 	works(r.dialFrom(near))
 	r.turnedAwayFrom(far)
 }
@@ -243,22 +246,20 @@ func TestTheLimitOfAUserIsItsOwn(t *testing.T) {
 	cfg := testConfig(t, backend.Addr().String(), listener)
 	cfg.ConnectionsMaxPerSource = 1
 	r := &rig{t: t, network: "unix", address: listener.Address(), backend: backend, Proxy: start(t, cfg)}
-	r.serve(echo)
+	r.backend.Serve(streamtest.Echo)
 
 	c := r.dial()
-	send(t, c, "x")
-	receive(t, c, "x")
+	streamtest.Send(t, c, "x")
+	streamtest.Receive(t, c, "x")
 	r.turnedAway()
-	if os.Getuid() != 0 {
-		skip(t, "only root can be another user, too")
-	}
+	testenv.NeedRoot(t, "be another user, too")
 	other, err := dialAs(4711, r.address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c = adopt(t, other)
-	send(t, c, "x")
-	receive(t, c, "x")
+	c = streamtest.Adopt(t, other)
+	streamtest.Send(t, c, "x")
+	streamtest.Receive(t, c, "x")
 	list := r.Connections(0, 0, func(c *Connection) bool { return c.UID == 4711 })
 	if len(list) != 1 || !list[0].IsUnix || list[0].PID != uint32(os.Getpid()) {
 		t.Errorf("connections of the other user: %+v", list)
@@ -302,7 +303,7 @@ func TestAliveTellsWhetherTheLoopsAnswer(t *testing.T) {
 func TestClientsAreSharedOutToAllLoops(t *testing.T) {
 	const loops, clients = 4, 100
 	r := newRig(t, "tcp", "tcp", withLoops(loops))
-	r.serve(echo)
+	r.backend.Serve(streamtest.Echo)
 	equal(t, "served", len(r.storm(clients)), clients)
 	for i, l := range r.loops {
 		if n := l.load.Load(); n < clients/loops/2 || n > clients/loops*2 {

@@ -14,6 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
+	"example.org/socketproxy/internal/testenv"
 	"github.com/pires/go-proxyproto"
 	"golang.org/x/sys/unix"
 )
@@ -45,7 +48,7 @@ func lazily(rng *rand.Rand) pace {
 }
 
 // sendStream sends size bytes in pieces of random sizes, and a FIN.
-func sendStream(c duplex, size int, rng *rand.Rand, pause pace) (digest, error) {
+func sendStream(c streamtest.Stream, size int, rng *rand.Rand, pause pace) (digest, error) {
 	hash := sha256.New()
 	for left := size; left > 0; {
 		n := min(left, 1<<rng.IntN(19)+rng.IntN(100))
@@ -89,7 +92,7 @@ func newRand(t *testing.T) *rand.Rand {
 }
 
 // exchange has both ends of a connection send and receive at once. far is where to read what server gets.
-func exchange(t *testing.T, client, server duplex, far io.Reader, toServer, toClient int, seed uint64) {
+func exchange(t *testing.T, client, server streamtest.Stream, far io.Reader, toServer, toClient int, seed uint64) {
 	var sent, got [2]digest
 	var wg sync.WaitGroup
 	run := func(what string, into *digest, f func(*rand.Rand) (digest, error)) {
@@ -156,7 +159,7 @@ func TestStreamsArriveByteExactBothWaysAtOnce(t *testing.T) {
 }
 
 // readHeader takes the PROXY header off a stream, which must name the client.
-func readHeader(t *testing.T, server, client duplex) io.Reader {
+func readHeader(t *testing.T, server, client streamtest.Stream) io.Reader {
 	t.Helper()
 	reader := bufio.NewReader(server)
 	header, err := proxyproto.Read(reader)
@@ -175,46 +178,46 @@ func TestEachDirectionEndsByItself(t *testing.T) {
 		t.Run("the answer follows the end of the request", func(t *testing.T) {
 			r := newRig(t, clients, backend)
 			client, server := r.pair()
-			send(t, client, "request")
-			finish(t, client)
-			receive(t, server, "request")
-			receiveEnd(t, server)
-			send(t, server, "answer")
-			receive(t, client, "answer")
-			finish(t, server)
-			receiveEnd(t, client)
+			streamtest.Send(t, client, "request")
+			streamtest.Finish(t, client)
+			streamtest.Receive(t, server, "request")
+			streamtest.ExpectEnding(t, server, streamtest.End)
+			streamtest.Send(t, server, "answer")
+			streamtest.Receive(t, client, "answer")
+			streamtest.Finish(t, server)
+			streamtest.ExpectEnding(t, client, streamtest.End)
 		})
 		t.Run("the request goes on after the end of the answer", func(t *testing.T) {
 			r := newRig(t, clients, backend)
 			client, server := r.pair()
-			send(t, server, "answer")
-			finish(t, server)
-			receive(t, client, "answer")
-			receiveEnd(t, client)
-			send(t, client, "request")
-			receive(t, server, "request")
-			finish(t, client)
-			receiveEnd(t, server)
+			streamtest.Send(t, server, "answer")
+			streamtest.Finish(t, server)
+			streamtest.Receive(t, client, "answer")
+			streamtest.ExpectEnding(t, client, streamtest.End)
+			streamtest.Send(t, client, "request")
+			streamtest.Receive(t, server, "request")
+			streamtest.Finish(t, client)
+			streamtest.ExpectEnding(t, server, streamtest.End)
 		})
 		t.Run("both end at once", func(t *testing.T) {
 			r := newRig(t, clients, backend)
 			client, server := r.pair()
-			send(t, client, "request")
-			send(t, server, "answer")
-			finish(t, client)
-			finish(t, server)
-			receive(t, client, "answer")
-			receiveEnd(t, client)
-			receive(t, server, "request")
-			receiveEnd(t, server)
+			streamtest.Send(t, client, "request")
+			streamtest.Send(t, server, "answer")
+			streamtest.Finish(t, client)
+			streamtest.Finish(t, server)
+			streamtest.Receive(t, client, "answer")
+			streamtest.ExpectEnding(t, client, streamtest.End)
+			streamtest.Receive(t, server, "request")
+			streamtest.ExpectEnding(t, server, streamtest.End)
 		})
 		t.Run("without a byte", func(t *testing.T) {
 			r := newRig(t, clients, backend)
 			client, server := r.pair()
-			finish(t, client)
-			receiveEnd(t, server)
-			finish(t, server)
-			receiveEnd(t, client)
+			streamtest.Finish(t, client)
+			streamtest.ExpectEnding(t, server, streamtest.End)
+			streamtest.Finish(t, server)
+			streamtest.ExpectEnding(t, client, streamtest.End)
 		})
 	})
 }
@@ -225,10 +228,10 @@ func TestAMessageWaitsForNoOther(t *testing.T) {
 		client, server := r.pair()
 		for i := range 200 {
 			text := strings.Repeat("x", 1+i*i)
-			send(t, client, text)
-			receive(t, server, text)
-			send(t, server, text)
-			receive(t, client, text)
+			streamtest.Send(t, client, text)
+			streamtest.Receive(t, server, text)
+			streamtest.Send(t, server, text)
+			streamtest.Receive(t, client, text)
 		}
 	})
 }
@@ -254,8 +257,8 @@ func TestBurstsArriveWhole(t *testing.T) {
 			}
 		}()
 		for _, burst := range bursts {
-			send(t, client, burst)
-			receive(t, client, "ok")
+			streamtest.Send(t, client, burst)
+			streamtest.Receive(t, client, "ok")
 		}
 		<-answered
 	})
@@ -267,7 +270,7 @@ type torrent struct {
 	done  chan digest
 }
 
-func newTorrent(t *testing.T, c duplex, size int) *torrent {
+func newTorrent(t *testing.T, c streamtest.Stream, size int) *torrent {
 	w := &torrent{done: make(chan digest, 1)}
 	go func() {
 		hash := sha256.New()
@@ -293,7 +296,7 @@ func newTorrent(t *testing.T, c duplex, size int) *torrent {
 func (w *torrent) stalls(t *testing.T) int64 {
 	t.Helper()
 	last, since := int64(-1), 0
-	eventually(t, "the writer is stopped", func() bool {
+	proctest.Eventually(t, "the writer is stopped", func() bool {
 		if n := w.count.Load(); n != last {
 			last, since = n, 0
 		}
@@ -322,8 +325,8 @@ func TestAStalledReaderStopsTheWriter(t *testing.T) {
 		rng := newRand(t)
 		r := newRig(t, clients, backend)
 		client, server := r.pair()
-		for _, c := range []duplex{client, server} {
-			control(t, c, func(fd int) error { return limitBuffers(int32(fd)) })
+		for _, c := range []streamtest.Stream{client, server} {
+			streamtest.Control(t, c, func(fd int) error { return limitBuffers(int32(fd)) })
 		}
 		r.inspect(1, func(_ *loop, c *conn) {
 			for s := range c.end {
@@ -343,7 +346,7 @@ func TestAStalledReaderStopsTheWriter(t *testing.T) {
 			}
 		}
 		if clients == backend {
-			noSpin(t, "self")
+			atRest(t)
 		}
 		back := make(chan digest)
 		go func() {
@@ -357,10 +360,10 @@ func TestAStalledReaderStopsTheWriter(t *testing.T) {
 		if err != nil {
 			t.Errorf("server: %v", err)
 		}
-		if sent := wait(t, "the client has sent all", toServer.done); got != sent {
+		if sent := proctest.Wait(t, "the client has sent all", toServer.done); got != sent {
 			t.Errorf("%d bytes became %d, or others", sent.size, got.size)
 		}
-		if got, sent := wait(t, "the client has all", back), wait(t, "the server has sent all", toClient.done); got != sent {
+		if got, sent := proctest.Wait(t, "the client has all", back), proctest.Wait(t, "the server has sent all", toClient.done); got != sent {
 			t.Errorf("%d bytes became %d, or others", sent.size, got.size)
 		}
 	})
@@ -399,31 +402,29 @@ func TestAStreamGoesOnAfterItsTurn(t *testing.T) {
 	r := newRig(t, "unix", "unix", withLoops(1))
 	client, server := r.pair()
 	makeRoom := func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4*size) }
-	if os.Getuid() != 0 {
-		skip(t, "only root can make so large a buffer")
-	}
-	control(t, client, makeRoom)
+	testenv.NeedRoot(t, "make so large a buffer")
+	streamtest.Control(t, client, makeRoom)
 	other, otherServer := r.pair()
 	r.inspect(1, func(_ *loop, c *conn) { equal(t, "error", makeRoom(int(c.end[1].fd)), nil) })
 	thaw := r.freeze()
 	for range size / len(noise) {
-		send(t, client, string(noise))
+		streamtest.Send(t, client, string(noise))
 	}
-	send(t, client, string(noise[:size%len(noise)]))
-	finish(t, client)
-	send(t, other, "message")
+	streamtest.Send(t, client, string(noise[:size%len(noise)]))
+	streamtest.Finish(t, client)
+	streamtest.Send(t, other, "message")
 	thaw()
-	receive(t, otherServer, "message")
-	eventually(t, "all is with the backend's socket", func() bool { return r.Stats().BytesToBackend == size+7 })
+	streamtest.Receive(t, otherServer, "message")
+	proctest.Eventually(t, "all is with the backend's socket", func() bool { return r.Stats().BytesToBackend == size+7 })
 	got, err := receiveStream(server, newRand(t), nil)
 	if err != nil || got != repeatedNoise(size) {
 		t.Errorf("%d bytes became %d, or others: %v", size, got.size, err)
 	}
-	finish(t, server)
+	streamtest.Finish(t, server)
 }
 
 // sendMessage sends like sendmsg(2), with flags and control data.
-func sendMessage(t *testing.T, c duplex, text string, control []byte, flags int) {
+func sendMessage(t *testing.T, c streamtest.Stream, text string, control []byte, flags int) {
 	t.Helper()
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -445,7 +446,7 @@ func TestUrgentDataHangsNothing(t *testing.T) {
 	networks(t, func(t *testing.T, clients, backend string) {
 		r := newRig(t, clients, backend)
 		client, server := r.pair()
-		for _, way := range []struct{ from, to duplex }{{client, server}, {server, client}} {
+		for _, way := range []struct{ from, to streamtest.Stream }{{client, server}, {server, client}} {
 			for _, size := range []int{1, 100, 4 << 20, 3, 200_000, 200_000, 200_000, 4 << 20} {
 				text := string(noise[:size%len(noise)]) + strings.Repeat("x", size-size%len(noise))
 				received := make(chan struct{})
@@ -453,18 +454,18 @@ func TestUrgentDataHangsNothing(t *testing.T) {
 					defer close(received)
 					receiveText(t, way.to, text+text)
 				}()
-				send(t, way.from, text)
+				streamtest.Send(t, way.from, text)
 				sendMessage(t, way.from, "!", nil, unix.MSG_OOB)
-				send(t, way.from, text)
+				streamtest.Send(t, way.from, text)
 				<-received // the next urgent byte would make this one part of the stream, if it was not passed yet
 			}
-			send(t, way.from, "end")
-			receive(t, way.to, "end")
+			streamtest.Send(t, way.from, "end")
+			streamtest.Receive(t, way.to, "end")
 		}
-		finish(t, client)
-		receiveEnd(t, server)
-		finish(t, server)
-		receiveEnd(t, client)
+		streamtest.Finish(t, client)
+		streamtest.ExpectEnding(t, server, streamtest.End)
+		streamtest.Finish(t, server)
+		streamtest.ExpectEnding(t, client, streamtest.End)
 	})
 }
 
@@ -481,12 +482,12 @@ func TestUrgentDataAmongABusyStreamHangsNothing(t *testing.T) {
 	}()
 	const rounds = 100
 	for range rounds {
-		send(t, client, string(noise[:200_000]))
+		streamtest.Send(t, client, string(noise[:200_000]))
 		sendMessage(t, client, "!", nil, unix.MSG_OOB)
 	}
-	finish(t, client)
+	streamtest.Finish(t, client)
 	// A later urgent byte makes an earlier one, if it was not read yet, part of the stream.
-	if n := wait(t, "the end of the stream", received) - rounds*200_000; n < 0 || n > rounds {
+	if n := proctest.Wait(t, "the end of the stream", received) - rounds*200_000; n < 0 || n > rounds {
 		t.Errorf("%d bytes more than were sent", n)
 	}
 }
@@ -523,11 +524,11 @@ func TestPassedDescriptorsHangNothing(t *testing.T) {
 			for i := range 300 {
 				text := string(noise[i : i+1+i*i])
 				want.WriteString(text + "+fds")
-				send(t, client, text)
+				streamtest.Send(t, client, text)
 				sendMessage(t, client, "+fds", rights, 0)
 			}
-			finish(t, client)
-			if got := wait(t, "the stream", received); got != (digest{want.Len(), sha256.Sum256([]byte(want.String()))}) {
+			streamtest.Finish(t, client)
+			if got := proctest.Wait(t, "the stream", received); got != (digest{want.Len(), sha256.Sum256([]byte(want.String()))}) {
 				t.Errorf("%d bytes became %d, or others", want.Len(), got.size)
 			}
 		})
@@ -543,17 +544,17 @@ func TestUrgentDataInASplicedStreamCutsNothingOff(t *testing.T) {
 			client, server := r.pair()
 			r.inspect(r.connection().ID, func(_ *loop, c *conn) { c.relay[0].streaming = true })
 			thaw := r.freeze() // so that the loop sees all of what follows at once
-			send(t, client, before)
+			streamtest.Send(t, client, before)
 			sendMessage(t, client, "!", nil, unix.MSG_OOB)
-			send(t, client, "after")
+			streamtest.Send(t, client, "after")
 			if end {
-				finish(t, client)
+				streamtest.Finish(t, client)
 			}
 			thaw()
-			receive(t, server, before+"after")
-			finish(t, client)
-			receiveEnd(t, server)
-			finish(t, server)
+			streamtest.Receive(t, server, before+"after")
+			streamtest.Finish(t, client)
+			streamtest.ExpectEnding(t, server, streamtest.End)
+			streamtest.Finish(t, server)
 		})
 	}
 }

@@ -7,6 +7,9 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
 )
 
 // resolveTo replaces the look-up of the target's name.
@@ -49,7 +52,7 @@ func TestOneLookUpServesAllThatWait(t *testing.T) {
 	for range clients {
 		r.dial()
 	}
-	eventually(t, "all wait", func() bool { return len(r.Connections(0, 0, nil)) == clients })
+	proctest.Eventually(t, "all wait", func() bool { return len(r.Connections(0, 0, nil)) == clients })
 	close(answer)
 	for range clients {
 		r.accept()
@@ -88,8 +91,8 @@ func TestALookUpThatFailsIsTriedAgain(t *testing.T) {
 		return addresses("127.0.0.1")(ctx)
 	})
 	client := r.dial()
-	send(t, client, "request")
-	receive(t, r.accept(), "request")
+	streamtest.Send(t, client, "request")
+	streamtest.Receive(t, r.accept(), "request")
 }
 
 func TestANameThatHasMovedIsLookedUpAgain(t *testing.T) {
@@ -132,8 +135,8 @@ func TestAClientMayGoDuringTheLookUp(t *testing.T) {
 	})
 	closed := r.Subscribe(1, EventClosed)
 	client := r.dial()
-	eventually(t, "the client is there", func() bool { return r.NumConnections() == 1 })
-	reset(t, client)
+	proctest.Eventually(t, "the client is there", func() bool { return r.NumConnections() == 1 })
+	streamtest.Reset(t, client)
 	ends(t, closed, ReasonClientReset)
 	close(answer)
 	r.pair() // its slot is somebody else's now
@@ -148,10 +151,10 @@ func TestTheEndDoesNotWaitForALookUp(t *testing.T) {
 		return nil, ctx.Err()
 	})
 	client := r.dial()
-	wait(t, "the look-up", asked)
+	proctest.Wait(t, "the look-up", asked)
 	r.Kill()
-	wait(t, "the Proxy ends", r.Done())
-	receiveReset(t, client)
+	proctest.Wait(t, "the Proxy ends", r.Done())
+	streamtest.ExpectEnding(t, client, streamtest.BrokenOff)
 }
 
 func TestALiteralIsNeverLookedUp(t *testing.T) {

@@ -13,6 +13,8 @@ import (
 	"time"
 	"unsafe"
 
+	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,7 +33,7 @@ func (r *rig) crowd(n int) {
 			r.t.Fatal(err)
 		}
 	}
-	eventually(r.t, "all are accepted", func() bool { return r.NumConnections() == before+n })
+	proctest.Eventually(r.t, "all are accepted", func() bool { return r.NumConnections() == before+n })
 }
 
 func ids(list []Connection) (ids []uint64) {
@@ -86,10 +88,10 @@ func TestAConnectionIsDescribedAsItIs(t *testing.T) {
 	r := newRig(t, "tcp", "tcp")
 	before := time.Now()
 	client, server := r.pair()
-	send(t, client, "to backend")
-	receive(t, server, "to backend")
-	send(t, server, "to client")
-	receive(t, client, "to client")
+	streamtest.Send(t, client, "to backend")
+	streamtest.Receive(t, server, "to backend")
+	streamtest.Send(t, server, "to client")
+	streamtest.Receive(t, client, "to client")
 	c, err := r.Connection(1)
 	if err != nil {
 		t.Fatal(err)
@@ -113,8 +115,8 @@ func TestAUnixClientIsDescribedByItsNameOrItsProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	adopt(t, named)
-	eventually(t, "both are there", func() bool { return r.NumConnections() == 2 })
+	streamtest.Adopt(t, named)
+	proctest.Eventually(t, "both are there", func() bool { return r.NumConnections() == 2 })
 	list := r.Connections(0, 0, nil)
 	equal(t, "unnamed", list[0].Client, fmt.Sprintf("unix:pid=%d,uid=%d", os.Getpid(), os.Getuid()))
 	equal(t, "named", list[1].Client, name)
@@ -130,19 +132,19 @@ func TestTheStateOfAConnection(t *testing.T) {
 	r := newRig(t, "tcp", "tcp")
 	becomes := func(id uint64, want ConnectionState) {
 		t.Helper()
-		eventually(t, want.String(), func() bool {
+		proctest.Eventually(t, want.String(), func() bool {
 			c, err := r.Connection(id)
 			return err == nil && c.State == want
 		})
 	}
 	client, server := r.pair()
 	becomes(1, ConnectionOpen)
-	finish(t, client)
+	streamtest.Finish(t, client)
 	becomes(1, ConnectionClientClosed)
-	finish(t, server)
+	streamtest.Finish(t, server)
 
 	_, server = r.pair()
-	finish(t, server)
+	streamtest.Finish(t, server)
 	becomes(2, ConnectionBackendClosed)
 }
 
@@ -154,11 +156,11 @@ func TestClosingAConnectionResetsBothEnds(t *testing.T) {
 	if err := r.CloseConnection(1); err != nil {
 		t.Fatal(err)
 	}
-	receiveReset(t, client)
-	receiveReset(t, server)
+	streamtest.ExpectEnding(t, client, streamtest.BrokenOff)
+	streamtest.ExpectEnding(t, server, streamtest.BrokenOff)
 	equal(t, "id", ends(t, closed, ReasonKilled).Connection.ID, 1)
-	send(t, other, "still here")
-	receive(t, otherServer, "still here")
+	streamtest.Send(t, other, "still here")
+	streamtest.Receive(t, otherServer, "still here")
 	for _, id := range []uint64{0, 1, 3, math.MaxUint64} {
 		if err := r.CloseConnection(id); !errors.Is(err, ErrNoConnection) {
 			t.Errorf("closing connection %d: %v", id, err)
@@ -175,7 +177,7 @@ func TestAWaitingConnectionMayBeClosed(t *testing.T) {
 	client := r.dial()
 	r.failedRound()
 	equal(t, "closed", r.CloseConnections(nil), 1)
-	receiveReset(t, client)
+	streamtest.ExpectEnding(t, client, streamtest.BrokenOff)
 }
 
 func TestClosingThoseThatMatch(t *testing.T) {
@@ -202,18 +204,18 @@ func TestStatsCountWhatTheEndsSentAndNoHeader(t *testing.T) {
 		want.BytesToBackend += uint64(toServer)
 		want.BytesToClient += uint64(toClient)
 	}
-	eventually(t, "all have ended", func() bool { return r.NumConnections() == 0 })
+	proctest.Eventually(t, "all have ended", func() bool { return r.NumConnections() == 0 })
 	equal(t, "stats", r.Stats(), want)
 }
 
 func TestAnIdleConnectionCostsTwoDescriptorsAndNoGoroutine(t *testing.T) {
 	const number = 300
 	r := newRig(t, "unix", "unix")
-	files, goroutines := len(openFiles(t)), runtime.NumGoroutine()
+	files, goroutines := len(proctest.OpenFiles(os.Getpid())), runtime.NumGoroutine()
 	r.crowd(number)
 	open := func(c *Connection) bool { return c.State == ConnectionOpen }
-	eventually(t, "all are connected", func() bool { return len(r.Connections(0, 0, open)) == number })
-	equal(t, "descriptors", len(openFiles(t))-files, number*(1+2)) // the test has one
+	proctest.Eventually(t, "all are connected", func() bool { return len(r.Connections(0, 0, open)) == number })
+	equal(t, "descriptors", len(proctest.OpenFiles(os.Getpid()))-files, number*(1+2)) // the test has one
 	if n := runtime.NumGoroutine(); n > goroutines {
 		t.Errorf("%d goroutines more", n-goroutines)
 	}
@@ -249,10 +251,10 @@ func TestASnapshotOfManyConnectionsDoesNotStallForwarding(t *testing.T) {
 	var took []time.Duration
 	for len(took) < 500 {
 		since := time.Now()
-		send(t, client, "ping")
-		receive(t, server, "ping")
-		send(t, server, "pong")
-		receive(t, client, "pong")
+		streamtest.Send(t, client, "ping")
+		streamtest.Receive(t, server, "ping")
+		streamtest.Send(t, server, "pong")
+		streamtest.Receive(t, client, "pong")
 		took = append(took, time.Since(since))
 	}
 	close(stop)

@@ -19,6 +19,17 @@ func Eventually(t testing.TB, what string, condition func() bool) {
 	}
 }
 
+// Wait waits for a channel to deliver, or to be closed.
+func Wait[T any](t testing.TB, what string, c <-chan T) (v T) {
+	t.Helper()
+	select {
+	case v = <-c:
+	case <-time.After(Patience):
+		t.Fatalf("waited %v in vain: %s", Patience, what)
+	}
+	return v
+}
+
 // Settles waits until a number is not 0 and has stopped changing.
 func Settles(t testing.TB, what string, number func() int) int {
 	t.Helper()

@@ -38,6 +38,14 @@ func Listen(t testing.TB, a Address) *Backend {
 	return b
 }
 
+// BackendOn is one on a listener of the test's own.
+func BackendOn(t testing.TB, l net.Listener) *Backend {
+	t.Helper()
+	t.Cleanup(func() { l.Close() })
+	a := Address{l.Addr().Network(), l.Addr().String()}
+	return &Backend{Listener: l, t: t, Target: a.Target()}
+}
+
 // TryListen is Listen for an address that may not be had.
 func TryListen(t testing.TB, a Address) (*Backend, error) {
 	t.Helper()
@@ -45,8 +53,7 @@ func TryListen(t testing.TB, a Address) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.Cleanup(func() { l.Close() })
-	return &Backend{Listener: l, t: t, Target: a.Target()}, nil
+	return BackendOn(t, l), nil
 }
 
 // NewEchoOn is an echo on a port that a test cannot choose; it returns its host.

@@ -36,7 +36,7 @@ func TestBusctlShowsTheObject(t *testing.T) {
 			".ConnectionNew signal tss - -",
 			".ConnectionRemoved signal tsttt - -",
 			`.Name property s "web" const`,
-			fmt.Sprintf(".ProcessID property u %d const", p.cmd.Process.Pid),
+			fmt.Sprintf(".ProcessID property u %d const", p.PID()),
 			`.State property s "running" emits-change`,
 			".ConnectionsMax property u 100 emits-change writable",
 			".ExitIdleTimeUSec property t 18446744073709551615 emits-change writable",
@@ -92,7 +92,7 @@ func TestBusctlCallsAndSets(t *testing.T) {
 		}
 		call("Exit")
 		client.Close()
-		p.exits("exit status 0")
+		p.Exits("exit status 0")
 	})
 }
 
@@ -118,10 +118,10 @@ func TestBusctlPrintsJSON(t *testing.T) {
 func TestBusctlMonitorsChanges(t *testing.T) {
 	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
 		startProxyd(t, daemon, web, "--name=web")
-		monitor := start(t, busctl(t, daemon, "monitor", web))
-		monitor.says("Monitoring bus message stream")
+		shown := monitor(t, busctl(t, daemon, "monitor", web))
+		says(t, shown, "Monitoring bus message stream")
 		output(t, busctl(t, daemon, "set-property", web, path, iface, "ConnectionsMax", "u", "7"))
-		monitor.says(`Member=PropertiesChanged\n(?s:.*)STRING "ConnectionsMax";\s*VARIANT "u" {\s*UINT32 7;`)
+		says(t, shown, `Member=PropertiesChanged\n(?s:.*)STRING "ConnectionsMax";\s*VARIANT "u" {\s*UINT32 7;`)
 	})
 }
 
@@ -144,7 +144,7 @@ func TestAUserWithoutRightsMayLookAtPropertiesOnly(t *testing.T) {
 				t.Errorf("busctl %q: %s", args, said)
 			}
 		}
-		p.says(`User 65534 \(process \d+\) asked to drain: refused: `)
+		says(t, p.Process, `User 65534 \(process \d+\) asked to drain: refused: `)
 	})
 }
 
@@ -155,9 +155,9 @@ func TestTheLogLevelIsSetWhileProxydRuns(t *testing.T) {
 		equal(t, "level", output(t, busctl(t, daemon, append([]string{"get-property"}, log...)...)), "s \"debug\"\n")
 		output(t, busctl(t, daemon, append(append([]string{"set-property"}, log...), "s", "err")...))
 		equal(t, "level", output(t, busctl(t, daemon, append([]string{"get-property"}, log...)...)), "s \"err\"\n")
-		before := p.text()
+		before := p.Stderr()
 		output(t, busctl(t, daemon, "call", web, path, iface, "SetConnectionsMax", "u", "7"))
-		equal(t, "what is logged", p.text(), before)
+		equal(t, "what is logged", p.Stderr(), before)
 	})
 }
 

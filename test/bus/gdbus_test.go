@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"example.org/socketproxy/internal/bustest"
+	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/testenv"
 )
 
@@ -63,22 +64,22 @@ func TestGDBusCalls(t *testing.T) {
 func TestGDBusMonitorsChanges(t *testing.T) {
 	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
 		p := startProxyd(t, daemon, web, "--name=web")
-		monitor := start(t, gdbus(t, daemon, "monitor", "--object-path", path))
-		monitor.says("The name " + web + " is owned by ")
+		shown := monitor(t, gdbus(t, daemon, "monitor", "--object-path", path))
+		says(t, shown, "The name "+web+" is owned by ")
 		// It subscribes after it has said that.
 		limit := 1000
-		eventually(t, "gdbus hears of changes", func() bool {
+		proctest.Eventually(t, "gdbus hears of changes", func() bool {
 			limit++
 			output(t, gdbus(t, daemon, "call", "--object-path", path, "--method", iface+".SetConnectionsMax", strconv.Itoa(limit)))
-			return strings.Contains(monitor.text(), "'ConnectionsMax': <uint32 ")
+			return strings.Contains(shown.Stderr(), "'ConnectionsMax': <uint32 ")
 		})
 		c := p.dial()
-		monitor.says(`PropertiesChanged \('` + iface + `', {.*'NConnections': <uint32 1>.*}, @as \[\]\)`)
+		says(t, shown, `PropertiesChanged \('`+iface+`', {.*'NConnections': <uint32 1>.*}, @as \[\]\)`)
 		output(t, gdbus(t, daemon, "call", "--object-path", path, "--method", iface+".Exit"))
-		monitor.says(`'State': <'exiting'>`)
+		says(t, shown, `'State': <'exiting'>`)
 		c.Close()
-		p.exits("exit status 0")
-		monitor.says("The name " + web + " does not have an owner")
+		p.Exits("exit status 0")
+		says(t, shown, "The name "+web+" does not have an owner")
 	})
 }
 

@@ -43,7 +43,7 @@ func TestTheNameOnTheBus(t *testing.T) {
 		nameless := startProxyd(t, daemon, base+`\..*`)
 		instance := control.UnitInstance() // that of the service that these tests run in, if any
 		if strings.HasPrefix(instance, "pid") {
-			instance = fmt.Sprintf("pid%d", nameless.cmd.Process.Pid)
+			instance = fmt.Sprintf("pid%d", nameless.PID())
 		}
 		own, err := control.InstanceBusName(instance)
 		must(t, err)
@@ -59,8 +59,8 @@ func TestASecondOneOfTheSameNameSaysSoAndInheritsIt(t *testing.T) {
 	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
 		first := startProxyd(t, daemon, web, "--name=web")
 		second := launchProxyd(t, daemon, "--name=web")
-		own := fmt.Sprintf("%s_2dpid%d", web, second.cmd.Process.Pid)
-		second.says("Another instance is called web, this one is on the bus as " + own)
+		own := fmt.Sprintf("%s_2dpid%d", web, second.PID())
+		says(t, second.Process, "Another instance is called web, this one is on the bus as "+own)
 		second.dial()
 		target := func(name string) string {
 			t.Helper()
@@ -68,9 +68,9 @@ func TestASecondOneOfTheSameNameSaysSoAndInheritsIt(t *testing.T) {
 		}
 		equal(t, "the first", target(web), fmt.Sprintf("as 1 %q\n", first.address))
 		equal(t, "the second", target(own), fmt.Sprintf("as 1 %q\n", second.address))
-		must(t, first.cmd.Process.Signal(syscall.SIGTERM))
-		first.exits("exit status 0")
-		eventually(t, "the second has the name", func() bool {
+		first.Signal(syscall.SIGTERM)
+		first.Exits("exit status 0")
+		proctest.Eventually(t, "the second has the name", func() bool {
 			text, err := busctl(t, daemon, "get-property", web, path, iface, "ListenAddresses").Output()
 			return err == nil && string(text) == fmt.Sprintf("as 1 %q\n", second.address)
 		})
@@ -88,7 +88,7 @@ func TestTheBusIsTheOneAskedFor(t *testing.T) {
 
 	cmd := daemon.Command(t, proxydPath, "--name=db", "--bus=session", "--log-level=debug", "--listen=127.0.0.1:0", "127.0.0.1:1")
 	cmd.Env = append(append(cmd.Env, "DBUS_SESSION_BUS_ADDRESS="+other.Address()), proctest.RaceEnvironment...)
-	start(t, cmd).says(`On the bus as ` + base + `\.db\.`)
+	says(t, proctest.Start(t, cmd), `On the bus as `+base+`\.db\.`)
 	equal(t, "names on the system bus", len(names(t, conn)), 0)
 
 	none := launchProxyd(t, daemon, "--name=none", "--bus=none")
@@ -103,15 +103,15 @@ func TestABusThatIsAskedForAndNotThereIsTold(t *testing.T) {
 	daemon.Kill()
 	auto := launchProxyd(t, daemon)
 	system := launchProxyd(t, daemon, "--bus=system")
-	system.says(`No D-Bus control: .*connection refused; trying again\. Forwarding goes on\.\n`)
+	says(t, system.Process, `No D-Bus control: .*connection refused; trying again\. Forwarding goes on\.\n`)
 	auto.dial()
 	system.dial()
 	for _, p := range []*proxyd{auto, system} {
-		must(t, p.cmd.Process.Signal(syscall.SIGTERM))
-		p.exits("exit status 0")
+		p.Signal(syscall.SIGTERM)
+		p.Exits("exit status 0")
 	}
-	equal(t, "lines on the bus where it was not asked for", strings.Count(auto.text(), "D-Bus"), 0)
-	equal(t, "lines on the bus where it was", strings.Count(system.text(), "D-Bus"), 1)
+	equal(t, "lines on the bus where it was not asked for", strings.Count(auto.Stderr(), "D-Bus"), 0)
+	equal(t, "lines on the bus where it was", strings.Count(system.Stderr(), "D-Bus"), 1)
 }
 
 func TestCallsThatAreUnderWayAtSIGTERMEnd(t *testing.T) {
@@ -145,8 +145,8 @@ func TestCallsThatAreUnderWayAtSIGTERMEnd(t *testing.T) {
 		for range cap(begun) {
 			bustest.Receive(t, begun)
 		}
-		must(t, p.cmd.Process.Signal(syscall.SIGTERM))
-		p.exits("exit status 0")
+		p.Signal(syscall.SIGTERM)
+		p.Exits("exit status 0")
 		callers.Wait()
 	})
 }
@@ -161,7 +161,7 @@ func TestNoByteIsLostWhileTheBusIsKilled(t *testing.T) {
 
 		p := startProxyd(t, daemon, web, "--name=web")
 		client := p.dial()
-		must(t, client.SetDeadline(time.Now().Add(3*patience)))
+		must(t, client.SetDeadline(time.Now().Add(3*proctest.Patience)))
 		stop, result := make(chan struct{}), make(chan error, 2)
 		var sent, got [sha256.Size]byte
 		go func() {
@@ -194,12 +194,12 @@ func TestNoByteIsLostWhileTheBusIsKilled(t *testing.T) {
 		}()
 		for n := 1; n <= 3; n++ {
 			daemon.Kill()
-			eventually(t, "proxyd notices", func() bool {
-				return strings.Count(p.text(), "No D-Bus control: the connection to the bus has broken") == n
+			proctest.Eventually(t, "proxyd notices", func() bool {
+				return strings.Count(p.Stderr(), "No D-Bus control: the connection to the bus has broken") == n
 			})
 			daemon.Restart()
 			conn, began := daemon.Connect(t), time.Now()
-			eventually(t, "the names are back", func() bool { return len(names(t, conn)) == 2 })
+			proctest.Eventually(t, "the names are back", func() bool { return len(names(t, conn)) == 2 })
 			if took := time.Since(began); took > time.Second {
 				t.Errorf("the names came back after %v", took)
 			}
@@ -211,15 +211,4 @@ func TestNoByteIsLostWhileTheBusIsKilled(t *testing.T) {
 			t.Error("what came back is not what was sent")
 		}
 	})
-}
-
-// eventually waits for a condition that nothing announces.
-func eventually(t testing.TB, what string, condition func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !condition(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited %v in vain: %s", patience, what)
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
 }

@@ -67,6 +67,6 @@ func TestAScriptOfDBusPython(t *testing.T) {
 		p := startProxyd(t, daemon, web, "--name=web")
 		client := p.dial()
 		output(t, daemon.Command(t, python, "-c", script, client.LocalAddr().String()))
-		p.exits("exit status 0")
+		p.Exits("exit status 0")
 	})
 }

@@ -5,6 +5,8 @@ import (
 	"net"
 	"strings"
 	"testing"
+
+	"example.org/socketproxy/internal/streamtest"
 )
 
 func TestANameIsLookedUpInDNS(t *testing.T) {
@@ -12,7 +14,7 @@ func TestANameIsLookedUpInDNS(t *testing.T) {
 	m.serveDNS(t, "127.0.0.54:53", "backend.example.test", net.IPv4(127, 0, 0, 55))
 	m.write(t, "/etc/resolv.conf", "nameserver 127.0.0.54\n")
 	port := freePort()
-	m.serve(t, m.listen(t, "tcp", "127.0.0.55:"+port))
+	m.listen(t, "tcp", "127.0.0.55:"+port).Serve(streamtest.Echo)
 	address := m.proxy(t, instance{name: "dns", target: "backend.example.test:" + port, options: "--connect-retry=0"})
 	if err := m.ask("tcp", address); err != nil {
 		t.Error(err)

@@ -7,11 +7,11 @@ import (
 	"net"
 	"os"
 	"runtime"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"example.org/socketproxy/internal/streamtest"
 	"golang.org/x/sys/unix"
 )
 
@@ -47,7 +47,7 @@ func (m *machine) dial(network, address string) (c net.Conn, err error) {
 }
 
 // listen is a server on the machine. A socket that is a file belongs to everybody there.
-func (m *machine) listen(t *testing.T, network, address string) net.Listener {
+func (m *machine) listen(t *testing.T, network, address string) *streamtest.Backend {
 	t.Helper()
 	var listener net.Listener
 	err := m.inNetwork(func() (err error) {
@@ -63,8 +63,7 @@ func (m *machine) listen(t *testing.T, network, address string) net.Listener {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { listener.Close() })
-	return listener
+	return streamtest.BackendOn(t, listener)
 }
 
 var lastPort atomic.Uint32
@@ -79,7 +78,7 @@ func (m *machine) echo(t *testing.T, network string) (target string) {
 		return m.echoAt(t, "/run/echo-"+freePort())
 	}
 	target = "127.0.0.1:" + freePort()
-	m.serve(t, m.listen(t, network, target))
+	m.listen(t, network, target).Serve(streamtest.Echo)
 	return target
 }
 
@@ -95,29 +94,8 @@ func (m *machine) echoAt(t *testing.T, dir string) (target string) {
 		}
 	})
 	target = dir + "/socket"
-	m.serve(t, m.listen(t, "unix", target))
+	m.listen(t, "unix", target).Serve(streamtest.Echo)
 	return target
-}
-
-func (m *machine) serve(t *testing.T, listener net.Listener) {
-	t.Helper()
-	var serving sync.WaitGroup
-	serving.Go(func() {
-		for {
-			c, err := listener.Accept()
-			if err != nil {
-				return // the test is over
-			}
-			serving.Go(func() {
-				defer c.Close()
-				_, _ = io.Copy(c, c) // its client says what it misses
-			})
-		}
-	})
-	t.Cleanup(func() {
-		listener.Close()
-		serving.Wait()
-	})
 }
 
 // ask is a client that must get back what it sends.
