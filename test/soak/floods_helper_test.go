@@ -167,9 +167,10 @@ const (
 const noKeepAlive = -1
 
 // dialFlood connects the nth client of a flood to one of the listeners, which are "tcp" or "unix" and an address in args.
-func dialFlood(args []string, n uint64) (streamtest.Stream, error) {
+// setUp, if there is one, has the socket before it is connected.
+func dialFlood(args []string, n uint64, setUp func(network, address string, c syscall.RawConn) error) (streamtest.Stream, error) {
 	listener := args[n%2]
-	dialer := net.Dialer{KeepAlive: noKeepAlive}
+	dialer := net.Dialer{KeepAlive: noKeepAlive, Control: setUp}
 	network := "unix"
 	if !strings.HasPrefix(listener, "/") {
 		ip := clientAddress(floodNetwork, n)
@@ -226,7 +227,7 @@ func shortConnections(args []string) (string, error) {
 	listeners := numbers(args, &n, &concurrency)
 	begun()
 	err := together(n, concurrency, func(i int) error {
-		c, err := dialFlood(listeners, uint64(i))
+		c, err := dialFlood(listeners, uint64(i), nil)
 		if err != nil {
 			return err
 		}
@@ -250,7 +251,7 @@ func idleConnections(args []string) (string, error) {
 	listeners := numbers(args, &n, &milliseconds)
 	connections := make([]streamtest.Stream, n)
 	err := together(n, 16, func(i int) (err error) {
-		if connections[i], err = dialFlood(listeners, uint64(i)); err == nil {
+		if connections[i], err = dialFlood(listeners, uint64(i), nil); err == nil {
 			_, err = connections[i].Write([]byte{idleEcho})
 		}
 		if err == nil {
@@ -297,9 +298,24 @@ func echoesByte(c net.Conn, want byte) error {
 	return nil
 }
 
-// slowBytes is what each slow reader is sent: more than sockets and pipes between it and the backend hold, so that all stand
-// still.
-const slowBytes = 8 << 20
+// slowBytes is what each slow reader is sent: more than the kernel takes from proxyd for it, which is 4 MB by tcp_wmem, so that
+// proxyd is left with some. It is not much more, because near tcp_mem the kernel drops segments of everybody, which take up to
+// a minute to come again: tcp(7).
+const slowBytes = 5 << 20
+
+// asOverANetwork lets the TCP socket of a slow reader take no more, and no larger segments, than one behind an Ethernet.
+// The 64 KB segments of the loopback interface do not fit into so small a buffer.
+func asOverANetwork(network, _ string, c syscall.RawConn) error {
+	if network == "unix" {
+		return nil
+	}
+	var failed error
+	err := c.Control(func(fd uintptr) {
+		failed = errors.Join(unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, 1460),
+			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 16<<10))
+	})
+	return errors.Join(err, failed)
+}
 
 // slowReaders: args are how many slow ones, how many fast ones, for how many milliseconds, and the listeners. A slow one reads
 // 7 bytes every 10 ms for that time, and the rest then; a fast one sends for that time. Each wants back all it has sent.
@@ -310,7 +326,11 @@ func slowReaders(args []string) (string, error) {
 	var sum atomic.Int64
 	begun()
 	err := together(slow+fast, slow+fast, func(i int) error {
-		c, err := dialFlood(listeners, uint64(i))
+		setUp := asOverANetwork
+		if i >= slow {
+			setUp = nil
+		}
+		c, err := dialFlood(listeners, uint64(i), setUp)
 		if err != nil {
 			return err
 		}
@@ -532,8 +552,12 @@ func encode(destination, path, iface, member string, args ...any) ([]byte, error
 	return text.Bytes(), err
 }
 
-// callWithLongArguments: args are the address of the bus and for how many milliseconds. At the end, proxyd must still answer on
-// each connection. The messages are made once, for that takes longer than anybody needs to deal with them.
+// longCallsMax is how many calls a connection makes. proxyd does not answer half of them, and dbus-daemon(1) lets nobody wait
+// for more than 128 answers, the max_replies_per_connection of the system bus.
+const longCallsMax = 100
+
+// callWithLongArguments: args are the address of the bus and for how many milliseconds. At the end of each connection, proxyd
+// must still answer on it. The messages are made once, for that takes longer than anybody needs to deal with them.
 func callWithLongArguments(args []string) (string, error) {
 	var milliseconds int
 	numbers(args[1:], &milliseconds)
@@ -545,10 +569,14 @@ func callWithLongArguments(args []string) (string, error) {
 		}
 		messages = append(messages, message)
 	}
+	last, err := encode(instanceName, control.Path, "org.freedesktop.DBus.Peer", "GetMachineId")
+	if err != nil {
+		return "", err
+	}
 	end := time.Now().Add(time.Duration(milliseconds) * time.Millisecond)
-	var calls, sent, refusals atomic.Int64
+	var connections, calls, sent, refusals atomic.Int64
 	begun()
-	err := together(floodConnections, floodConnections, func(i int) error {
+	call := func(first int) error {
 		c, err := dialBus(args[0])
 		if err != nil {
 			return err
@@ -557,9 +585,10 @@ func callWithLongArguments(args []string) (string, error) {
 		if err := c.SetDeadline(end.Add(proctest.Patience)); err != nil {
 			return err
 		}
+		connections.Add(1)
 		answered := make(chan error, 1)
 		go func() { answered <- c.readRefusals(&refusals) }()
-		for n := 2 * i; time.Now().Before(end); n++ {
+		for n := first; n < first+longCallsMax && time.Now().Before(end); n++ {
 			message := messages[n%len(messages)]
 			if err := c.send(message); err != nil {
 				return errors.Join(err, <-answered)
@@ -567,16 +596,20 @@ func callWithLongArguments(args []string) (string, error) {
 			calls.Add(1)
 			sent.Add(int64(len(message)))
 		}
-		last, err := encode(instanceName, control.Path, "org.freedesktop.DBus.Peer", "GetMachineId")
-		if err != nil {
-			return err
-		}
 		return errors.Join(c.send(last), <-answered)
+	}
+	err = together(floodConnections, floodConnections, func(i int) error {
+		for time.Now().Before(end) {
+			if err := call(2 * i); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	if err == nil && refusals.Load() == 0 {
 		err = errNoFlood
 	}
-	return fmt.Sprintf("%d calls on %d connections, %d MB; %d refusals", calls.Load(), floodConnections, sent.Load()>>20, refusals.Load()), err
+	return fmt.Sprintf("%d calls on %d connections, %d MB; %d refusals", calls.Load(), connections.Load(), sent.Load()>>20, refusals.Load()), err
 }
 
 // busConn is a connection to a bus that sends what it likes.

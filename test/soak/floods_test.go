@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	control "example.org/socketproxy/internal/bus"
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/testenv"
@@ -73,11 +74,29 @@ func (w *floodWorld) helper(t *testing.T, role string, span time.Duration, numbe
 	return ends(t, startHelper(t, cmd, role), span)
 }
 
+// holdsBack wants so many connections to have more for their clients than proxyd could deliver.
+func (w *floodWorld) holdsBack(t *testing.T, want int) {
+	t.Helper()
+	client, i := connectControl(t, w.bus)
+	defer client.Close()
+	list, err := i.Connections(t.Context(), control.Filter{})
+	must(t, err)
+	n := 0
+	for _, c := range list {
+		if c.BytesToClient < slowBytes {
+			n++
+		}
+	}
+	if n < want {
+		t.Errorf("%d connections wait for their clients to read, want %d", n, want)
+	}
+}
+
 var (
 	shorts      = func() int { return sized(50_000, 1500) }
 	shortsNow   = func() int { return sized(256, 64) }
 	idles       = func() int { return sized(8000, 500) }
-	slowOnes    = func() int { return sized(200, 40) }
+	slowOnes    = func() int { return sized(100, 40) }
 	subscribers = func() int { return sized(32, 4) }
 	none        = func() int { return 0 }
 )
@@ -100,7 +119,10 @@ var floods = []flood{
 		return w.helper(t, "idle", idleSpan()+time.Minute, idles(), milliseconds(idleSpan()))
 	}},
 	{"slow readers", false, func() int { return slowOnes() + fastOnes }, func(t *testing.T, w *floodWorld) string {
-		return w.helper(t, "slow", floodSpan()+3*proctest.Patience, slowOnes(), fastOnes, milliseconds(floodSpan()))
+		p := startHelper(t, w.bus.Command(t, self, w.args(slowOnes(), fastOnes, milliseconds(floodSpan()))...), "slow")
+		<-time.After(floodSpan() * 3 / 4)
+		w.holdsBack(t, slowOnes())
+		return ends(t, p, floodSpan()+3*proctest.Patience)
 	}},
 	{"calls of a user without rights", true, none, func(t *testing.T, w *floodWorld) string {
 		p := asNobody(t, w.bus, "calls", strconv.Itoa(milliseconds(floodSpan())))
