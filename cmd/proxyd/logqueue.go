@@ -28,6 +28,7 @@ type logMessage struct {
 	text     string
 	priority journal.Priority
 	fields   map[string]string
+	lost     uint64 // that were logged before it, after the message in front of it
 }
 
 // newLogQueue starts the goroutine that writes. target tells where a message goes that is logged now.
@@ -41,10 +42,11 @@ func newLogQueue(target func() sink) *logQueue {
 
 // send is a sink.
 func (q *logQueue) send(text string, priority journal.Priority, fields map[string]string) error {
+	m := logMessage{q.target(), text, priority, fields, q.lost.Swap(0)}
 	select {
-	case q.messages <- logMessage{q.target(), text, priority, fields}:
+	case q.messages <- m:
 	default:
-		q.lost.Add(1)
+		q.lost.Add(m.lost + 1)
 	}
 	return nil
 }
@@ -65,12 +67,16 @@ func (q *logQueue) run() {
 }
 
 func (q *logQueue) write(m logMessage) {
+	m.write.tellLost(m.lost)
 	_ = m.write(m.text, m.priority, m.fields) // there is nowhere left to tell
-	if len(q.messages) > 0 {
-		return // they were logged before those that were lost
+	if len(q.messages) == 0 {
+		m.write.tellLost(q.lost.Swap(0)) // nothing has come behind them yet
 	}
-	if n := q.lost.Swap(0); n > 0 {
-		_ = m.write(fmt.Sprintf("The log was too slow, messages lost: %d.", n), journal.PriWarning,
+}
+
+func (s sink) tellLost(n uint64) {
+	if n > 0 {
+		_ = s(fmt.Sprintf("The log was too slow, messages lost: %d.", n), journal.PriWarning,
 			map[string]string{"SYSLOG_IDENTIFIER": syslogIdentifier})
 	}
 }

@@ -85,6 +85,24 @@ func TestALogThatIsReadAgainTellsOfItsGapOnce(t *testing.T) {
 	})
 }
 
+func TestTheGapIsToldOfWhereItIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSlowLog()
+		fit := numbered(logQueueRoom + 1)
+		s.log(t, fit[0])
+		synctest.Wait()
+		s.log(t, fit[1:]...)
+		s.log(t, "lost", "lost too")
+		s.reader <- struct{}{}
+		synctest.Wait()
+		s.log(t, "behind the gap", "lost again")
+		close(s.reader)
+		s.flush()
+		s.expect(t, slices.Concat(fit, []string{"The log was too slow, messages lost: 2.", "behind the gap",
+			"The log was too slow, messages lost: 1."}))
+	})
+}
+
 func TestAMessageGoesWhereTheLogWentWhenItWasLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSlowLog()

@@ -70,6 +70,7 @@ func (l *loop) acceptFrom(i int) {
 			}
 			l.admit(client, i)
 		case unix.EAGAIN:
+			l.backoff[i] = 0
 			if !inherits {
 				listener.inherits.Store(true)
 			}

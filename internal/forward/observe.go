@@ -24,7 +24,7 @@ type Subscription struct {
 	observers *observers
 }
 
-// Dropped is how many events the subscriber has lost because its queue was full.
+// Dropped is how many events of its kinds the subscriber has lost, because its queue was full or that of all observers.
 func (s *Subscription) Dropped() uint64 { return s.dropped.Load() }
 
 // Close ends the subscription.
@@ -79,7 +79,7 @@ type observers struct {
 
 	mu            sync.Mutex
 	queue         []happening
-	lost          uint64
+	lost          eventCounts
 	closed        bool
 	subscriptions map[*Subscription]struct{}
 }
@@ -156,7 +156,7 @@ func (o *observers) add(h happening) {
 	if len(o.queue) < observeQueueMax || h.kind == EventStateChanged {
 		o.queue = append(o.queue, h)
 	} else {
-		o.lost++
+		o.lost[h.kind]++
 	}
 	o.mu.Unlock()
 	o.poke()
@@ -195,7 +195,7 @@ func (o *observers) run() {
 		}
 		o.mu.Lock()
 		queue, lost, closed := o.queue, o.lost, o.closed
-		o.queue, o.lost = nil, 0
+		o.queue, o.lost = nil, eventCounts{}
 		o.mu.Unlock()
 		if len(queue) > 0 {
 			rest = time.After(restInterval)
@@ -205,9 +205,9 @@ func (o *observers) run() {
 				summary = time.After(logWindow)
 			}
 		}
-		if lost > 0 {
-			o.log.lost(lost)
-			o.countLost(lost)
+		if n := lost.of(^uint(0)); n > 0 {
+			o.log.lost(n)
+			o.countLost(&lost)
 		}
 		if pause == nil && o.countDirty.Swap(false) {
 			pause = time.After(countInterval)
@@ -249,12 +249,25 @@ func (o *observers) send(e *Event) {
 	}
 }
 
-func (o *observers) countLost(n uint64) {
+func (o *observers) countLost(lost *eventCounts) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for s := range o.subscriptions {
-		s.dropped.Add(n)
+		s.dropped.Add(lost.of(s.kinds))
 	}
+}
+
+// eventCounts are numbers of events by kind.
+type eventCounts [eventAcceptTrouble + 1]uint64
+
+// of is the sum for a bit set of kinds.
+func (c *eventCounts) of(kinds uint) (n uint64) {
+	for kind, count := range c {
+		if kinds&(1<<kind) != 0 {
+			n += count
+		}
+	}
+	return n
 }
 
 // close lets the goroutine finish its queue, waits for it and ends all subscriptions.

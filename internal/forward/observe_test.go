@@ -173,7 +173,7 @@ func TestALogThatHangsStopsNobody(t *testing.T) {
 	stuck := stuckLog{log.Handler(), make(chan struct{})}
 	r := newRig(t, "tcp", "tcp", func(c *Config) { c.Log = slog.New(stuck) })
 	r.backend.Serve(streamtest.Echo)
-	s := r.Subscribe(10, EventClosed)
+	s, states := r.Subscribe(10, EventClosed), r.Subscribe(10, EventStateChanged)
 	var clients sync.WaitGroup
 	for range 4 {
 		clients.Go(func() {
@@ -197,4 +197,5 @@ func TestALogThatHangsStopsNobody(t *testing.T) {
 	if s.Dropped() < observeQueueMax {
 		t.Errorf("the subscriber was told of %d lost events only", s.Dropped())
 	}
+	equal(t, "lost events of a kind that none was lost of", states.Dropped(), 0)
 }
