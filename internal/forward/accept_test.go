@@ -147,7 +147,7 @@ func TestRunningOutOfDescriptorsHarmsNobody(t *testing.T) {
 	for range childConnections {
 		open = append(open, proctest.Wait(t, "a client is served", served))
 	}
-	proctest.AtRest(t, func() time.Duration { return proctest.CPUTime(cmd.Process.Pid) })
+	proctest.AtRest(t, cmd.Process.Pid)
 	select {
 	case <-served:
 		t.Fatal("more clients are served than the child has descriptors for")

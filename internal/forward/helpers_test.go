@@ -322,7 +322,7 @@ func equal[T comparable](t reporter, what string, got, want T) {
 // atRest wants this process to leave the processors alone.
 func atRest(t *testing.T) {
 	t.Helper()
-	proctest.AtRest(t, func() time.Duration { return proctest.CPUTime(os.Getpid()) })
+	proctest.AtRest(t, os.Getpid())
 }
 
 // withLoops is an option of newRig.

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -42,18 +41,25 @@ func OpenFiles(pids ...int) map[string]string {
 	return files
 }
 
-// CPUTime is what these processes have used of the processors, 0 for one that has ended: the first field of schedstat, in ns.
-func CPUTime(pids ...int) (sum time.Duration) {
+// CPUTime is what these processes have used of the processors, 0 for one that has ended.
+func CPUTime(pids ...int) time.Duration {
+	ran, _ := schedstat(pids...)
+	return ran
+}
+
+// schedstat sums up how long the threads of these processes have run, and how long they were ready to run and waited for a
+// processor: the first two fields of schedstat, in ns. A wait counts when it is over.
+func schedstat(pids ...int) (ran, waited time.Duration) {
 	for _, pid := range pids {
 		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid)) // the pattern is right
 		for _, task := range tasks {
 			text, _ := os.ReadFile(task) // the thread may have ended
-			used, _, _ := strings.Cut(string(text), " ")
-			ns, _ := strconv.ParseInt(used, 10, 64) // fails for no text only
-			sum += time.Duration(ns)
+			var thread struct{ ran, waited time.Duration }
+			_, _ = fmt.Sscan(string(text), &thread.ran, &thread.waited) // fails for no text only
+			ran, waited = ran+thread.ran, waited+thread.waited
 		}
 	}
-	return sum
+	return ran, waited
 }
 
 // OpenFiles is that of the process.
@@ -65,48 +71,67 @@ func (p *Process) Descriptors() Descriptors { return Count(p.OpenFiles()) }
 // CPUTime is that of the process, which must be there.
 func (p *Process) CPUTime() time.Duration {
 	p.t.Helper()
-	if p.HasEnded() {
-		p.t.Fatalf("process %d has ended", p.PID())
-	}
+	p.lives()
 	return CPUTime(p.PID())
 }
 
-// Restlessness is the share of one processor that the process uses while it has nothing to do.
-func (p *Process) Restlessness() float64 {
+// lives wants the process not to have ended: one that has uses no processor either.
+func (p *Process) lives() {
 	p.t.Helper()
-	return restlessness(p.CPUTime)
+	if p.HasEnded() {
+		p.t.Fatalf("process %d has ended", p.PID())
+	}
 }
 
-func restlessness(cpuTime func() time.Duration) float64 {
-	const observation = 300 * time.Millisecond
-	before, start := cpuTime(), time.Now()
-	<-time.After(observation)
-	return float64(cpuTime()-before) / float64(time.Since(start))
-}
-
-// Rests wants the process to leave the processors alone.
+// Rests wants the process to leave the processors alone while it has nothing to do.
 func (p *Process) Rests() {
 	p.t.Helper()
-	AtRest(p.t, p.CPUTime)
+	p.lives()
+	AtRest(p.t, p.PID())
+	p.lives()
 }
 
-// AtRest is Rests for processes that have used cpuTime by now. What wakes one now and then costs a hundredth of what fails,
-// a loop that spins ten times as much, even where others take most of the machine. A collection of garbage may fill one
-// observation, under the race detector at least, but not several in a row.
-func AtRest(t testing.TB, cpuTime func() time.Duration) {
+// Spins says whether the process does not leave the processors alone while it has nothing to do.
+func (p *Process) Spins() bool {
+	p.t.Helper()
+	p.lives()
+	_, spins := spins(p.PID())
+	p.lives()
+	return spins
+}
+
+// AtRest is Rests for processes together.
+func AtRest(t testing.TB, pids ...int) {
 	t.Helper()
-	const observations = 3
-	share := 0.0
+	if share, spins := spins(pids...); spins {
+		t.Errorf("runs for %.0f %% of the time that it could run, without work", 100*share)
+	}
+}
+
+// spins observes processes that have nothing to do. A collection of garbage may fill one observation, under the race detector
+// at least, but not several in a row.
+func spins(pids ...int) (share float64, spins bool) {
+	const observations, most = 3, 0.1
 	for range observations {
-		if share = restlessness(cpuTime); share <= Restless {
-			return
+		if share = restlessness(pids...); share <= most {
+			return share, false
 		}
 	}
-	t.Errorf("uses %.0f %% of a processor without work", 100*share)
+	return share, true
 }
 
-// Restless is the share of one processor above which a process without work spins.
-const Restless = 0.1
+// restlessness is for how much of the time that they could run processes did. What wakes now and then runs for a thousandth of it.
+// A loop that spins runs for nearly all of it, even where twenty others compete for each processor, because the time that it waits
+// for one does not count. What counts is a tenth of the observation at least: several threads that are woken at once wait at once.
+func restlessness(pids ...int) float64 {
+	const observation = 300 * time.Millisecond
+	start := time.Now()
+	ran, waited := schedstat(pids...)
+	<-time.After(observation)
+	ranSince, waitedSince := schedstat(pids...)
+	wall := time.Since(start)
+	return float64(ranSince-ran) / float64(max(wall-(waitedSince-waited), wall/10))
+}
 
 // State is the letter for what the process does: proc_pid_stat(5).
 func (p *Process) State() string {

@@ -62,7 +62,7 @@ func (s *service) memory() (bytes int) {
 func (s *service) rests() {
 	s.t.Helper()
 	s.lives()
-	proctest.AtRest(s.t, func() time.Duration { return proctest.CPUTime(s.processes()...) })
+	proctest.AtRest(s.t, s.processes()...)
 	s.lives()
 }
 

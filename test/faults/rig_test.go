@@ -300,9 +300,7 @@ func (r *rig) isAtRest(t *testing.T) {
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
-	if share := r.Restlessness(); share > proctest.Restless {
-		t.Errorf("proxyd uses %.0f %% of a processor without work", 100*share)
-	}
+	proctest.AtRest(t, r.PID())
 }
 
 // ends lets go of the bystanders, wants everything back, and proxyd to end in peace.

@@ -263,7 +263,7 @@ func resetWhileBackendIsStalled(t *testing.T, p program) string {
 	proctest.Settles(t, "the backend is stalled", func() int { return streamtest.Queued(t, server) })
 	streamtest.Reset(t, client)
 	<-sent
-	if s.Restlessness() > proctest.Restless {
+	if s.Spins() {
 		return "spins"
 	}
 	return "rests"
