@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -199,7 +200,10 @@ func (w *world) closeOne() {
 	s := w.begin(closing, func(name string) bool { return name == c.Client })
 	defer w.end(s)
 	w.event("close", "%d of %s", c.ID, c.Client)
-	if err := w.instance.CloseConnection(w.t.Context(), c.ID); !errors.Is(err, control.ErrNoConnection) {
+	switch err := w.instance.CloseConnection(w.t.Context(), c.ID); {
+	case err == nil:
+		w.closed = append(w.closed, c.ID)
+	case !errors.Is(err, control.ErrNoConnection):
 		w.did("CloseConnection", err)
 	}
 }
@@ -223,9 +227,19 @@ func (w *world) closeMany() {
 		w.proxyctl("close", instance, "--client="+filter.Client)
 		return
 	}
+	before := w.connections()
 	n, err := w.instance.CloseConnections(w.t.Context(), filter)
 	w.event("close many", "%d, %+v", n, filter)
 	w.did("CloseConnections", err)
+	if err != nil || matches == nil { // states change
+		return
+	}
+	left := w.connections()
+	for _, c := range before {
+		if matches(c.Client) && slices.ContainsFunc(left, func(l control.Connection) bool { return l.ID == c.ID }) {
+			w.t.Errorf("connection %d of %s is left after CloseConnections of %s", c.ID, c.Client, filter.Client)
+		}
+	}
 }
 
 // setLogLevel leaves connections out in the log for a while, but nobody who is refused.

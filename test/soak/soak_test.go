@@ -74,6 +74,7 @@ type world struct {
 	random      *rand.Rand
 	subscribers []*subscriber
 	outages     int               // of the bus
+	closed      []uint64          // the connections of this round that CloseConnection has closed
 	listed      map[uint64]string // what proxyd has said on the bus: the clients, by id
 	removed     map[uint64]control.ConnectionRemoved
 
@@ -199,6 +200,9 @@ func (w *world) run(length time.Duration) {
 		}
 	}
 	w.checkEnd(open, memory)
+	if length >= time.Minute && !t.Failed() { // a shorter one need not have done all of it
+		w.checkFates()
+	}
 }
 
 func (w *world) checkEnd(open proctest.Descriptors, memory int64) {
@@ -422,6 +426,7 @@ func (w *world) check() {
 		t.Errorf("the backend had %d clients that nobody knows", len(tickets))
 	}
 	w.checkSums(s)
+	w.checkClosed()
 	for id, name := range w.listed {
 		if told := w.ledger.byID[id]; told != nil && told.name != name {
 			t.Errorf("connection %d is of %s in the list, and of %s in the log", id, name, told.name)
@@ -434,8 +439,33 @@ func (w *world) check() {
 	}
 	w.total.refused, w.total.failed = w.total.refused+s.refused, w.total.failed+s.failed
 	w.counts["bytes, MB"] += (s.up + s.down + s.upMin + s.downMin) >> 20
-	w.clients, w.spans, w.listed = nil, nil, map[uint64]string{}
+	w.clients, w.spans, w.closed, w.listed = nil, nil, nil, map[uint64]string{}
 	w.ledger.clear()
+}
+
+// checkClosed wants those that were closed to have been killed, unless a reset or a deadline was ending them already.
+func (w *world) checkClosed() {
+	w.t.Helper()
+	for _, id := range w.closed {
+		told := w.ledger.byID[id]
+		switch {
+		case told == nil && w.quiet:
+		case told == nil:
+			w.t.Errorf("the log does not tell of connection %d, which was closed", id)
+		case !slices.Contains([]string{"killed", "client-reset", "backend-reset", "deadline"}, told.fate):
+			w.t.Errorf("connection %d was closed, and its fate is %s", id, told.fate)
+		}
+	}
+}
+
+// checkFates wants all that is done to proxyd to have had its effect on some connection.
+func (w *world) checkFates() {
+	w.t.Helper()
+	for _, fate := range []string{"killed", "deadline", "limit", "draining", "connect-failed", "client-reset", "backend-reset"} {
+		if w.counts["fate: "+fate] == 0 {
+			w.t.Errorf("no connection had the fate %s", fate)
+		}
+	}
 }
 
 func fate(told *line) string {
