@@ -260,7 +260,7 @@ func (w *world) setLogLevel() {
 // askWithoutRights has a user without rights ask for something that polkit decides.
 func (w *world) askWithoutRights() {
 	if os.Geteuid() != 0 {
-		return // nobody but proxyd's own user is here
+		return // TestSoak says that they are left out
 	}
 	conn := w.bus.ConnectAs(w.t, bustest.Nobody)
 	defer conn.Close()
@@ -287,7 +287,7 @@ func (w *world) askWithoutRights() {
 // the bus: polkit may allow the next one who asks, and would allow these too.
 func (w *world) floodWithoutRights() {
 	if os.Geteuid() != 0 {
-		return // nobody but proxyd's own user is here
+		return // TestSoak says that they are left out
 	}
 	w.polkit.Answer("", bustest.No)
 	const span = 300 * time.Millisecond

@@ -17,6 +17,7 @@ import (
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/streamtest"
+	"example.org/socketproxy/internal/testenv"
 	"github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
 )
@@ -36,6 +37,7 @@ const (
 // the log of proxyd know of it, and the sums in what proxyd has counted.
 func TestSoak(t *testing.T) {
 	t.Parallel()
+	t.Run("users without rights", func(t *testing.T) { testenv.NeedRoot(t, "be one of them too") }) // for others the rest goes on without
 	seed := *seed
 	if seed == 0 {
 		seed = rand.Uint64N(1e9) + 1
