@@ -67,7 +67,7 @@ compare:
 	cd test/compare && $(GO) test -count=1 -timeout=20m -args -peers $(COMPARE)
 
 faults:
-	cd test/faults && $(GO) test -count=1 -timeout=1h -args -full
+	cd test/faults && $(GO) test -count=1 -timeout=1h -args -full -seed=$(SEED)
 	cd internal/forward && $(GO) test -count=1 -timeout=0 -run="TestFaults|RandomSchedules" -v \
 		-args -faults=$(FAULTS) -fault-seed=$(SEED) -rapid.checks=$(SCHEDULES) -rapid.seed=$(SEED)
 

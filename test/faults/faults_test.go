@@ -60,14 +60,18 @@ func (f fault) spurious() bool {
 func TestAFaultHarmsItsVictimAtMostAndNeverInSilence(t *testing.T) {
 	needStrace(t)
 	t.Parallel()
-	t.Logf("-args -seed=%d", *seed)
+	seed := *seed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("-args -seed=%d", seed)
 	const workers = 6 // for each lane
 	tally := tally{struck: map[string]int{}}
 	t.Run("lanes", func(t *testing.T) {
 		for _, l := range lanes {
 			t.Run(l.name, func(t *testing.T) {
 				t.Parallel()
-				list := l.combinations(t)
+				list := l.combinations(t, seed)
 				for worker := range workers {
 					t.Run(fmt.Sprint(worker), func(t *testing.T) {
 						t.Parallel()
@@ -173,10 +177,10 @@ func (r *rig) surveyCalls(t *testing.T, s *scenario, path string, calls map[stri
 }
 
 // combinations are those to try here. Each call is made by a scenario, at least.
-func (l lane) combinations(t *testing.T) (list []combination) {
+func (l lane) combinations(t *testing.T, seed uint64) (list []combination) {
 	t.Helper()
 	calls := l.survey(t)
-	draw := rand.New(rand.NewPCG(*seed, 0))
+	draw := rand.New(rand.NewPCG(seed, 0))
 	for _, call := range faulties {
 		if !*full && len(l.calls) > 0 && !slices.Contains(l.calls, call.call) {
 			continue
