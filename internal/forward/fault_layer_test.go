@@ -54,6 +54,7 @@ var siteNames = [sites]string{
 
 // effect is what a fault does to a call.
 type effect struct {
+	index    int // among those of its site
 	name     string
 	kind     effectKind
 	errno    sysErr
@@ -138,9 +139,9 @@ var siteEffects = func() (table [sites][]effect) {
 	table[siteSpliceIn] = slices.Concat(transfer, broken, errnos(callRefused, true, unix.EINVAL))
 	table[siteSpliceOut] = slices.Concat(transfer, broken, only("tcp", errnos(socketDead, false, unix.EPIPE)),
 		deaf, errnos(callRefused, false, unix.EINVAL))
-	table[siteAccept] = slices.Concat(interrupted, errnos(callRefused, true, unix.EAGAIN, unix.ECONNABORTED, unix.EMFILE,
-		unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.EPERM, unix.EPROTO, unix.ENETDOWN, unix.EHOSTUNREACH, unix.ETIMEDOUT,
-		unix.EIO))
+	table[siteAccept] = slices.Concat(interrupted, errnos(callRefused, true, unix.EAGAIN),
+		lasting(errnos(callRefused, true, unix.ECONNABORTED, unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.EPERM,
+			unix.EPROTO, unix.ENETDOWN, unix.EHOSTUNREACH, unix.ETIMEDOUT, unix.EIO)))
 	table[siteSocket] = slices.Concat(lasting(errnos(callRefused, true, unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOBUFS)),
 		errnos(callRefused, false, unix.EACCES, unix.EAFNOSUPPORT))
 	table[siteConnect] = slices.Concat(
@@ -167,6 +168,9 @@ var siteEffects = func() (table [sites][]effect) {
 	table[siteWait] = slices.Concat(interrupted, []effect{{name: "one-event", kind: fewEvents, harmless: true, lasting: true}})
 	for s := range table {
 		table[s] = append(table[s], peerEffects...)
+		for i := range table[s] {
+			table[s][i].index = i
+		}
 	}
 	return table
 }()
@@ -365,10 +369,22 @@ func (y *layer) fault(s site) *fault {
 		if f.site != s || y.count[s] != f.nth && (!f.on || y.count[s] < f.nth) {
 			continue
 		}
-		y.fired++
 		return f
 	}
 	return nil
+}
+
+// met counts a fault that had its effect.
+func (y *layer) met(f *fault) {
+	y.fired++
+	y.house.trial.met[f.site] |= 1 << f.index
+}
+
+// accepts takes away the faults that keep the client in the backlog for ever; false if there are none.
+func (y *layer) accepts() bool {
+	before := len(y.faults)
+	y.faults = slices.DeleteFunc(y.faults, func(f fault) bool { return f.site == siteAccept && f.on && y.count[siteAccept] >= f.nth })
+	return len(y.faults) < before
 }
 
 // check looks whether a call is about a descriptor that is the loop's. One that was closed may be somebody else's by now.
@@ -410,32 +426,38 @@ func (y *layer) perform(s site, f *fault, call, a1, a2, a3, a4, a5, a6 uintptr) 
 		}
 	}
 	if f != nil && (f.network == "" || f.network == y.open[socket].network) {
+		met := true
 		switch f.kind {
 		case callRefused:
+			y.met(f)
 			return failed(f.errno)
 		case callNotNow:
+			y.met(f)
 			y.renew(socket)
 			return failed(f.errno)
 		case socketDead:
+			y.met(f)
 			y.open[socket].dead = true
 			return failed(f.errno)
 		case callInVain:
 			if n, r2, errno := y.kernel(s, call, a1, a2, a3, a4, a5, a6); errno != 0 && errno != unix.EINPROGRESS {
 				return n, r2, errno
 			}
+			y.met(f)
 			return failed(f.errno)
 		case shortOne, shortHalf, shortLess:
-			if s != siteRecv || y.mayEndEarly(socket) {
+			if met = s != siteRecv || y.mayEndEarly(socket); met {
 				*length = f.kind.shorten(*length)
 			}
 		case smallPipe:
 			a3 = 4096
-		case fewEvents:
-			a3 = 1
 		case clientResets, backendResets, clientCloses, backendCloses:
-			y.house.leave(f.kind)
+			met = y.house.leave(f.kind)
 		case peerDeaf:
-			y.house.deafen(y.open[socket].side)
+			met = y.house.deafen(y.open[socket].side)
+		}
+		if met {
+			y.met(f)
 		}
 	}
 	return y.kernel(s, call, a1, a2, a3, a4, a5, a6)
@@ -524,13 +546,18 @@ func (y *layer) block(call, a1, a2, a3, a4, a5, a6 uintptr) (uintptr, uintptr, s
 	}
 	y.counted()
 	if f := y.fault(siteWait); f != nil {
+		met := true
 		switch f.kind {
 		case callRefused:
+			y.met(f)
 			return failed(f.errno)
 		case fewEvents:
 			a3 = 1
 		default:
-			y.house.leave(f.kind)
+			met = y.house.leave(f.kind)
+		}
+		if met {
+			y.met(f)
 		}
 	}
 	poll := func() int {

@@ -16,8 +16,10 @@ var (
 	faultPlanFlag = flag.String("fault-plan", "", "the only trial of TestFaults, as a failure of it tells")
 )
 
-// sampleSize is for the time that a test may take.
-const sampleSize = 2000
+const (
+	sampleSize = 2000 // for the time that a test may take
+	severalMin = 20   // trials with several faults in each house
+)
 
 // TestFaults puts faults in front of the system calls of the data plane, one at a time and several.
 //
@@ -52,14 +54,18 @@ func TestFaults(t *testing.T) {
 		total.possible += len(singles)
 		singles = firstOnes(singles, share*3/4, rng)
 		total.singles += k.playAll(t, each(singles), &total)
+		several := max(share-len(singles), severalMin)
 		total.random += k.playAll(t, func() *trial {
-			if share--; share < len(singles) {
+			if several--; several < 0 {
 				return nil
 			}
 			return randomTrial(dry, rng)
 		}, &total)
 	}
 	took := time.Since(began)
+	if unmet := total.unmet(); total.singles == total.possible && len(unmet) > 0 {
+		t.Errorf("all were tried, and these never came about: %q", unmet)
+	}
 	t.Logf("seed %d: %d single faults of %d, %d trials with several, in %v (%.0f a second); faults met their call %d times",
 		seed, total.singles, total.possible, total.random, took.Round(time.Millisecond),
 		float64(total.singles+total.random)/took.Seconds(), total.fired)
@@ -69,7 +75,22 @@ func TestFaults(t *testing.T) {
 const failuresMax = 40
 
 // tally is what was tried.
-type tally struct{ possible, singles, random, fired int }
+type tally struct {
+	possible, singles, random, fired int
+	met                              [sites]uint32
+}
+
+// unmet are the effects that never came about.
+func (y *tally) unmet() (list []string) {
+	for s := range siteEffects {
+		for _, e := range siteEffects[s] {
+			if y.met[s]&(1<<e.index) == 0 {
+				list = append(list, siteNames[s]+" "+e.name)
+			}
+		}
+	}
+	return list
+}
 
 // playAll plays trials, each failure in a new house. It returns how many.
 func (k *houseKind) playAll(t *testing.T, next func() *trial, total *tally) (n int) {
@@ -79,6 +100,9 @@ func (k *houseKind) playAll(t *testing.T, next func() *trial, total *tally) (n i
 		failed := k.play(t, func() *trial {
 			if last != nil {
 				total.fired += last.fired
+				for s := range last.met {
+					total.met[s] |= last.met[s]
+				}
 			}
 			if last = next(); last != nil {
 				n++
@@ -123,6 +147,9 @@ func (k *houseKind) singles(dry []*trial) (trials []*trial) {
 	for _, d := range dry {
 		for s := range sites {
 			for _, e := range siteEffects[s] {
+				if e.network != "" && e.network != k.clients && e.network != k.backend {
+					continue
+				}
 				for nth := 1; nth <= d.count[s]; nth++ {
 					if d.scenario.long && nth > 3 && nth%64 > 0 {
 						continue
@@ -254,8 +281,10 @@ func TestAFaultEndsAConnectionForItsReason(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := playPlan(t, c.plan)
 			equal(t, "reason", r.reason, c.reason)
-			if r.fired < len(r.faults) {
-				t.Errorf("%d of %d faults met their call", r.fired, len(r.faults))
+			for _, f := range r.faults {
+				if r.met[f.site]&(1<<f.index) == 0 {
+					t.Errorf("%v did not come about", f)
+				}
 			}
 		})
 	}

@@ -1,15 +1,13 @@
 package forward
 
 import (
-	"fmt"
 	"math"
 	"net/netip"
-	"os"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 )
@@ -47,11 +45,12 @@ func TestRandomSchedulesAgreeWithTheModel(t *testing.T) {
 	} {
 		t.Run(v.name, func(t *testing.T) {
 			checkLeaks(t)
-			schedules, operations := 0, 0
+			schedules, operations, bytes := 0, 0, 0
 			rapid.Check(t, func(t *rapid.T) {
 				m := newSchedule(t, v.tcp, rapid.SampledFrom(v.headers).Draw(t, "PROXY header"))
 				defer m.end(t)
 				all := m.operations()
+				m.open(t)
 				t.Repeat(map[string]func(*rapid.T){
 					"": m.checkCounters,
 					"operation": func(t *rapid.T) {
@@ -61,8 +60,11 @@ func TestRandomSchedulesAgreeWithTheModel(t *testing.T) {
 				})
 				m.finale(t)
 				schedules++
+				for _, c := range m.links {
+					bytes += c.stream[client].read + c.stream[backend].read
+				}
 			})
-			t.Logf("%d schedules, %d operations", schedules, operations)
+			t.Logf("%d schedules, %d operations, %d bytes", schedules, operations, bytes)
 		})
 	}
 }
@@ -128,7 +130,7 @@ func newSchedule(t *rapid.T, backendTCP bool, header ProxyProtocol) *schedule {
 	pipes := rapid.SampledFrom([]int64{pipeBudgetMax, pipeSmall, 0}).Draw(t, "bytes for pipes")
 	idle := rapid.SampledFrom([]time.Duration{Infinity, idleTime}).Draw(t, "idle timeout")
 
-	target := modelName()
+	target := streamtest.AbstractName()
 	if m.backendTCP {
 		m.backend = modelSocket(t, true)
 		must(t, unix.Bind(m.backend, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
@@ -141,7 +143,7 @@ func newSchedule(t *rapid.T, backendTCP bool, header ProxyProtocol) *schedule {
 	must(t, unix.Listen(m.backend, linksMax))
 	parsed, err := ParseTarget(target)
 	must(t, err)
-	for i, text := range []string{"127.0.0.1:0", modelName()} {
+	for i, text := range []string{"127.0.0.1:0", streamtest.AbstractName()} {
 		address, err := ParseListenAddress(text)
 		must(t, err)
 		m.listener[i], err = address.Listen()
@@ -173,10 +175,6 @@ func (m *schedule) end(t *rapid.T) {
 	}
 	checkReturned(t, m.Proxy)
 }
-
-var modelNames atomic.Uint32
-
-func modelName() string { return fmt.Sprintf("@proxyd-model-%d-%d", os.Getpid(), modelNames.Add(1)) }
 
 func modelSocket(t *rapid.T, tcp bool) int {
 	family := unix.AF_UNIX
@@ -460,7 +458,13 @@ func (m *schedule) finale(t *rapid.T) {
 	m.resume(t)
 	m.accept(t)
 	m.readAll(t)
+	for range 3 { // the Proxy notices progress first, then that there is none
+		m.pause(t, lingerMax)
+	}
 	for _, c := range m.links {
+		if c.broken && !c.mayBeHalfOpen() && m.conn(c) != nil {
+			c.wrong(t, "it is broken and stays for more than lingerMax")
+		}
 		for s := range c.peer {
 			c.peer[s].stalled = false
 		}
@@ -479,6 +483,7 @@ func (m *schedule) finale(t *rapid.T) {
 }
 
 func (m *schedule) readAll(t *rapid.T) {
+	lingered := time.Duration(0) // since somebody has read
 	for deadline := time.Now().Add(proctest.Patience); ; {
 		m.untilIdle(t)
 		got := 0
@@ -490,6 +495,7 @@ func (m *schedule) readAll(t *rapid.T) {
 			}
 		}
 		if got > 0 {
+			lingered = 0
 			continue
 		}
 		missing, whose := "", (*link)(nil)
@@ -509,15 +515,18 @@ func (m *schedule) readAll(t *rapid.T) {
 		if time.Now().After(deadline) {
 			whose.wrong(t, "%s", missing)
 		}
-		m.goOnLater(t, fds, deadline)
+		lingered += m.goOnLater(t, fds, deadline)
+		if lingered > lingerMax/2 { // the kernel needs 40 ms at most for what it has
+			whose.wrong(t, "it lingers, though everybody has read all there is: %s", missing)
+		}
 	}
 }
 
-// goOnLater waits for the kernel. Where the Proxy waits for the clock rather, it moves that.
-func (m *schedule) goOnLater(t *rapid.T, fds []unix.PollFd, deadline time.Time) {
+// goOnLater waits for the kernel. Where the Proxy waits for the clock rather, it moves that, and returns by how much.
+func (m *schedule) goOnLater(t *rapid.T, fds []unix.PollFd, deadline time.Time) time.Duration {
 	if len(m.loop.lingering) == 0 {
 		m.await(fds, deadline)
-		return
+		return 0
 	}
 	moment := time.Now()
 	for _, g := range m.loop.lingering {
@@ -529,7 +538,7 @@ func (m *schedule) goOnLater(t *rapid.T, fds []unix.PollFd, deadline time.Time) 
 		}
 	}
 	if m.await(fds, moment) {
-		return
+		return 0
 	}
 	m.advance(lingerTime, spinCalls)
 	for _, c := range m.links {
@@ -537,4 +546,5 @@ func (m *schedule) goOnLater(t *rapid.T, fds []unix.PollFd, deadline time.Time) 
 			c.wait(lingerTime)
 		}
 	}
+	return lingerTime
 }

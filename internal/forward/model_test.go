@@ -242,6 +242,12 @@ func (c *link) unsettled(known bool) string {
 	return ""
 }
 
+// mayBeHalfOpen says whether the break may look like the end of one way: to write to an AF_UNIX socket whose peer has closed
+// is the same error as where it reads no more. What that peer has sent is then delivered for as long as it takes.
+func (c *link) mayBeHalfOpen() bool {
+	return c.peer[client].closed && !c.peer[client].tcp || c.peer[backend].closed && !c.peer[backend].tcp
+}
+
 func (c *link) stalls() bool { return c.peer[client].stalled || c.peer[backend].stalled }
 
 // watch adds what is to be waited for at the peers.
