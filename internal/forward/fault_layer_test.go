@@ -84,10 +84,10 @@ const (
 )
 
 // What is true of all calls at which a peer can be gone.
-var peerEffects = []effect{
-	{name: "client-resets", kind: clientResets}, {name: "backend-resets", kind: backendResets},
-	{name: "client-closes", kind: clientCloses}, {name: "backend-closes", kind: backendCloses},
-}
+var (
+	clientEffects  = []effect{{name: "client-resets", kind: clientResets}, {name: "client-closes", kind: clientCloses}}
+	backendEffects = []effect{{name: "backend-resets", kind: backendResets}, {name: "backend-closes", kind: backendCloses}}
+)
 
 func errnos(kind effectKind, harmless bool, list ...sysErr) (effects []effect) {
 	for _, errno := range list {
@@ -167,7 +167,13 @@ var siteEffects = func() (table [sites][]effect) {
 	table[siteWatch] = errnos(callRefused, false, unix.ENOSPC, unix.ENOMEM)
 	table[siteWait] = slices.Concat(interrupted, []effect{{name: "one-event", kind: fewEvents, harmless: true, lasting: true}})
 	for s := range table {
-		table[s] = append(table[s], peerEffects...)
+		switch site(s) {
+		case siteDisconnect, siteUnwatch: // come after another fault only
+		case siteSocket, siteConnect, siteCredentials, siteNoDelay, siteKeepAlive: // when there is no backend yet
+			table[s] = append(table[s], clientEffects...)
+		default:
+			table[s] = slices.Concat(table[s], clientEffects, backendEffects)
+		}
 		for i := range table[s] {
 			table[s][i].index = i
 		}

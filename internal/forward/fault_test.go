@@ -181,7 +181,7 @@ func randomTrial(dry []*trial, rng *rand.Rand) *trial {
 	var faults []fault
 	for len(faults) < 2+rng.IntN(2) {
 		s := site(rng.IntN(int(sites)))
-		if d.count[s] == 0 {
+		if d.count[s] == 0 || len(siteEffects[s]) == 0 {
 			continue
 		}
 		f := fault{site: s, nth: 1 + rng.IntN(d.count[s]+2), effect: siteEffects[s][rng.IntN(len(siteEffects[s]))]}
