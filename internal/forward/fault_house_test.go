@@ -168,9 +168,9 @@ func (h *house) calm() bool {
 	case h.layer.accepts():
 		return true
 	}
-	for _, only := range []bool{false, true} {
+	for _, waits := range []bool{false, true} {
 		for _, p := range h.peers {
-			if p == nil || p.closed || len(p.steps) == 0 || (p.steps[0].kind == untilCalm) != only {
+			if p == nil || p.closed || len(p.steps) == 0 || (p.steps[0].kind == untilCalm) != waits {
 				continue
 			}
 			switch p.steps[0].kind {
