@@ -300,5 +300,26 @@ func (r *reply) store(results ...any) error {
 	if err != nil {
 		return err
 	}
-	return dbus.Store(body, results...)
+	return store(body, results...)
+}
+
+// store is [dbus.Store], but takes a dictionary of variants as it is: that makes each of them again, and panics at one that
+// holds what it reads and cannot write, a dictionary with booleans as keys.
+func store(body []any, results ...any) error {
+	if len(body) != len(results) {
+		return dbus.Store(body, results...) // which says so
+	}
+	for i, result := range results {
+		values, ok := result.(*map[string]dbus.Variant)
+		if !ok {
+			if err := dbus.Store(body[i:i+1], result); err != nil {
+				return err
+			}
+			continue
+		}
+		if *values, ok = body[i].(map[string]dbus.Variant); !ok {
+			return fmt.Errorf("the answer has a %T for a dictionary of variants", body[i])
+		}
+	}
+	return nil
 }

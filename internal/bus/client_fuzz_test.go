@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"bytes"
 	"errors"
 	"math"
 	"reflect"
@@ -29,6 +30,8 @@ func FuzzEvents(f *testing.F) {
 	add(driverName, driverName+".NameOwnerChanged", BaseName, ":1.5", "")
 	add(":1.5", driverName+".NameOwnerChanged", BaseName+".web", ":1.5", "")
 	add(":1.5", Interface+".ConnectionNew", dbus.MakeVariant(uint64(1)), int32(65), []byte("x"))
+	signature, body := encoded(f, Interface, filter("x", map[uint32]uint32{}), []string{})
+	f.Add(":1.5", propertiesInterface+".PropertiesChanged", signature, booleanKeys(body))
 	f.Fuzz(func(t *testing.T, sender, name, signature string, body []byte) {
 		values, ok := decoded(signature, body)
 		if !ok {
@@ -47,6 +50,11 @@ func FuzzEvents(f *testing.F) {
 			equal(t, "signals of a stranger are kept", queue.keep(dbus.TypeSignal, 0, sender), sender == driverName)
 		}
 	})
+}
+
+// booleanKeys makes a dictionary of numbers one that godbus reads, and panics at when it is to write it.
+func booleanKeys(message []byte) []byte {
+	return bytes.ReplaceAll(message, []byte("a{uu}"), []byte("a{bb}"))
 }
 
 // eventOf is what a signal tells that has the signature of the interface. It does not know about others.
@@ -108,6 +116,8 @@ func FuzzAnswers(f *testing.F) {
 	add([]string{BaseName + ".web", BaseName + "._ff", BaseName, ":1.5", BaseName + ".web_2dpid1"})
 	add(filter("State", "running", "NConnections", uint32(1), "ListenAddresses", []string{"x"}, "New", filter()))
 	add(filter("NConnections", uint64(1)))
+	strange, text := encoded(f, filter("x", map[uint32]uint32{}))
+	f.Add(strange, booleanKeys(text))
 	add(uint32(3))
 	add("Too many calls.")
 	for name := range words {
@@ -116,8 +126,8 @@ func FuzzAnswers(f *testing.F) {
 		f.Add(name+":", []byte{})
 	}
 
-	f.Fuzz(func(t *testing.T, sig string, bytes []byte) {
-		signature, body, b.t = sig, bytes, t
+	f.Fuzz(func(t *testing.T, sig string, message []byte) {
+		signature, body, b.t = sig, message, t
 		_, answer := replyTo(&dbus.Message{}, signature, body)
 		if answer == nil {
 			return

@@ -182,7 +182,7 @@ func event(signal *dbus.Signal) Event {
 		e := PropertiesChanged{Owner: signal.Sender}
 		var iface string
 		var invalidated []string
-		if err = dbus.Store(signal.Body, &iface, &e.Values, &invalidated); err == nil && iface == Interface {
+		if err = store(signal.Body, &iface, &e.Values, &invalidated); err == nil && iface == Interface {
 			return e
 		}
 	case driverName + ".NameOwnerChanged":
