@@ -1,7 +1,9 @@
 package compare
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -16,6 +18,7 @@ import (
 	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/streamtest"
 	"example.org/socketproxy/internal/testenv"
+	"golang.org/x/sys/unix"
 )
 
 // A proxy is a program under comparison.
@@ -190,6 +193,24 @@ func (s *service) dial() streamtest.Stream {
 	if err != nil {
 		const aMoment = 100 * time.Millisecond // in which a proxy that has crashed has ended
 		s.t.Fatalf("%v; the proxy: %s", err, s.After(aMoment))
+	}
+	return streamtest.Adopt(s.t, c)
+}
+
+// dialInVain connects a client that finds no backend, and sends something. It is nil where the proxy reset it before it knew
+// that it was connected, or could send.
+func (s *service) dialInVain(text string) streamtest.Stream {
+	s.t.Helper()
+	c, err := net.Dial(s.listen.Network, s.listen.Text)
+	if err == nil {
+		s.t.Cleanup(func() { c.Close() })
+		_, err = io.WriteString(c, text)
+	}
+	switch {
+	case errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE):
+		return nil
+	case err != nil:
+		s.t.Fatal(err)
 	}
 	return streamtest.Adopt(s.t, c)
 }
