@@ -70,7 +70,7 @@ func (l *loop) acceptFrom(i int) {
 			}
 			l.admit(client, i)
 		case unix.EAGAIN:
-			l.backoff[i] = 0
+			l.backoff[i] = 0 // the trouble is over, though another loop got the client
 			if !inherits {
 				listener.inherits.Store(true)
 			}
