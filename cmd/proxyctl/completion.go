@@ -106,7 +106,7 @@ func (c *ctl) completeSettings(command *cobra.Command, args []string, toComplete
 
 // completeOptions completes the values of options.
 func completeOptions(root *cobra.Command) {
-	values := map[string][]string{"json": {"pretty", "short", "off"}, "state": bus.ConnectionStates, "property": propertyNames()}
+	values := map[string][]string{"json": {"pretty", "short", "off"}, "state": bus.ConnectionStates, "property": bus.PropertyNames()}
 	for _, command := range append(root.Commands(), root) {
 		for option, words := range values {
 			if command.LocalNonPersistentFlags().Lookup(option) != nil || command.PersistentFlags().Lookup(option) != nil {

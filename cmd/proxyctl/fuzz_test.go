@@ -193,10 +193,11 @@ func FuzzStatusAndShow(f *testing.F) {
 		if lines := strings.Count(status, "\n"); lines < 9 || lines > 11 {
 			t.Errorf("%d lines:\n%s", lines, status)
 		}
+		told := slices.DeleteFunc(bus.PropertyNames(), func(name string) bool { return given[name] == nil })
 		show := twice(t, terminal{}, func(c *ctl) error { return c.showLines(instances, nil, false) })
 		for i, line := range slices.Collect(strings.Lines(show)) {
 			key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
-			if i >= len(propertyNames()) || key != propertyNames()[i] {
+			if i >= len(told) || key != told[i] {
 				t.Fatalf("line %d is %q", i, line)
 			}
 			switch want := given[key].(type) {
@@ -211,7 +212,7 @@ func FuzzStatusAndShow(f *testing.F) {
 			}
 		}
 		read := objects(t, func(c *ctl) error { return c.showObjects(instances, nil) })[0]
-		for _, key := range propertyNames() {
+		for _, key := range told {
 			same(t, key, read[key], given[key])
 		}
 	})

@@ -19,7 +19,7 @@ func threeInstances(t *testing.T) (b *bustest.Bus, web *fake) {
 	t.Helper()
 	b = bustest.Start(t, bustest.Options{})
 	web = startFake(t, b, "web", map[string]any{
-		"ListenAddresses": []string{"[::]:8080", "/run/web.sock"}, "NRefused": uint64(7), "ExitIdleTimeUSec": uint64(600_000_000),
+		"ListenAddresses": []string{"[::]:8080", "/run/web.sock"}, "NRefused": uint64(7), "IdleTimeoutUSec": uint64(1_800_000_000), "ProxyProtocol": "v2", "ExitIdleTimeUSec": uint64(600_000_000),
 	})
 	extras := func(age, idle time.Duration) map[string]dbus.Variant {
 		return map[string]dbus.Variant{

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"math"
-	"reflect"
 	"slices"
 	"strings"
 
@@ -22,8 +21,8 @@ func (c *ctl) showCommand() *cobra.Command {
 		ValidArgsFunction: c.completeInstances,
 		RunE: func(command *cobra.Command, names []string) error {
 			for _, name := range properties {
-				if !slices.Contains(propertyNames(), name) {
-					return fmt.Errorf("no property named %s; there are: %s", name, strings.Join(propertyNames(), ", "))
+				if !slices.Contains(bus.PropertyNames(), name) {
+					return fmt.Errorf("no property named %s; there are: %s", name, strings.Join(bus.PropertyNames(), ", "))
 				}
 			}
 			ctx := command.Context()
@@ -41,15 +40,6 @@ func (c *ctl) showCommand() *cobra.Command {
 	command.Flags().StringSliceVarP(&properties, "property", "p", nil, "Show only the properties with this `NAME`; several\nare separated by commas, or -p is repeated")
 	command.Flags().BoolVar(&value, "value", false, "Show only the values")
 	return command
-}
-
-// propertyNames are the names of all properties, in the order of the interface.
-func propertyNames() (names []string) {
-	fields := reflect.TypeFor[bus.Properties]()
-	for i := range fields.NumField() {
-		names = append(names, fields.Field(i).Name)
-	}
-	return names
 }
 
 func (c *ctl) showLines(instances []described, wanted []string, valueOnly bool) error {
@@ -86,10 +76,9 @@ func (c *ctl) showObjects(instances []described, wanted []string) error {
 }
 
 func propertiesOf(instance described, wanted []string) (o object) {
-	values := reflect.ValueOf(*instance.Properties)
-	for i, name := range propertyNames() {
+	for name, value := range instance.Properties.All() {
 		if len(wanted) == 0 || slices.Contains(wanted, name) {
-			o = append(o, member{name, values.Field(i).Interface()})
+			o = append(o, member{name, value})
 		}
 	}
 	return o

@@ -84,6 +84,13 @@ func (c *ctl) keys(text *strings.Builder, i described) {
 	if idle := bus.Span(i.ExitIdleTimeUSec); idle != timespan.Infinity {
 		line("Idle exit", "after "+timespan.Format(idle))
 	}
+	for n, option := range i.ChangedOptions() {
+		key := "Options:"
+		if n > 0 {
+			key = ""
+		}
+		fmt.Fprintf(text, "%13s --%s=%s\n", key, option.Name, printable.Line(option.Value))
+	}
 	line("Process", fmt.Sprintf("%d (proxyd %s)", i.ProcessID, printable.Line(i.Version)))
 	if busName, err := bus.InstanceBusName(i.Instance.Name); err == nil {
 		line("Bus name", busName)

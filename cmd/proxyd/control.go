@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 
@@ -50,18 +51,29 @@ func startControl(opts *options, proxy *forward.Proxy, log *slog.Logger, ctl *lo
 	if opts.bus.address == "" {
 		return func() {}
 	}
-	name := opts.name
-	if name == "" {
-		name = bus.UnitInstance()
-	}
+	unit := bus.Unit()
 	return bus.Start(bus.Config{
 		Proxy:      proxy,
 		Address:    opts.bus.address,
-		Instance:   name,
+		Instance:   cmp.Or(opts.name, bus.UnitInstance(unit)),
+		Unit:       unit,
+		Options:    opts.shown(),
 		Version:    version.String(),
 		Exit:       func() error { return proxy.Exit(opts.drainTimeout) },
 		LogControl: ctl,
 		Log:        log,
 		Quiet:      opts.bus.quiet,
 	}).Close
+}
+
+// shown is what the object shows of the options; see [bus.Options].
+func (o *options) shown() bus.Options {
+	return bus.Options{
+		ConnectionsMaxPerSource: o.connectionsMaxPerSource,
+		ProxyProtocol:           o.proxyProtocol.String(),
+		ConnectTimeoutUSec:      bus.Usec(o.connectTimeout),
+		ConnectRetryUSec:        bus.Usec(o.connectRetry),
+		IdleTimeoutUSec:         bus.Usec(o.idleTimeout),
+		DrainTimeoutUSec:        bus.Usec(o.drainTimeout),
+	}
 }

@@ -124,17 +124,13 @@ func (o *options) setConnectionsMax(value string) error {
 }
 
 func (o *options) setProxyProtocol(value string) error {
-	switch value {
-	case "off":
-		o.proxyProtocol = forward.ProxyProtocolOff
-	case "v1":
-		o.proxyProtocol = forward.ProxyProtocolV1
-	case "v2":
-		o.proxyProtocol = forward.ProxyProtocolV2
-	default:
-		return errors.New("unknown version")
+	for version := forward.ProxyProtocolOff; version <= forward.ProxyProtocolV2; version++ {
+		if value == version.String() {
+			o.proxyProtocol = version
+			return nil
+		}
 	}
-	return nil
+	return errors.New("unknown version")
 }
 
 func (o *options) addListen(value string) error {

@@ -136,6 +136,61 @@ func TestConfigCarriesEveryOption(t *testing.T) {
 	}
 }
 
+// An option is a property of the object, by the table of package bus or by another name.
+func TestEveryOptionIsAProperty(t *testing.T) {
+	elsewhere := map[string]string{
+		"connections-max": "ConnectionsMax",
+		"exit-idle-time":  "ExitIdleTimeUSec",
+		"listen":          "ListenAddresses",
+		"name":            "Name",
+		"log-level":       "", // org.freedesktop.LogControl1 has it
+		"bus":             "", // on which the object is found
+		"help":            "",
+		"version":         "",
+	}
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	new(options).define(flags)
+	shown := map[string]string{}
+	for option := range parsed(t, "/target").shown().All() {
+		shown[option.Name] = option.Property
+		if flags.Lookup(option.Name) == nil {
+			t.Errorf("%s stands for the option --%s=, which there is not", option.Property, option.Name)
+		}
+		if option.Value != option.Default {
+			t.Errorf("--%s=%s is the default, and the table has %q", option.Name, option.Value, option.Default)
+		}
+	}
+	flags.VisitAll(func(flag *pflag.Flag) {
+		property, ok := elsewhere[flag.Name]
+		if !ok {
+			property, ok = shown[flag.Name]
+		}
+		if !ok || property != "" && !slices.Contains(bus.PropertyNames(), property) {
+			t.Errorf("--%s is no property", flag.Name)
+		}
+	})
+}
+
+func TestEveryOptionIsShownAsItIsSet(t *testing.T) {
+	set := map[string]string{
+		"connections-max-per-source": "3",
+		"proxy-protocol":             "v2",
+		"connect-timeout":            "7s",
+		"connect-retry":              "1min",
+		"idle-timeout":               "1h 30min",
+		"drain-timeout":              "infinity",
+	}
+	args := []string{"/target"}
+	for name, value := range set {
+		args = append(args, "--"+name+"="+value)
+	}
+	for option := range parsed(t, args...).shown().All() {
+		if value, ok := set[option.Name]; !ok || option.Value != value || value == option.Default {
+			t.Errorf("--%s=%s is shown as %q", option.Name, value, option.Value)
+		}
+	}
+}
+
 func TestBadInputGetsOneLineThatNamesItAndExitStatus1(t *testing.T) {
 	for _, test := range []struct {
 		args []string
@@ -261,7 +316,7 @@ func FuzzParseOptions(f *testing.F) {
 func (o *options) args() []string {
 	args := []string{
 		fmt.Sprint("--connections-max=", o.connectionsMax), fmt.Sprint("--connections-max-per-source=", o.connectionsMaxPerSource),
-		"--exit-idle-time=" + timespan.Format(o.exitIdleTime), "--proxy-protocol=" + []string{"off", "v1", "v2"}[o.proxyProtocol],
+		"--exit-idle-time=" + timespan.Format(o.exitIdleTime), "--proxy-protocol=" + o.proxyProtocol.String(),
 		"--connect-timeout=" + timespan.Format(o.connectTimeout), "--connect-retry=" + timespan.Format(o.connectRetry),
 		"--drain-timeout=" + timespan.Format(o.drainTimeout), "--idle-timeout=" + timespan.Format(o.idleTimeout),
 		"--log-level=" + logLevels[priorityOf(o.logLevel)].name, "--bus=" + cmp.Or(o.bus.address, "none"),

@@ -42,6 +42,12 @@ type Config struct {
 	// Instance is the name that tells this proxy from the others; see [UnitInstance]. Required.
 	Instance string
 
+	// Unit is the systemd unit that the process runs in; see [Unit]. If "", it runs in none.
+	Unit string
+
+	// Options are the settings of the command line, to be shown.
+	Options Options
+
 	// Version is the version of the program.
 	Version string
 

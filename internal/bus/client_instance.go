@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -23,23 +25,30 @@ type Instance struct {
 // Properties are those of the interface, under their own names.
 type Properties struct {
 	Name                    string
+	Unit                    string
 	Version                 string
 	Target                  string
 	ListenAddresses         []string
 	ProcessID               uint32
 	StartTimestamp          uint64
 	StartTimestampMonotonic uint64
-	State                   string
-	ConnectionsMax          uint32
-	ExitIdleTimeUSec        uint64
-	NConnections            uint32
-	DrainDeadline           uint64
-	NAccepted               uint64
-	NRefused                uint64
-	NFailed                 uint64
-	BytesToBackend          uint64
-	BytesToClient           uint64
+	Options
+	State            string
+	ConnectionsMax   uint32
+	ExitIdleTimeUSec uint64
+	NConnections     uint32
+	DrainDeadline    uint64
+	NAccepted        uint64
+	NRefused         uint64
+	NFailed          uint64
+	BytesToBackend   uint64
+	BytesToClient    uint64
+
+	told map[string]bool
 }
+
+// Has reports whether the instance has the property: one of an older version lacks some.
+func (p *Properties) Has(name string) bool { return p.told[name] }
 
 // The values of Properties.State.
 const (
@@ -52,20 +61,58 @@ const (
 // Update takes over the values that p has a field for.
 func (p *Properties) Update(values map[string]dbus.Variant) error {
 	fields := reflect.ValueOf(p).Elem()
-	for i := range fields.NumField() {
-		name := fields.Type().Field(i).Name
-		value, ok := values[name]
+	for _, field := range propertyFields {
+		value, ok := values[field.Name]
 		if !ok {
 			continue
 		}
 		v := reflect.ValueOf(value.Value())
-		if v.Type() != fields.Field(i).Type() {
-			return fmt.Errorf("property %s has the type %q", name, value.Signature())
+		if v.Type() != field.Type {
+			return fmt.Errorf("property %s has the type %q", field.Name, value.Signature())
 		}
-		fields.Field(i).Set(v)
+		fields.FieldByIndex(field.Index).Set(v)
+		if p.told == nil {
+			p.told = make(map[string]bool)
+		}
+		p.told[field.Name] = true
 	}
 	return nil
 }
+
+// All yields the names and values that the instance has told, in the order of the interface.
+func (p *Properties) All() iter.Seq2[string, any] {
+	return func(yield func(string, any) bool) {
+		fields := reflect.ValueOf(p).Elem()
+		for _, field := range propertyFields {
+			if p.Has(field.Name) && !yield(field.Name, fields.FieldByIndex(field.Index).Interface()) {
+				return
+			}
+		}
+	}
+}
+
+// ChangedOptions are the options that the instance has with another value than their default.
+func (p *Properties) ChangedOptions() (changed []Option) {
+	for option := range p.Options.All() {
+		if p.Has(option.Property) && option.Value != option.Default {
+			changed = append(changed, option)
+		}
+	}
+	return changed
+}
+
+// PropertyNames are the names of all properties, in the order of the interface.
+func PropertyNames() (names []string) {
+	for _, field := range propertyFields {
+		names = append(names, field.Name)
+	}
+	return names
+}
+
+// propertyFields are the fields of Properties that are properties, those of Options among them.
+var propertyFields = slices.DeleteFunc(reflect.VisibleFields(reflect.TypeFor[Properties]()), func(field reflect.StructField) bool {
+	return field.Anonymous || !field.IsExported()
+})
 
 // Connection is one connection of an instance, as ListConnections describes it.
 type Connection struct {
@@ -108,6 +155,9 @@ func (f Filter) variants() map[string]dbus.Variant {
 	}
 	return variants
 }
+
+// Usec is what [Span] reads.
+func Usec(span time.Duration) uint64 { return toUsec(span) }
 
 // Span is a span of the interface, in microseconds with the largest value for infinity.
 func Span(usec uint64) time.Duration { return fromUsec(usec) }

@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -41,14 +40,12 @@ func theInstance(t *testing.T, client *Client) *Instance {
 }
 
 func TestTheClientHasAFieldForEveryProperty(t *testing.T) {
-	signatures := map[string]string{"string": "s", "[]string": "as", "uint32": "u", "uint64": "t"}
 	var want, got []string
 	for _, property := range documented(t).Properties {
 		want = append(want, property.Name+" "+property.Type)
 	}
-	fields := reflect.TypeFor[Properties]()
-	for i := range fields.NumField() {
-		got = append(got, fields.Field(i).Name+" "+signatures[fields.Field(i).Type.String()])
+	for _, field := range propertyFields {
+		got = append(got, field.Name+" "+dbus.SignatureOfType(field.Type).String())
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("the client has %q\nthe interface  %q", got, want)

@@ -319,7 +319,11 @@ func TestPropertiesAreOfTheDocumentedTypes(t *testing.T) {
 
 func TestPropertiesHaveTheirValues(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(s *Server) { s.Instance = "w\xffeb"; s.objects = s.exports() })
+	r := newRig(t, func(s *Server) {
+		s.Instance, s.Unit = "w\xffeb", "web.service"
+		s.Options = Options{ConnectTimeoutUSec: 7e6, ProxyProtocol: "v2"}
+		s.objects = s.exports()
+	})
 	conn := r.daemon.ConnectAs(t, bustest.Nobody)
 	r.dial("tcp")
 	echoes(t, r.dial("unix"))
@@ -330,6 +334,7 @@ func TestPropertiesHaveTheirValues(t *testing.T) {
 	}).Store(&values))
 	for name, want := range map[string]any{
 		"Name":             "w\uFFFDeb",
+		"Unit":             "web.service",
 		"Version":          "1.2",
 		"Target":           r.Target().String(),
 		"ListenAddresses":  []string{r.tcp, r.unix},
@@ -344,6 +349,9 @@ func TestPropertiesHaveTheirValues(t *testing.T) {
 		"NFailed":          uint64(0),
 		"BytesToBackend":   uint64(3),
 		"BytesToClient":    uint64(3),
+
+		"ConnectTimeoutUSec": uint64(7e6),
+		"ProxyProtocol":      "v2",
 	} {
 		equal(t, name, values[name].String(), dbus.MakeVariant(want).String())
 	}

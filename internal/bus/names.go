@@ -80,16 +80,22 @@ func unescapeLabel(label string) string {
 	return s.String()
 }
 
-// UnitInstance returns the name that this process has as an instance where nobody gave it one: that of the service it
-// runs in, without ".service", else "pid" and its process id.
-func UnitInstance() string {
+// Unit returns the systemd service that this process runs in, such as "proxyd@web.service", and "" where it runs in none.
+func Unit() string {
 	cgroups, err := os.ReadFile("/proc/self/cgroup")
-	if err == nil {
-		if unit := serviceOf(string(cgroups)); unit != "" {
-			return unit
-		}
+	if err != nil {
+		return ""
 	}
-	return fmt.Sprintf("pid%d", os.Getpid())
+	return serviceOf(string(cgroups))
+}
+
+// UnitInstance returns the name that a process in that unit has as an instance where it was not given one: the name of the
+// unit without ".service", or "pid" and its process id where unit is "".
+func UnitInstance(unit string) string {
+	if unit == "" {
+		return fmt.Sprintf("pid%d", os.Getpid())
+	}
+	return strings.TrimSuffix(unit, ".service")
 }
 
 // serviceOf finds the service in a file as cgroups(7) describes /proc/PID/cgroup, "" if there is none. systemd keeps its
@@ -119,8 +125,8 @@ func lastService(path string) string {
 		if strings.HasSuffix(unit, ".scope") || strings.HasSuffix(unit, ".slice") {
 			return ""
 		}
-		if service, ok := strings.CutSuffix(unit, ".service"); ok {
-			return service
+		if strings.HasSuffix(unit, ".service") {
+			return strings.TrimPrefix(unit, ".service") // ".service" alone is none
 		}
 	}
 	return ""

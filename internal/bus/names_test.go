@@ -55,15 +55,15 @@ func TestNamesThatAreNoInstances(t *testing.T) {
 
 func TestServiceOfACgroup(t *testing.T) {
 	for _, test := range []struct{ cgroups, want string }{
-		{"0::/system.slice/web.service\n", "web"},
-		{"0::/system.slice/system-proxyd.slice/proxyd@web.service\n", "proxyd@web"},
-		{"0::/system.slice/_cpu.service\n", "cpu"},
-		{"0::/system.slice/web.service/main/worker\n", "web"},
-		{"0::/user.slice/user-1000.slice/user@1000.service/app.slice/web.service\n", "web"},
-		{"0::/machine.slice/systemd-nspawn@box.service/payload/system.slice/web.service\n", "web"},
-		{"0::/../web.service", "web"},
-		{"12:pids:/x.service\n1:name=systemd:/system.slice/web.service\n0::/\n", "web"},
-		{"1:name=systemd:/system.slice/web.service:8080.service\n", "web.service:8080"},
+		{"0::/system.slice/web.service\n", "web.service"},
+		{"0::/system.slice/system-proxyd.slice/proxyd@web.service\n", "proxyd@web.service"},
+		{"0::/system.slice/_cpu.service\n", "cpu.service"},
+		{"0::/system.slice/web.service/main/worker\n", "web.service"},
+		{"0::/user.slice/user-1000.slice/user@1000.service/app.slice/web.service\n", "web.service"},
+		{"0::/machine.slice/systemd-nspawn@box.service/payload/system.slice/web.service\n", "web.service"},
+		{"0::/../web.service", "web.service"},
+		{"12:pids:/x.service\n1:name=systemd:/system.slice/web.service\n0::/\n", "web.service"},
+		{"1:name=systemd:/system.slice/web.service:8080.service\n", "web.service:8080.service"},
 
 		{"", ""},
 		{"0::/\n", ""},
@@ -129,8 +129,8 @@ func FuzzServiceOfACgroup(f *testing.F) {
 	f.Fuzz(func(t *testing.T, cgroups string) {
 		want := ""
 		for _, line := range strings.Split(cgroups, "\n") {
-			if match := unit.FindStringSubmatch(line); match != nil && !below.MatchString(match[2]) && want == "" {
-				want = match[1]
+			if match := unit.FindStringSubmatch(line); match != nil && !below.MatchString(match[2]) && want == "" && match[1] != "" {
+				want = match[1] + ".service"
 			}
 		}
 		if got := serviceOf(cgroups); got != want {

@@ -34,8 +34,9 @@ type view struct {
 func (s *Server) view() *view { return &view{s, sync.OnceValue(s.Proxy.Stats)} }
 
 // properties has every property of our interface.
-var properties = map[string]property{
+var properties = withOptions(map[string]property{
 	"Name":                    {signature: "s", get: func(v *view) any { return sendable(v.Instance) }},
+	"Unit":                    {signature: "s", get: func(v *view) any { return sendable(v.Unit) }},
 	"Version":                 {signature: "s", get: func(v *view) any { return v.Version }},
 	"Target":                  {signature: "s", get: func(v *view) any { return sendable(v.Proxy.Target().String()) }},
 	"ListenAddresses":         {signature: "as", get: func(v *view) any { return v.listenAddresses() }},
@@ -54,7 +55,7 @@ var properties = map[string]property{
 	"NFailed":        {signature: "t", get: func(v *view) any { return v.stats().Failed }},
 	"BytesToBackend": {signature: "t", get: func(v *view) any { return v.stats().BytesToBackend }},
 	"BytesToClient":  {signature: "t", get: func(v *view) any { return v.stats().BytesToClient }},
-}
+})
 
 func (s *Server) listenAddresses() []string {
 	addresses := []string{}

@@ -29,6 +29,9 @@ const (
 	ProxyProtocolV2
 )
 
+// String returns the version as the command line has it: "off", "v1" or "v2".
+func (v ProxyProtocol) String() string { return [...]string{"off", "v1", "v2"}[v] }
+
 // Config is what a [Proxy] is started with. The zero value of each optional field means what its comment says.
 type Config struct {
 	// Target is the backend of every connection. Required.

@@ -41,9 +41,9 @@ func TestTheNameOnTheBus(t *testing.T) {
 		conn := daemon.Connect(t)
 		startProxyd(t, daemon, base+`\.web_2d8080`, "--name=web-8080")
 		nameless := startProxyd(t, daemon, base+`\..*`)
-		instance := control.UnitInstance() // that of the service that these tests run in, if any
-		if strings.HasPrefix(instance, "pid") {
-			instance = fmt.Sprintf("pid%d", nameless.PID())
+		instance := fmt.Sprintf("pid%d", nameless.PID())
+		if unit := control.Unit(); unit != "" { // these tests run in a service
+			instance = control.UnitInstance(unit)
 		}
 		own, err := control.InstanceBusName(instance)
 		must(t, err)

@@ -1,0 +1,79 @@
+package bus
+
+import (
+	"fmt"
+	"iter"
+	"reflect"
+	"strings"
+
+	"example.org/socketproxy/internal/timespan"
+	"github.com/godbus/dbus/v5"
+)
+
+// Options are the settings of proxyd's command line that do not change while it runs. Each field is a constant property of
+// the same name; its tags are the option's name and its default, written as on the command line. Spans are microseconds,
+// with the largest value for infinity.
+//
+// A new option is a field here, a line where proxyd fills it, and its entry in the XML and on the manual pages.
+type Options struct {
+	ConnectionsMaxPerSource uint32 `option:"connections-max-per-source" default:"0"`
+	ProxyProtocol           string `option:"proxy-protocol" default:"off"`
+	ConnectTimeoutUSec      uint64 `option:"connect-timeout" default:"10s"`
+	ConnectRetryUSec        uint64 `option:"connect-retry" default:"5s"`
+	IdleTimeoutUSec         uint64 `option:"idle-timeout" default:"infinity"`
+	DrainTimeoutUSec        uint64 `option:"drain-timeout" default:"5s"`
+}
+
+// Option is one setting of an instance, as its command line has it.
+type Option struct {
+	Name     string // such as "connect-timeout"
+	Property string // such as "ConnectTimeoutUSec"
+	Value    string // such as "10s"
+	Default  string
+}
+
+// All yields every option, in the order of the interface.
+func (o Options) All() iter.Seq[Option] {
+	return func(yield func(Option) bool) {
+		fields := reflect.ValueOf(o)
+		for i := range fields.NumField() {
+			field := fields.Type().Field(i)
+			option := Option{
+				field.Tag.Get("option"), field.Name, optionText(field.Name, fields.Field(i).Interface()), field.Tag.Get("default"),
+			}
+			if !yield(option) {
+				return
+			}
+		}
+	}
+}
+
+func optionText(property string, value any) string {
+	switch value := value.(type) {
+	case uint64:
+		if strings.HasSuffix(property, "USec") {
+			return timespan.Format(Span(value))
+		}
+	case bool:
+		if value {
+			return "yes"
+		}
+		return "no"
+	case []string:
+		return strings.Join(value, ",")
+	}
+	return fmt.Sprint(value)
+}
+
+// withOptions adds the properties that are options to the others.
+func withOptions(properties map[string]property) map[string]property {
+	options := reflect.TypeFor[Options]()
+	for i := range options.NumField() {
+		field := options.Field(i)
+		properties[field.Name] = property{
+			signature: dbus.SignatureOfType(field.Type).String(),
+			get:       func(v *view) any { return reflect.ValueOf(v.Options).Field(i).Interface() },
+		}
+	}
+	return properties
+}
