@@ -47,6 +47,9 @@ func startFake(t *testing.T, b *bustest.Bus, name string, properties map[string]
 		"State": bus.StateRunning, "ConnectionsMax": uint32(256), "ExitIdleTimeUSec": uint64(math.MaxUint64),
 		"NConnections": uint32(3), "DrainDeadline": uint64(0), "NAccepted": uint64(12034), "NRefused": uint64(0),
 		"NFailed": uint64(0), "BytesToBackend": uint64(1_300_000), "BytesToClient": uint64(4_900_000_000),
+		"BackendState": bus.BackendReachable, "NConnecting": uint32(0), "BackendLastError": "",
+		"BackendLastErrorTimestamp": uint64(0), "BackendLastReachedTimestamp": usec(noon.Add(-3 * time.Minute)),
+		"BackendLastConnectUSec": uint64(250),
 	}}
 	for key, value := range properties {
 		f.properties[key] = value

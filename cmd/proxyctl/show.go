@@ -101,7 +101,7 @@ func formatProperty(property member) string {
 		switch {
 		case strings.HasSuffix(property.key, "USec"):
 			return timespan.Format(bus.Span(value))
-		case property.key == "StartTimestamp", property.key == "DrainDeadline":
+		case strings.HasSuffix(property.key, "Timestamp"), property.key == "DrainDeadline":
 			if value == 0 {
 				return ""
 			}

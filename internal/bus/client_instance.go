@@ -44,11 +44,25 @@ type Properties struct {
 	BytesToBackend   uint64
 	BytesToClient    uint64
 
+	BackendState                string
+	NConnecting                 uint32
+	BackendLastError            string
+	BackendLastErrorTimestamp   uint64
+	BackendLastReachedTimestamp uint64
+	BackendLastConnectUSec      uint64
+
 	told map[string]bool
 }
 
 // Has reports whether the instance has the property: one of an older version lacks some.
 func (p *Properties) Has(name string) bool { return p.told[name] }
+
+// The values of Properties.BackendState.
+const (
+	BackendUnknown   = "unknown"
+	BackendReachable = "reachable"
+	BackendFailing   = "failing"
+)
 
 // The values of Properties.State.
 const (

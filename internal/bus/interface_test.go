@@ -350,6 +350,11 @@ func TestPropertiesHaveTheirValues(t *testing.T) {
 		"BytesToBackend":   uint64(3),
 		"BytesToClient":    uint64(3),
 
+		"BackendState":              "reachable",
+		"NConnecting":               uint32(0),
+		"BackendLastError":          "",
+		"BackendLastErrorTimestamp": uint64(0),
+
 		"ConnectTimeoutUSec": uint64(7e6),
 		"ProxyProtocol":      "v2",
 	} {
@@ -357,6 +362,10 @@ func TestPropertiesHaveTheirValues(t *testing.T) {
 	}
 	started := values["StartTimestamp"].Value().(uint64)
 	equal(t, "StartTimestamp", started, uint64(r.Started().UnixMicro()))
+	reached, now := values["BackendLastReachedTimestamp"].Value().(uint64), uint64(time.Now().UnixMicro())
+	if took := values["BackendLastConnectUSec"].Value().(uint64); reached < started || reached > now || took > reached-started {
+		t.Errorf("the backend was reached at %d, after %d µs; the proxy started at %d, and now is %d", reached, took, started, now)
+	}
 
 	uptime, err := os.ReadFile("/proc/uptime") // in CLOCK_BOOTTIME, which is CLOCK_MONOTONIC where nobody suspends
 	must(t, err)

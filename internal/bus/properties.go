@@ -28,10 +28,13 @@ type property struct {
 // view is the proxy at the moment of one call, looked at where the call wants it.
 type view struct {
 	*Server
-	stats func() forward.Stats
+	stats   func() forward.Stats
+	backend func() forward.Backend
 }
 
-func (s *Server) view() *view { return &view{s, sync.OnceValue(s.Proxy.Stats)} }
+func (s *Server) view() *view {
+	return &view{s, sync.OnceValue(s.Proxy.Stats), sync.OnceValue(s.Proxy.Backend)}
+}
 
 // properties has every property of our interface.
 var properties = withOptions(map[string]property{
@@ -55,7 +58,22 @@ var properties = withOptions(map[string]property{
 	"NFailed":        {signature: "t", get: func(v *view) any { return v.stats().Failed }},
 	"BytesToBackend": {signature: "t", get: func(v *view) any { return v.stats().BytesToBackend }},
 	"BytesToClient":  {signature: "t", get: func(v *view) any { return v.stats().BytesToClient }},
+
+	"BackendState":                {signature: "s", emits: true, get: func(v *view) any { return v.Proxy.BackendState().String() }},
+	"NConnecting":                 {signature: "u", get: func(v *view) any { return clampUint32(v.backend().Connecting) }},
+	"BackendLastError":            {signature: "s", get: func(v *view) any { return errorText(v.backend().LastError) }},
+	"BackendLastErrorTimestamp":   {signature: "t", get: func(v *view) any { return timeUsec(v.backend().LastErrorTime) }},
+	"BackendLastReachedTimestamp": {signature: "t", get: func(v *view) any { return timeUsec(v.backend().LastReached) }},
+	"BackendLastConnectUSec":      {signature: "t", get: func(v *view) any { return toUsec(v.backend().LastConnectTime) }},
 })
+
+// errorText is an error as a property: empty for none.
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return sendable(err.Error())
+}
 
 func (s *Server) listenAddresses() []string {
 	addresses := []string{}
@@ -135,7 +153,7 @@ func (t *session) propertiesChanged() {
 
 // followProperties tells of changes until the session ends, or the proxy does.
 func (t *session) followProperties() {
-	events := t.Proxy.Subscribe(16, forward.EventStateChanged, forward.EventCountChanged)
+	events := t.Proxy.Subscribe(16, forward.EventStateChanged, forward.EventCountChanged, forward.EventBackendChanged)
 	defer events.Close()
 	last := t.emitting()
 	var pause <-chan time.Time // until the next signal may be sent; nil: it may

@@ -320,6 +320,15 @@ func TestEverybodyHearsOfChangedProperties(t *testing.T) {
 	})
 }
 
+func TestBackendStateIsAnnounced(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	l := r.listener(bustest.Nobody)
+	must(t, l.AddMatchSignal(dbus.WithMatchObjectPath(Path), dbus.WithMatchInterface(propertiesInterface)))
+	r.dial("tcp")
+	equal(t, "state", l.change("BackendState"), any("reachable"))
+}
+
 func TestChangesAreToldAFewTimesASecondAndTheLastOneIsTheTruth(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

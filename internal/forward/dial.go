@@ -17,6 +17,7 @@ type dial struct {
 	slot      uint32
 	next      int        // index of the address to try next
 	addresses []sockaddr // of this round; nil while the name is being resolved
+	began     int64      // loop time: start of the attempt
 	deadline  int64      // loop time: end of the attempt or of the pause
 	giveUp    int64      // loop time after which no further round begins
 	pause     int64      // ns before the next round
@@ -94,6 +95,7 @@ func (l *loop) dialNext(c *conn) {
 	for d.next < len(d.addresses) {
 		sa := &d.addresses[d.next]
 		d.next++
+		d.began = l.now
 		errno := l.dialAddress(c, sa)
 		switch errno {
 		case 0:
@@ -163,6 +165,7 @@ func (l *loop) dialRoundFailed(c *conn) {
 	if l.proxy.cfg.Target.fixed == nil {
 		l.proxy.resolver.forget() // the next round asks again: the name may have moved
 	}
+	l.backendFailed(d.err)
 	if !d.mayHeal || l.now >= d.giveUp {
 		l.counts.failed++
 		c.reason = ReasonConnectFailed
@@ -218,6 +221,7 @@ func (l *loop) connectedToItself(fd int32) bool {
 func (l *loop) connected(c *conn, sa *sockaddr) {
 	c.address[backend] = sa.address()
 	c.active = l.now // the wait for the backend was not the connection's idle time
+	l.backendReached(l.dials[c.dial-1].began)
 	l.endDial(c)
 	if header := l.proxy.header(c); header != nil {
 		c.relay[client].held = l.hold(heldBytes{memory: header, overhead: len(header)})

@@ -48,11 +48,12 @@ type EventKind uint8
 
 // The kinds of events.
 const (
-	EventOpened       EventKind = iota // a client was accepted: Connection
-	EventClosed                        // a connection ended: Connection, Reason, Err
-	EventRefused                       // a client was turned away: Connection.Client and Listener only, Reason
-	EventStateChanged                  // the Proxy's state changed: State; Reason is ReasonIdle where it exits for that
-	EventCountChanged                  // the number of connections changed since the last such event; a few times a second at most
+	EventOpened         EventKind = iota // a client was accepted: Connection
+	EventClosed                          // a connection ended: Connection, Reason, Err
+	EventRefused                         // a client was turned away: Connection.Client and Listener only, Reason
+	EventStateChanged                    // the Proxy's state changed: State; Reason is ReasonIdle where it exits for that
+	EventCountChanged                    // the number of connections changed since the last such event; a few times a second at most
+	EventBackendChanged                  // Backend.State changed
 )
 
 // Event is something that happened in a [Proxy].

@@ -15,7 +15,7 @@ const (
 )
 
 // eventAcceptTrouble is a happening that no subscriber gets.
-const eventAcceptTrouble = EventCountChanged + 1
+const eventAcceptTrouble = EventBackendChanged + 1
 
 // eventLog writes what happens into the log: what needs somebody's attention always, the end of each connection at debug
 // level. A flood of clients does not become a flood of lines.

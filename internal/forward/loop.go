@@ -52,6 +52,7 @@ type loop struct {
 	now     int64     // ns since the start of the Proxy, read once for each batch of events
 	moved   [2]uint64 // bytes, by the side they came from
 	counts  counts
+	notes   backendNotes
 	load    atomic.Int64 // connections here, for whoever shares clients out
 	buf     [copySize]byte
 	events  [256]unix.EpollEvent

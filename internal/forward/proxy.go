@@ -55,6 +55,8 @@ type Proxy struct {
 	lastID    atomic.Uint64
 	refusing  atomic.Bool // newcomers are turned away rather than left in the backlog
 
+	backendState atomic.Uint32 // a BackendState
+
 	lifecycle lifecycle
 }
 
