@@ -15,7 +15,7 @@ func (c *ctl) closeCommand() *cobra.Command {
 	var filter bus.Filter
 	command := &cobra.Command{
 		Use:               "close [NAME] ID...|--client=...",
-		Short:             "Reset connections: those with these ids, or all\nthat the options of connections choose",
+		Short:             "Reset connections: those with these ids, or all that the options of connections choose",
 		ValidArgsFunction: c.completeConnections,
 		RunE: func(command *cobra.Command, args []string) error {
 			ctx := command.Context()

@@ -17,7 +17,7 @@ func (c *ctl) drainCommand() *cobra.Command {
 	)
 	command := &cobra.Command{
 		Use:               "drain [NAME...]",
-		Short:             "Stop accepting clients, let connections finish,\nend the process",
+		Short:             "Stop accepting clients, let connections finish, end the process",
 		ValidArgsFunction: c.completeInstances,
 		RunE: func(command *cobra.Command, names []string) error {
 			ctx := command.Context()
@@ -42,8 +42,7 @@ func (c *ctl) drainCommand() *cobra.Command {
 				err := instance.Drain(ctx, timeout, flags)
 				switch {
 				case errors.Is(err, bus.ErrAlreadyDraining):
-					proxyctl, name := "proxyctl"+c.sameBus(), instance.Name
-					c.cannot("drain", instance, fmt.Errorf("%w; try %s resume %s, or %s exit %s", err, proxyctl, name, proxyctl, name))
+					c.cannot("drain", instance, fmt.Errorf("%w; try %s, or %s", err, c.inShell("resume", instance), c.inShell("exit", instance)))
 				case err != nil:
 					c.cannot("drain", instance, err)
 				default:
@@ -60,7 +59,7 @@ func (c *ctl) drainCommand() *cobra.Command {
 	flags.SortFlags = false
 	spanOption(flags, &timeout, "timeout", "Reset what is left after this `SPAN` (infinity)")
 	flags.BoolVar(&noExit, "no-exit", false, "Leave the process there, for resume")
-	flags.BoolVar(&refuse, "refuse", false, "Reset newcomers; else they wait for resume, or for\nwhoever has the socket next")
+	flags.BoolVar(&refuse, "refuse", false, "Reset newcomers; else they wait for resume, or for whoever has the socket next")
 	flags.BoolVar(&noWait, "no-wait", false, "Do not wait until it is drained")
 	return command
 }

@@ -79,10 +79,19 @@ func entries(text *strings.Builder, flags *pflag.FlagSet) {
 
 // entry writes what is explained, and the explanation in a column of its own.
 func entry(text *strings.Builder, what, explanation string) {
-	const column = 27
+	const column, columns = 27, 80
 	fmt.Fprintf(text, "  %-*s", column-3, what)
 	if len(what) > column-3 {
 		fmt.Fprintf(text, "\n%*s", column-1, "")
 	}
-	fmt.Fprintf(text, " %s\n", strings.ReplaceAll(explanation, "\n", "\n"+strings.Repeat(" ", column)))
+	at := column - 1
+	for word := range strings.FieldsSeq(explanation) {
+		if at+1+len(word) > columns {
+			fmt.Fprintf(text, "\n%*s", column-1, "")
+			at = column - 1
+		}
+		text.WriteString(" " + word)
+		at += 1 + len(word)
+	}
+	text.WriteByte('\n')
 }

@@ -20,6 +20,7 @@ import (
 	"example.org/socketproxy/internal/bus"
 	"example.org/socketproxy/internal/printable"
 	"example.org/socketproxy/internal/version"
+	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 )
 
@@ -54,6 +55,13 @@ type ctl struct {
 
 // run is the whole program; it returns the exit status.
 func (c *ctl) run(ctx context.Context, args []string) int {
+	if len(args) > 1 && args[0] == cobra.ShellCompRequestCmd {
+		defer c.close()
+		if err := c.completions(ctx, args); err != nil {
+			c.fail(err)
+		}
+		return c.status
+	}
 	command := c.command()
 	command.SetArgs(args)
 	command.SetOut(c.stdout)

@@ -48,7 +48,7 @@ func (c *ctl) command() *cobra.Command {
 	root.SetHelpFunc(func(*cobra.Command, []string) { _ = c.print(help(root)) })
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return inWordsOfGetopt(err) })
 	c.define(root.PersistentFlags())
-	completeOptions(root)
+	c.completeOptions(root)
 	for _, command := range append(root.Commands(), root) {
 		command.Flags().VisitAll(keepValueName)
 		command.PersistentFlags().VisitAll(keepValueName)
@@ -117,20 +117,43 @@ func (c *ctl) check() error {
 	return nil
 }
 
-// sameBus is what leads another proxyctl to the same bus, for hints.
-func (o *options) sameBus() string {
-	d := o.destination
+// inShell is proxyctl on the same bus, as a command line for hints.
+func (o *options) inShell(verb string, instances ...*bus.Instance) string {
+	d, line := o.destination, "proxyctl"
 	switch {
 	case d.Host != "":
-		return " -H " + d.Host
+		line += " -H " + shellQuote(d.Host)
 	case d.Machine != "":
-		return " -M " + d.Machine
+		line += " -M " + shellQuote(d.Machine)
 	case d.Address != "":
-		return " --address=" + d.Address
+		line += " --address=" + shellQuote(d.Address)
 	case d.User:
-		return " --user"
+		line += " --user"
 	}
-	return ""
+	line += " " + verb
+	for _, instance := range instances {
+		line += " " + nameForShell(instance)
+	}
+	return line
+}
+
+// nameForShell is the name of an instance, or its bus name where a shell or proxyctl might take the name for something
+// else: a bus name has letters, digits, "." and "_" only.
+func nameForShell(instance *bus.Instance) string {
+	if !plainName.MatchString(instance.Name) {
+		if busName, err := bus.InstanceBusName(instance.Name); err == nil {
+			return busName
+		}
+	}
+	return instance.Name
+}
+
+// shellQuote is text as one word of a shell's command line.
+func shellQuote(text string) string {
+	if plainWord.MatchString(text) {
+		return text
+	}
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }
 
 // spanOption is an option that is a time span.

@@ -21,7 +21,7 @@ type setting func(context.Context, *bus.Instance) error
 func (c *ctl) setCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:               "set [NAME] KEY=VALUE...",
-		Short:             "Change connections-max=N, exit-idle-time=SPAN,\nuntil the instance ends",
+		Short:             "Change connections-max=N, exit-idle-time=SPAN, until the instance ends",
 		ValidArgsFunction: c.completeSettings,
 		RunE: func(command *cobra.Command, args []string) error {
 			ctx := command.Context()

@@ -37,7 +37,7 @@ func (c *ctl) showCommand() *cobra.Command {
 			return c.showLines(described, properties, value)
 		},
 	}
-	command.Flags().StringSliceVarP(&properties, "property", "p", nil, "Show only the properties with this `NAME`; several\nare separated by commas, or -p is repeated")
+	command.Flags().StringSliceVarP(&properties, "property", "p", nil, "Show only the properties with this `NAME`; several are separated by commas, or -p is repeated")
 	command.Flags().BoolVar(&value, "value", false, "Show only the values")
 	return command
 }

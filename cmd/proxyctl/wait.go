@@ -156,15 +156,14 @@ func (w *wait) drop(i *described) {
 
 // interrupted says what goes on without anybody who waits for it.
 func (w *wait) interrupted() {
-	var draining []string
+	var draining []*bus.Instance
 	for _, i := range w.left {
 		if i.State != bus.StateExiting {
-			draining = append(draining, i.Instance.Name)
+			draining = append(draining, i.Instance)
 		}
 	}
 	if len(draining) > 0 {
-		fmt.Fprintf(w.stderr, "proxyctl: the drain goes on; to undo it: proxyctl%s resume %s\n",
-			w.options.sameBus(), printable.Line(strings.Join(draining, " ")))
+		fmt.Fprintf(w.stderr, "proxyctl: the drain goes on; to undo it: %s\n", printable.Line(w.inShell("resume", draining...)))
 	} else {
 		fmt.Fprintf(w.stderr, "proxyctl: %s is about to end all the same\n", printable.Line(w.names()))
 	}

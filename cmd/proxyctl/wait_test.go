@@ -57,6 +57,25 @@ func TestAnInterruptedDrainTellsHowToUndoIt(t *testing.T) {
 	}
 }
 
+func TestHintsRunNothingButProxyctlWherePastedIntoAShell(t *testing.T) {
+	c := new(ctl)
+	c.destination.Address = "unix:path=/a;unix:path=/it's"
+	for name, want := range map[string]string{
+		"web":           "resume web",
+		"proxyd@web":    "resume proxyd@web",
+		"$(touch x)":    "resume org.example.SocketProxy1._24_28touch_20x_29",
+		"-Hevil":        "resume org.example.SocketProxy1._2dHevil",
+		"a;b":           "resume org.example.SocketProxy1.a_3bb",
+		"w*":            "resume org.example.SocketProxy1.w_2a",
+		"web\n\u202eyx": "resume org.example.SocketProxy1.web_0a_e2_80_aeyx",
+	} {
+		want = `proxyctl --address='unix:path=/a;unix:path=/it'\''s' ` + want
+		if got := c.inShell("resume", &bus.Instance{Name: name}); got != want {
+			t.Errorf("%q:\ngot  %s\nwant %s", name, got, want)
+		}
+	}
+}
+
 func TestASecondNameOfTheSameProcessEndsNoWait(t *testing.T) {
 	environment(t)
 	b := bustest.Start(t, bustest.Options{})
