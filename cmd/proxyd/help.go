@@ -8,6 +8,7 @@ Forward the clients of listening sockets to one backend, in both directions.
 
   -h --help                 Show this help
      --version              Show package version
+     --check                Check this command line and start nothing
      --listen=ADDRESS       Listen here, beside the sockets from systemd; may be
                             given more than once
   -c --connections-max=N    How many connections there may be (256)

@@ -18,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"example.org/socketproxy/internal/bus"
 	"example.org/socketproxy/internal/forward"
 	"example.org/socketproxy/internal/timespan"
 	"example.org/socketproxy/internal/version"
@@ -50,7 +51,7 @@ func run(args []string, stdout, stderr io.Writer, signals <-chan os.Signal) int 
 		_, err = io.WriteString(stdout, help)
 	case errors.Is(err, errVersion):
 		_, err = fmt.Fprintln(stdout, "proxyd", version.String())
-	case err == nil:
+	case err == nil && !opts.check:
 		ctl.level.Set(opts.logLevel)
 		err = serve(opts, log, ctl, signals)
 	}
@@ -87,6 +88,9 @@ func logStart(log *slog.Logger, listeners []*forward.Listener, target forward.Ta
 	for _, l := range listeners {
 		log.Info(fmt.Sprintf("Forwarding the clients of %s to %s.", l.Address(), target),
 			"listener", l.Address(), "backend", target.String())
+	}
+	if warning := hiddenTarget(target.String(), bus.Unit()); warning != "" {
+		log.Warn(warning, "backend", target.String())
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"example.org/socketproxy/internal/bus"
 	"example.org/socketproxy/internal/streamtest"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
@@ -226,17 +227,43 @@ func TestPassedSocketsThatCannotBeServedAreRefused(t *testing.T) {
 	defer connected.Close()
 	defer unix.Close(fds[1])
 	datagram := listenNotify(t).file
+	socket := func(family, kind int) *os.File {
+		fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := os.NewFile(uintptr(fd), "socket")
+		t.Cleanup(func() { file.Close() })
+		return file
+	}
+	noSocket, fifo, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer noSocket.Close()
+	defer fifo.Close()
 
-	const none = "proxyd: Didn't get any sockets passed in. Start proxyd from a socket unit, or with --listen=.\n"
+	none := "proxyd: " + noSockets(bus.Unit()).Error() + "\n"
 	for _, test := range []struct {
 		name, environment string
 		file              *os.File
 		stderr            string
 	}{
 		{"a_datagram_socket", "LISTEN_FDS=1", datagram,
-			`proxyd: Passed in socket is not a stream socket. It is file descriptor 3, "unknown".` + "\n"},
-		{"a_connected_socket", "LISTEN_FDS=1 LISTEN_FDNAMES=web", connected,
-			`proxyd: Passed in socket is not a stream socket. It is file descriptor 3, "web".` + "\n"},
+			`proxyd: Passed in socket is not a stream socket. It is file descriptor 3, "unknown": ` +
+				"take ListenDatagram= out of the socket unit, and leave ListenStream=.\n"},
+		{"a_packet_socket", "LISTEN_FDS=1 LISTEN_FDNAMES=web.socket", socket(unix.AF_UNIX, unix.SOCK_SEQPACKET),
+			`proxyd: Passed in socket is not a stream socket. It is file descriptor 3, "web.socket": ` +
+				"take ListenSequentialPacket= out of the socket unit, and leave ListenStream=.\n"},
+		{"a_netlink_socket", "LISTEN_FDS=1", socket(unix.AF_NETLINK, unix.SOCK_RAW),
+			`proxyd: Passed in socket is not a stream socket. It is file descriptor 3, "unknown": ` +
+				"take ListenNetlink= and the like out of the socket unit, and leave ListenStream=.\n"},
+		{"a_FIFO", "LISTEN_FDS=1", fifo,
+			`proxyd: Passed in socket is not a stream socket. File descriptor 3, "unknown", is no socket at all: ` +
+				"take ListenFIFO=, ListenSpecial= and the like out of the socket unit, and leave ListenStream=.\n"},
+		{"a_connected_socket", "LISTEN_FDS=1 LISTEN_FDNAMES=connection", connected,
+			`proxyd: Passed in socket is a connection, not a listening socket. It is file descriptor 3, "connection": ` +
+				"set Accept=no in the socket unit, or take Accept= out of it.\n"},
 		{"sockets_of_another_process", "LISTEN_FDS=1 LISTEN_PID=1", datagram, none},
 		{"no_number_of_sockets", "LISTEN_FDS=some", datagram,
 			"proxyd: Failed to receive sockets from parent. LISTEN_FDS=some is not a number of them.\n"},
@@ -248,5 +275,17 @@ func TestPassedSocketsThatCannotBeServedAreRefused(t *testing.T) {
 				t.Errorf("%v, stderr %q, want %q", err, stderr, test.stderr)
 			}
 		})
+	}
+}
+
+func TestAServiceWithoutSocketsNamesItsSocketUnit(t *testing.T) {
+	for unit, want := range map[string]string{
+		"proxyd@web.service": "Didn't get any sockets passed in. If the addresses of proxyd@web.socket were changed while it was " +
+			"active: systemctl restart proxyd@web.socket. Without a socket unit, use --listen=.",
+		"": "Didn't get any sockets passed in. Start proxyd from a socket unit, or with --listen=.",
+	} {
+		if got := noSockets(unit).Error(); got != want {
+			t.Errorf("in %q: %s\nwant %s", unit, got, want)
+		}
 	}
 }

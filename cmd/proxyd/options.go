@@ -29,6 +29,7 @@ type options struct {
 	name                    string // "": that of the unit
 	bus                     busChoice
 	logLevel                slog.Level
+	check                   bool // start nothing
 }
 
 // What parseOptions returns when there is nothing to start.
@@ -79,16 +80,17 @@ func parseOptions(args []string) (*options, error) {
 }
 
 func (o *options) define(flags *pflag.FlagSet) {
-	stop := func(name, shorthand string, why error) {
+	flag := func(name, shorthand string, set func() error) {
 		flags.BoolFuncP(name, shorthand, "", func(value string) error {
 			if value != "true" { // what pflag puts for no value
 				return startError(fmt.Sprintf("option '--%s' doesn't allow an argument", name))
 			}
-			return why
+			return set()
 		})
 	}
-	stop("help", "h", errHelp)
-	stop("version", "", errVersion)
+	flag("help", "h", func() error { return errHelp })
+	flag("version", "", func() error { return errVersion })
+	flag("check", "", func() error { o.check = true; return nil })
 
 	option := func(name, shorthand string, set func(value string) error) {
 		flags.FuncP(name, shorthand, "", func(value string) error {

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -77,6 +79,7 @@ func TestOptionsSetWhatTheirNamesSay(t *testing.T) {
 		{"--log-level=debug", func(o *options) { o.logLevel = slog.LevelDebug }},
 		{"--log-level=3", func(o *options) { o.logLevel = slog.LevelError }},
 		{"--name=we-b", func(o *options) { o.name = "we-b" }},
+		{"--check", func(o *options) { o.check = true }},
 		{"--bus=none", func(o *options) { o.bus = busChoice{} }},
 		{"--bus=system", func(o *options) { o.bus.quiet = false }},
 		{"--bus=none --bus=auto", func(*options) {}},
@@ -145,6 +148,7 @@ func TestEveryOptionIsAProperty(t *testing.T) {
 		"name":            "Name",
 		"log-level":       "", // org.freedesktop.LogControl1 has it
 		"bus":             "", // on which the object is found
+		"check":           "",
 		"help":            "",
 		"version":         "",
 	}
@@ -211,6 +215,7 @@ func TestBadInputGetsOneLineThatNamesItAndExitStatus1(t *testing.T) {
 		{[]string{"-c"}, "option requires an argument -- 'c'"},
 		{[]string{"--connections-max"}, "option '--connections-max' requires an argument"},
 		{[]string{"--help=3"}, "option '--help' doesn't allow an argument"},
+		{[]string{"--check=no", "a"}, "option '--check' doesn't allow an argument"},
 
 		{[]string{"-c", "x", "a"}, "Failed to parse --connections-max= argument: x"},
 		{[]string{"-c", "", "a"}, "Failed to parse --connections-max= argument: "},
@@ -248,10 +253,25 @@ func TestBadInputGetsOneLineThatNamesItAndExitStatus1(t *testing.T) {
 	} {
 		// Was anything opened, this address would be tried first, and it cannot be bound.
 		args := append([]string{"--listen=/nowhere/at/all"}, test.args...)
-		status, stdout, stderr := runProxyd(args...)
-		if want := "proxyd: " + test.want + "\n"; status != 1 || stdout != "" || stderr != want {
-			t.Errorf("proxyd %q: exit status %d, stdout %q\nstderr %q\nwant   %q", args, status, stdout, stderr, want)
+		for _, args := range [][]string{args, append([]string{"--check"}, args...)} {
+			status, stdout, stderr := runProxyd(args...)
+			if want := "proxyd: " + test.want + "\n"; status != 1 || stdout != "" || stderr != want {
+				t.Errorf("proxyd %q: exit status %d, stdout %q\nstderr %q\nwant   %q", args, status, stdout, stderr, want)
+			}
 		}
+	}
+}
+
+func TestCheckFindsNothingWrongAndOpensNothing(t *testing.T) {
+	listen := filepath.Join(t.TempDir(), "listen")
+	for _, target := range []string{"/nowhere/at/all", "127.0.0.1:1", "no-such-host.invalid:80"} {
+		status, stdout, stderr := runProxyd("--check", "--listen="+listen, "--name=web", "--bus=system", target)
+		if status != 0 || stdout != "" || stderr != "" {
+			t.Errorf("%s: exit status %d, stdout %q, stderr %q", target, status, stdout, stderr)
+		}
+	}
+	if _, err := os.Lstat(listen); !os.IsNotExist(err) {
+		t.Errorf("%s was opened: %v", listen, err)
 	}
 }
 

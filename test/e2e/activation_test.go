@@ -50,6 +50,33 @@ func TestStatusShowsTheProxysOwnWords(t *testing.T) {
 	}
 }
 
+// The administrator who starts the socket hears of a mistake in the settings, and the first client does not.
+func TestASocketWithWrongSettingsDoesNotStartAndSaysWhy(t *testing.T) {
+	for name, test := range map[string]struct{ target, options, why string }{
+		"target": {"127.0.0.1:99999", "", "Failed to parse target: 127.0.0.1:99999: port 99999 is not between 1 and 65535"},
+		"option": {"127.0.0.1:80", "-c5 --drain-timeout=9x", "Failed to parse --drain-timeout= argument: 9x"},
+		"empty":  {"", "", "Failed to parse target: : empty target"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := onMachine(t)
+			i := instance{name: "mistaken-" + name, target: test.target, options: test.options, listen: "127.0.0.1:" + freePort()}
+			for file, text := range i.files() {
+				m.write(t, file, text)
+			}
+			m.run(t, "systemctl", "daemon-reload")
+			if text, err := output(m.command("systemctl", "start", i.socketUnit())); err == nil {
+				t.Errorf("it has started\n%s", text)
+			}
+			if why := m.entry(t, "_SYSTEMD_UNIT="+i.socketUnit(), "SYSLOG_IDENTIFIER=proxyd")["MESSAGE"]; why != test.why {
+				t.Errorf("the log has %q, want %q", why, test.why)
+			}
+			if status, _ := output(m.command("systemctl", "status", "--full", i.socketUnit())); !strings.Contains(status, test.why) {
+				t.Errorf("systemctl status shows\n%s", status)
+			}
+		})
+	}
+}
+
 func TestASocketWithoutSettingsDoesNotStart(t *testing.T) {
 	m := onMachine(t)
 	const unit = "proxyd@unset.socket"

@@ -66,11 +66,13 @@ func TestRestartUnderLoadRefusesNobody(t *testing.T) {
 	clients.Wait()
 }
 
-// The one who waits for a proxy that cannot start must not make systemd try for ever.
+// The client that waits for a proxy that cannot start must not make systemd try for ever.
 func TestAProxyThatCannotStartIsGivenUp(t *testing.T) {
 	m := onMachine(t)
-	i := instance{name: "wrong", target: "127.0.0.1:99999"}
-	c, err := m.dial("tcp", m.proxy(t, i))
+	i := instance{name: "wrong", target: m.echo(t, "tcp")}
+	address := m.proxy(t, i)
+	m.put(t, "/etc/proxyd/wrong.conf", "TARGET=127.0.0.1:99999\n") // after the check by the socket
+	c, err := m.dial("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,5 +81,30 @@ func TestAProxyThatCannotStartIsGivenUp(t *testing.T) {
 	entry := m.entry(t, "_SYSTEMD_UNIT="+i.unit(), "PRIORITY=3")
 	if !strings.Contains(entry["MESSAGE"], "99999") {
 		t.Errorf("the log does not say why: %q", entry["MESSAGE"])
+	}
+}
+
+// A socket unit whose addresses were changed loses its sockets in the daemon-reload, and says that it listens all the same.
+func TestAProxyWithoutSocketsNamesTheCommandThatBringsThemBack(t *testing.T) {
+	m := onMachine(t)
+	i := instance{name: "moved", target: m.echo(t, "tcp")}
+	m.connect(t, "tcp", m.proxy(t, i))
+	i.listen = "127.0.0.1:" + freePort()
+	for file, text := range i.files() {
+		m.put(t, file, text)
+	}
+	m.run(t, "systemctl", "daemon-reload")
+	if text, err := output(m.command("systemctl", "restart", i.unit())); err == nil {
+		t.Fatalf("it has a socket:\n%s", text)
+	}
+	message := m.entry(t, "_SYSTEMD_UNIT="+i.unit(), "PRIORITY=3")["MESSAGE"]
+	_, command, _ := strings.Cut(message, "were changed while it was active: ")
+	command, _, ok := strings.Cut(command, ". ")
+	if !ok || !strings.HasPrefix(message, "Didn't get any sockets passed in.") {
+		t.Fatalf("the log has %q", message)
+	}
+	m.run(t, strings.Fields(command)...)
+	if err := m.ask("tcp", i.listen); err != nil {
+		t.Errorf("after %q: %v", command, err)
 	}
 }

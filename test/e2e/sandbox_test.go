@@ -33,6 +33,12 @@ func TestTheSandboxLeavesWhatBackendsNeed(t *testing.T) {
 		service string
 	}{
 		{name: "a TCP port", target: func(t *testing.T, m *machine) string { return m.echo(t, "tcp") }},
+		{
+			name: "a socket in run by its old name",
+			target: func(t *testing.T, m *machine) string {
+				return "/var" + m.echo(t, "unix")
+			},
+		},
 		{name: "a socket in run of another user", target: func(t *testing.T, m *machine) string { return m.echo(t, "unix") }},
 		{
 			name:    "a socket of another network namespace",
@@ -86,6 +92,39 @@ PrivateNetwork=yes
 			})
 			if err := m.ask("tcp", address); err != nil {
 				t.Error(err)
+			}
+		})
+	}
+}
+
+// A backend that the sandbox hides is one that does not exist to proxyd. The log has the drop-in that shows it.
+func TestTheLogHasTheDropInThatShowsAHiddenBackend(t *testing.T) {
+	for name, dir := range map[string]string{
+		"srv":    "/srv/hidden",
+		"deep":   "/opt/hidden/deep",
+		"home":   "/home/hidden",
+		"user":   "/run/user/1007",
+		"tmp":    "/tmp/hidden",
+		"vartmp": "/var/tmp/hidden",
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := onMachine(t)
+			i := instance{name: "hidden-" + name, target: m.echoAt(t, dir), options: "--connect-retry=0"}
+			address := m.proxy(t, i)
+			if err := m.ask("tcp", address); err == nil {
+				t.Fatal("the sandbox hides nothing")
+			}
+			message := m.entry(t, "_SYSTEMD_UNIT="+i.unit(), "PRIORITY=4")["MESSAGE"]
+			_, settings, ok := strings.Cut(message, "a drop-in of "+i.unit()+" shows it: ")
+			if !ok {
+				t.Fatalf("the log has %q", message)
+			}
+			settings = strings.ReplaceAll(strings.TrimSuffix(settings, "."), ", ", "\n")
+			m.write(t, "/etc/systemd/system/"+i.unit()+".d/override.conf", "[Service]\n"+settings+"\n")
+			m.run(t, "systemctl", "daemon-reload")
+			m.run(t, "systemctl", "restart", i.unit())
+			if err := m.ask("tcp", address); err != nil {
+				t.Errorf("with %q: %v", settings, err)
 			}
 		})
 	}
