@@ -47,7 +47,7 @@ func filterOptions(flags *pflag.FlagSet, filter *bus.Filter) {
 	flags.SortFlags = false
 	flags.StringVar(&filter.Client, "client", "", "Only those of the client `ADDRESS`: an IP address, IP:PORT, a prefix such as 192.0.2.0/24, or how its text begins")
 	flags.StringVar(&filter.Backend, "backend", "", "Only those to the backend `ADDRESS`, likewise")
-	flags.StringVar(&filter.State, "state", "", "Only those in this `STATE`: connecting, open, client-closed, backend-closed, or closing")
+	flags.StringVar(&filter.State, "state", "", "Only those in this `STATE`: proxy-header, connecting, open, client-closed, backend-closed, or closing")
 	spanOption(flags, &filter.Older, "older", "Only those connected for at least this `SPAN` of time")
 	spanOption(flags, &filter.Idle, "idle", "Only those without a byte for at least this `SPAN`")
 }

@@ -42,7 +42,8 @@ func startFake(t *testing.T, b *bustest.Bus, name string, properties map[string]
 	f := &fake{conn: b.Connect(t), subscribed: make(chan string, 9), asked: make(chan string, 999), called: make(chan string, 999), properties: map[string]any{
 		"Name": name, "Unit": "proxyd@" + name + ".service", "Version": "1.0", "Target": "127.0.0.1:3000", "ListenAddresses": []string{"[::]:8080"},
 		"ProcessID": uint32(4711), "StartTimestamp": usec(noon.Add(-3 * time.Hour)), "StartTimestampMonotonic": uint64(5_000_000),
-		"ConnectionsMaxPerSource": uint32(0), "ProxyProtocol": "off", "ConnectTimeoutUSec": uint64(10_000_000),
+		"ConnectionsMaxPerSource": uint32(0), "SourcePrefixIPv6": uint32(64), "ProxyProtocol": "off", "AcceptProxy": []string{},
+		"AcceptProxyTimeoutUSec": uint64(10_000_000), "ConnectTimeoutUSec": uint64(10_000_000),
 		"ConnectRetryUSec": uint64(5_000_000), "IdleTimeoutUSec": uint64(math.MaxUint64), "DrainTimeoutUSec": uint64(5_000_000),
 		"State": bus.StateRunning, "ConnectionsMax": uint32(256), "ExitIdleTimeUSec": uint64(math.MaxUint64),
 		"NConnections": uint32(3), "DrainDeadline": uint64(0), "NAccepted": uint64(12034), "NRefused": uint64(0),

@@ -70,10 +70,21 @@ func startControl(opts *options, proxy *forward.Proxy, log *slog.Logger, ctl *lo
 func (o *options) shown() bus.Options {
 	return bus.Options{
 		ConnectionsMaxPerSource: o.connectionsMaxPerSource,
+		SourcePrefixIPv6:        o.sourcePrefixIPv6,
 		ProxyProtocol:           o.proxyProtocol.String(),
+		AcceptProxy:             texts(o.acceptProxy),
+		AcceptProxyTimeoutUSec:  bus.Usec(o.acceptProxyTimeout),
 		ConnectTimeoutUSec:      bus.Usec(o.connectTimeout),
 		ConnectRetryUSec:        bus.Usec(o.connectRetry),
 		IdleTimeoutUSec:         bus.Usec(o.idleTimeout),
 		DrainTimeoutUSec:        bus.Usec(o.drainTimeout),
 	}
+}
+
+func texts[T fmt.Stringer](list []T) []string {
+	texts := make([]string, len(list))
+	for i, one := range list {
+		texts[i] = one.String()
+	}
+	return texts
 }

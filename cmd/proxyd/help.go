@@ -15,10 +15,20 @@ Forward the clients of listening sockets to one backend, in both directions.
      --connections-max-per-source=N
                             How many of them one client address, or one user of
                             a local socket, may have (0: all)
+     --source-prefix-ipv6=LENGTH
+                            How much of an IPv6 address that limit counts by, 1
+                            to 128 bits (64)
      --exit-idle-time=SPAN  Exit after this long without connections (infinity)
      --proxy-protocol=off|v1|v2
                             Tell the backend the client's address in a PROXY
                             protocol header (off)
+     --accept-proxy=SOURCE[,SOURCE...]
+                            Require a PROXY protocol header from these clients,
+                            which names the true ones: IP addresses, prefixes,
+                            or unix; may be given more than once
+     --accept-proxy-timeout=SPAN
+                            Refuse such a client when the header takes longer
+                            than this (10s)
      --connect-timeout=SPAN Give up an attempt to connect after this long (10s)
      --connect-retry=SPAN   Keep a client waiting this long for a backend that
                             does not listen yet (5s)

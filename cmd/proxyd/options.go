@@ -20,8 +20,11 @@ type options struct {
 	listen                  []forward.ListenAddress
 	connectionsMax          uint32
 	connectionsMaxPerSource uint32 // 0: no such limit
+	sourcePrefixIPv6        uint32
 	exitIdleTime            time.Duration
 	proxyProtocol           forward.ProxyProtocol
+	acceptProxy             []forward.Source
+	acceptProxyTimeout      time.Duration
 	connectTimeout          time.Duration
 	connectRetry            time.Duration
 	drainTimeout            time.Duration
@@ -51,14 +54,16 @@ func (e startError) Error() string { return string(e) }
 // This is pflag alone, because cobra on top of it is 0.6 MB of program and 0.7 MB of memory for no subcommand.
 func parseOptions(args []string) (*options, error) {
 	opts := &options{
-		connectionsMax: forward.DefaultConnectionsMax,
-		exitIdleTime:   forward.Infinity,
-		connectTimeout: forward.DefaultConnectTimeout,
-		connectRetry:   forward.DefaultConnectRetry,
-		drainTimeout:   forward.DefaultDrainTimeout,
-		idleTimeout:    forward.Infinity,
-		bus:            busChoice{bus.SystemAddress(), true},
-		logLevel:       slog.LevelInfo,
+		connectionsMax:     forward.DefaultConnectionsMax,
+		sourcePrefixIPv6:   forward.DefaultSourcePrefixIPv6,
+		exitIdleTime:       forward.Infinity,
+		acceptProxyTimeout: forward.DefaultAcceptProxyTimeout,
+		connectTimeout:     forward.DefaultConnectTimeout,
+		connectRetry:       forward.DefaultConnectRetry,
+		drainTimeout:       forward.DefaultDrainTimeout,
+		idleTimeout:        forward.Infinity,
+		bus:                busChoice{bus.SystemAddress(), true},
+		logLevel:           slog.LevelInfo,
 	}
 	flags := pflag.NewFlagSet("proxyd", pflag.ContinueOnError)
 	opts.define(flags)
@@ -103,8 +108,11 @@ func (o *options) define(flags *pflag.FlagSet) {
 	}
 	option("connections-max", "c", o.setConnectionsMax)
 	option("connections-max-per-source", "", unsigned(&o.connectionsMaxPerSource))
+	option("source-prefix-ipv6", "", o.setSourcePrefixIPv6)
 	option("exit-idle-time", "", span(&o.exitIdleTime))
 	option("proxy-protocol", "", o.setProxyProtocol)
+	option("accept-proxy", "", o.addAcceptProxy)
+	option("accept-proxy-timeout", "", timeout(&o.acceptProxyTimeout))
 	option("connect-timeout", "", timeout(&o.connectTimeout))
 	option("connect-retry", "", span(&o.connectRetry))
 	option("drain-timeout", "", span(&o.drainTimeout))
@@ -133,6 +141,25 @@ func (o *options) setProxyProtocol(value string) error {
 		}
 	}
 	return errors.New("unknown version")
+}
+
+func (o *options) setSourcePrefixIPv6(value string) error {
+	err := unsigned(&o.sourcePrefixIPv6)(value)
+	if err != nil || o.sourcePrefixIPv6 < 1 || o.sourcePrefixIPv6 > 128 {
+		return startError(fmt.Sprintf("Failed to parse --source-prefix-ipv6= argument: %s: not a length from 1 to 128", value))
+	}
+	return nil
+}
+
+func (o *options) addAcceptProxy(value string) error {
+	for text := range strings.SplitSeq(value, ",") {
+		source, err := forward.ParseSource(text)
+		if err != nil {
+			return startError(fmt.Sprintf("Failed to parse --accept-proxy= argument: %s: %v", text, err))
+		}
+		o.acceptProxy = append(o.acceptProxy, source)
+	}
+	return nil
 }
 
 func (o *options) addListen(value string) error {
@@ -212,11 +239,14 @@ func (o *options) config(listeners []*forward.Listener, log *slog.Logger) forwar
 		Listeners:               listeners,
 		ConnectionsMax:          o.connectionsMax,
 		ConnectionsMaxPerSource: o.connectionsMaxPerSource,
+		SourcePrefixIPv6:        int(o.sourcePrefixIPv6),
 		ExitIdleTime:            o.exitIdleTime,
 		ConnectTimeout:          o.connectTimeout,
 		ConnectRetry:            o.connectRetry,
 		IdleTimeout:             o.idleTimeout,
 		ProxyProtocol:           o.proxyProtocol,
+		AcceptProxy:             o.acceptProxy,
+		AcceptProxyTimeout:      o.acceptProxyTimeout,
 		Log:                     log,
 	}
 }

@@ -37,15 +37,17 @@ func TestDefaultsAreThoseOfTheManual(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &options{
-		target:         target,
-		connectionsMax: 256,
-		exitIdleTime:   forward.Infinity,
-		connectTimeout: 10 * time.Second,
-		connectRetry:   5 * time.Second,
-		drainTimeout:   5 * time.Second,
-		idleTimeout:    forward.Infinity,
-		bus:            busChoice{bus.SystemAddress(), true},
-		logLevel:       slog.LevelInfo,
+		target:             target,
+		connectionsMax:     256,
+		sourcePrefixIPv6:   64,
+		exitIdleTime:       forward.Infinity,
+		acceptProxyTimeout: 10 * time.Second,
+		connectTimeout:     10 * time.Second,
+		connectRetry:       5 * time.Second,
+		drainTimeout:       5 * time.Second,
+		idleTimeout:        forward.Infinity,
+		bus:                busChoice{bus.SystemAddress(), true},
+		logLevel:           slog.LevelInfo,
 	}
 	if got := parsed(t, "localhost:80"); !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -68,6 +70,14 @@ func TestOptionsSetWhatTheirNamesSay(t *testing.T) {
 		{"--exit-idle-time=0", func(o *options) { o.exitIdleTime = 0 }},
 		{"--proxy-protocol=v1", func(o *options) { o.proxyProtocol = forward.ProxyProtocolV1 }},
 		{"--proxy-protocol=v2", func(o *options) { o.proxyProtocol = forward.ProxyProtocolV2 }},
+		{"--source-prefix-ipv6=56", func(o *options) { o.sourcePrefixIPv6 = 56 }},
+		{"--source-prefix-ipv6=128", func(o *options) { o.sourcePrefixIPv6 = 128 }},
+		{"--accept-proxy=unix", func(o *options) { o.acceptProxy = sources(t, "unix") }},
+		{"--accept-proxy=192.0.2.1,2001:db8::/32 --accept-proxy=unix", func(o *options) {
+			o.acceptProxy = sources(t, "192.0.2.1", "2001:db8::/32", "unix")
+		}},
+		{"--accept-proxy-timeout=1s", func(o *options) { o.acceptProxyTimeout = time.Second }},
+		{"--accept-proxy-timeout=0", func(o *options) { o.acceptProxyTimeout = forward.Infinity }},
 		{"--connect-timeout=1.5s", func(o *options) { o.connectTimeout = 1500 * time.Millisecond }},
 		{"--connect-timeout=0", func(o *options) { o.connectTimeout = forward.Infinity }},
 		{"--connect-retry=1min", func(o *options) { o.connectRetry = time.Minute }},
@@ -85,7 +95,7 @@ func TestOptionsSetWhatTheirNamesSay(t *testing.T) {
 		{"--bus=none --bus=auto", func(*options) {}},
 		{"--bus=unix:path=/run/bus", func(o *options) { o.bus = busChoice{"unix:path=/run/bus", false} }},
 
-		// The last occurrence wins, except that every --listen= counts.
+		// The last occurrence wins, except that every --listen= and --accept-proxy= counts.
 		{"-c 5 --connections-max=6", func(o *options) { o.connectionsMax = 6 }},
 		{"--proxy-protocol=v2 --proxy-protocol=off", func(*options) {}},
 		{"--connections-max-per-source=3 --connections-max-per-source=0", func(*options) {}},
@@ -118,8 +128,21 @@ func listenAddresses(t *testing.T, texts ...string) (addresses []forward.ListenA
 	return addresses
 }
 
+func sources(t *testing.T, texts ...string) (sources []forward.Source) {
+	t.Helper()
+	for _, text := range texts {
+		source, err := forward.ParseSource(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sources = append(sources, source)
+	}
+	return sources
+}
+
 func TestConfigCarriesEveryOption(t *testing.T) {
 	opts := parsed(t, "-c1", "--connections-max-per-source=2", "--exit-idle-time=3", "--proxy-protocol=v2",
+		"--source-prefix-ipv6=48", "--accept-proxy=192.0.2.1", "--accept-proxy-timeout=7",
 		"--connect-timeout=4", "--connect-retry=5", "--idle-timeout=6", "127.0.0.1:80")
 	listeners, log := []*forward.Listener{}, discardLog()
 	want := forward.Config{
@@ -129,6 +152,9 @@ func TestConfigCarriesEveryOption(t *testing.T) {
 		ConnectionsMaxPerSource: 2,
 		ExitIdleTime:            3 * time.Second,
 		ProxyProtocol:           forward.ProxyProtocolV2,
+		SourcePrefixIPv6:        48,
+		AcceptProxy:             sources(t, "192.0.2.1"),
+		AcceptProxyTimeout:      7 * time.Second,
 		ConnectTimeout:          4 * time.Second,
 		ConnectRetry:            5 * time.Second,
 		IdleTimeout:             6 * time.Second,
@@ -179,6 +205,9 @@ func TestEveryOptionIsShownAsItIsSet(t *testing.T) {
 	set := map[string]string{
 		"connections-max-per-source": "3",
 		"proxy-protocol":             "v2",
+		"source-prefix-ipv6":         "48",
+		"accept-proxy":               "192.0.2.1,unix",
+		"accept-proxy-timeout":       "1min",
 		"connect-timeout":            "7s",
 		"connect-retry":              "1min",
 		"idle-timeout":               "1h 30min",
@@ -285,7 +314,7 @@ func TestHelpTellsOfEveryOptionAndFitsATerminal(t *testing.T) {
 			t.Errorf("--help does not tell of -%s", flag.Shorthand)
 		}
 	})
-	told := regexp.MustCompile(`--[a-z-]+`).FindAllString(help, -1)
+	told := regexp.MustCompile(`--[a-z0-9-]+`).FindAllString(help, -1)
 	slices.Sort(known)
 	slices.Sort(told)
 	if !slices.Equal(told, known) {
@@ -337,6 +366,7 @@ func (o *options) args() []string {
 	args := []string{
 		fmt.Sprint("--connections-max=", o.connectionsMax), fmt.Sprint("--connections-max-per-source=", o.connectionsMaxPerSource),
 		"--exit-idle-time=" + timespan.Format(o.exitIdleTime), "--proxy-protocol=" + o.proxyProtocol.String(),
+		fmt.Sprint("--source-prefix-ipv6=", o.sourcePrefixIPv6), "--accept-proxy-timeout=" + timespan.Format(o.acceptProxyTimeout),
 		"--connect-timeout=" + timespan.Format(o.connectTimeout), "--connect-retry=" + timespan.Format(o.connectRetry),
 		"--drain-timeout=" + timespan.Format(o.drainTimeout), "--idle-timeout=" + timespan.Format(o.idleTimeout),
 		"--log-level=" + logLevels[priorityOf(o.logLevel)].name, "--bus=" + cmp.Or(o.bus.address, "none"),
@@ -346,6 +376,9 @@ func (o *options) args() []string {
 	}
 	if o.name != "" {
 		args = append(args, "--name="+o.name)
+	}
+	for _, source := range o.acceptProxy {
+		args = append(args, "--accept-proxy="+source.String())
 	}
 	for _, address := range o.listen {
 		args = append(args, "--listen="+address.String())

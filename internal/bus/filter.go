@@ -14,7 +14,7 @@ import (
 
 // connectionStates are what the key "state" of a filter may be.
 var connectionStates = func() (names []string) {
-	for state := forward.ConnectionConnecting; state <= forward.ConnectionClosing; state++ {
+	for state := forward.ConnectionProxyHeader; state <= forward.ConnectionClosing; state++ {
 		names = append(names, state.String())
 	}
 	return names

@@ -101,6 +101,9 @@ func newRow(c *forward.Connection) row {
 		"age-usec":      dbus.MakeVariant(toUsec(c.Age)),
 		"idle-usec":     dbus.MakeVariant(toUsec(c.Idle)),
 	}
+	if c.Proxy != "" {
+		extras["proxy"] = dbus.MakeVariant(sendable(c.Proxy))
+	}
 	if c.IsUnix {
 		extras["pid"] = dbus.MakeVariant(c.PID)
 		extras["uid"] = dbus.MakeVariant(c.UID)

@@ -16,12 +16,15 @@ import (
 //
 // A new option is a field here, a line where proxyd fills it, and its entry in the XML and on the manual pages.
 type Options struct {
-	ConnectionsMaxPerSource uint32 `option:"connections-max-per-source" default:"0"`
-	ProxyProtocol           string `option:"proxy-protocol" default:"off"`
-	ConnectTimeoutUSec      uint64 `option:"connect-timeout" default:"10s"`
-	ConnectRetryUSec        uint64 `option:"connect-retry" default:"5s"`
-	IdleTimeoutUSec         uint64 `option:"idle-timeout" default:"infinity"`
-	DrainTimeoutUSec        uint64 `option:"drain-timeout" default:"5s"`
+	ConnectionsMaxPerSource uint32   `option:"connections-max-per-source" default:"0"`
+	SourcePrefixIPv6        uint32   `option:"source-prefix-ipv6" default:"64"`
+	ProxyProtocol           string   `option:"proxy-protocol" default:"off"`
+	AcceptProxy             []string `option:"accept-proxy" default:""`
+	AcceptProxyTimeoutUSec  uint64   `option:"accept-proxy-timeout" default:"10s"`
+	ConnectTimeoutUSec      uint64   `option:"connect-timeout" default:"10s"`
+	ConnectRetryUSec        uint64   `option:"connect-retry" default:"5s"`
+	IdleTimeoutUSec         uint64   `option:"idle-timeout" default:"infinity"`
+	DrainTimeoutUSec        uint64   `option:"drain-timeout" default:"5s"`
 }
 
 // Option is one setting of an instance, as its command line has it.

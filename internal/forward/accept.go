@@ -108,21 +108,27 @@ func (l *loop) admit(fd int32, listener int) {
 		l.refuse(fd, address, listener, ReasonDraining)
 		return
 	}
-	if reason, ok := l.proxy.slots.take(address.source()); !ok {
-		l.refuse(fd, address, listener, reason)
+	if !l.proxy.slots.take() {
+		l.refuse(fd, address, listener, ReasonLimit)
+		return
+	}
+	expects := l.proxy.expectsHeader(&address)
+	if !expects && !l.proxy.takeSource(&address) {
+		l.proxy.slots.release()
+		l.refuse(fd, address, listener, ReasonSourceLimit)
 		return
 	}
 	owner := l.proxy.lightest(l)
 	owner.load.Add(1)
 	if owner == l {
-		l.open(fd, address, listener)
+		l.open(fd, address, listener, expects)
 		return
 	}
-	open := func() { owner.open(fd, address, listener) }
+	open := func() { owner.open(fd, address, listener, expects) }
 	if !owner.mailbox.post(open) {
 		owner.load.Add(-1)
 		l.load.Add(1)
-		l.open(fd, address, listener)
+		l.open(fd, address, listener, expects)
 	}
 }
 
@@ -134,9 +140,8 @@ func (l *loop) refuse(fd int32, address address, listener int, reason Reason) {
 	closeFD(fd)
 }
 
-// open starts a connection whose slot is taken.
-func (l *loop) open(fd int32, address address, listener int) {
-	l.counts.accepted++
+// open starts a connection whose slot is taken; with expects, a PROXY header must come first.
+func (l *loop) open(fd int32, address address, listener int, expects bool) {
 	c := l.alloc()
 	c.id = l.proxy.lastID.Add(1)
 	c.opened, c.active = l.now, l.now
@@ -145,7 +150,11 @@ func (l *loop) open(fd int32, address address, listener int) {
 	c.end[client] = end{fd: fd, flags: socketFlags(uint16(address.family))}
 	c.end[backend].fd = -1
 	l.registry.add(c)
-	l.report(EventOpened, c)
+	if expects {
+		l.expectHeader(c)
+	} else {
+		l.accepted(c)
+	}
 	l.proxy.observers.countChanged()
 	if l.proxy.cfg.IdleTimeout != Infinity {
 		l.arm(sweepIdle, after(l.now, l.proxy.cfg.IdleTimeout))
@@ -155,5 +164,13 @@ func (l *loop) open(fd int32, address address, listener int) {
 		l.cut(c.ref(client), ReasonResources)
 		return
 	}
-	l.startDial(c)
+	if !expects {
+		l.startDial(c)
+	}
+}
+
+// accepted counts and reports a connection whose client is known.
+func (l *loop) accepted(c *conn) {
+	l.counts.accepted++
+	l.report(EventOpened, c)
 }

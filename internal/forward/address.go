@@ -112,22 +112,33 @@ func (a *address) setCredentials(cred unix.Ucred) {
 func (a *address) pid() uint32 { return binary.NativeEndian.Uint32(a.ip[0:]) }
 func (a *address) uid() uint32 { return binary.NativeEndian.Uint32(a.ip[4:]) }
 
-// source is what Config.ConnectionsMaxPerSource counts by.
-func (a *address) source() (s source) {
+// source is what Config.ConnectionsMaxPerSource counts by: an IPv4 address, an IPv6 prefix of so many bits, or a uid.
+func (a *address) source(prefixIPv6 int) (s source) {
 	s.family = a.family
 	switch a.family {
 	case unix.AF_UNIX:
 		copy(s.key[:], a.ip[4:8])
 	case unix.AF_INET, unix.AF_INET6:
 		s.family = unix.AF_INET6
-		s.key = a.ip
+		s.key, s.zone = a.prefix(prefixIPv6).Addr().As16(), a.zone
 	}
 	return s
 }
 
 type source struct {
 	key    [16]byte
+	zone   uint32 // the same link-local prefix is on every link
 	family uint8
+}
+
+// prefix is the IPv4 address, or the first bits of the IPv6 address; an IPv4 address that came in over IPv6 is IPv4.
+func (a *address) prefix(bitsIPv6 int) netip.Prefix {
+	ip := netip.AddrFrom16(a.ip).Unmap()
+	if ip.Is4() {
+		bitsIPv6 = 32
+	}
+	prefix, _ := ip.Prefix(bitsIPv6) // fails only for a number that Config.validate refuses
+	return prefix
 }
 
 // describe names the address; name is the AF_UNIX name, where it has one.
@@ -142,6 +153,25 @@ func (a *address) describe(name string) string {
 		return fmt.Sprintf("unix:pid=%d,uid=%d", a.pid(), a.uid())
 	case 0:
 		return ""
+	}
+	return fmt.Sprintf("address family %d", a.family)
+}
+
+// describeSource names what source counts by.
+func (a *address) describeSource(prefixIPv6 int) string {
+	switch a.family {
+	case unix.AF_UNIX:
+		return fmt.Sprintf("uid %d", a.uid())
+	case unix.AF_INET, unix.AF_INET6:
+		prefix := a.prefix(prefixIPv6)
+		ip := prefix.Addr()
+		if a.zone != 0 {
+			ip = ip.WithZone(strconv.FormatUint(uint64(a.zone), 10)) // RFC 4007, section 11.7
+		}
+		if prefix.IsSingleIP() {
+			return ip.String()
+		}
+		return fmt.Sprintf("%s/%d", ip, prefix.Bits())
 	}
 	return fmt.Sprintf("address family %d", a.family)
 }

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -31,19 +32,19 @@ func TestAMappedAddressIsIPv4ToWhoeverReadsIt(t *testing.T) {
 	equal(t, "family", mapped.family(), unix.AF_INET6)
 	a, b := mapped.address(), plain.address()
 	equal(t, "address", a.addrPort(), b.addrPort())
-	equal(t, "source", a.source(), b.source())
+	equal(t, "source", a.source(64), b.source(64))
 }
 
 func TestSourcesDifferByAddressAndByUser(t *testing.T) {
 	ip := func(text string) source {
 		sa := inetSockaddr(netip.MustParseAddrPort(text))
 		a := sa.address()
-		return a.source()
+		return a.source(64)
 	}
 	uid := func(pid int32, uid uint32) source {
 		a := address{family: unix.AF_UNIX}
 		a.setCredentials(unix.Ucred{Pid: pid, Uid: uid})
-		return a.source()
+		return a.source(64)
 	}
 	equal(t, "another port", ip("127.0.0.1:1"), ip("127.0.0.1:2"))
 	equal(t, "another process", uid(1, 7), uid(2, 7))
@@ -51,9 +52,41 @@ func TestSourcesDifferByAddressAndByUser(t *testing.T) {
 		"another address": ip("127.0.0.1:1") != ip("127.0.0.2:1"),
 		"another user":    uid(1, 7) != uid(1, 8),
 		"another family":  ip("0.0.0.0:0") != uid(0, 0),
+		"another network": ip("[2001:db8::1]:1") != ip("[2001:db8:0:1::1]:1"),
+		"another link":    ip("[fe80::1%1]:1") != ip("[fe80::1%2]:1"),
 	} {
 		equal(t, name, different, true)
 	}
+}
+
+// One host has all the addresses of a /64.
+func TestSourcesOfIPv6AreCountedByPrefix(t *testing.T) {
+	for _, c := range []struct {
+		a, b   string
+		length int
+		same   bool
+		text   string // of a
+	}{
+		{"2001:db8::1", "2001:db8::ffff:1", 64, true, "2001:db8::/64"},
+		{"2001:db8::1", "2001:db8:0:1::1", 64, false, "2001:db8::/64"},
+		{"2001:db8:0:1::1", "2001:db8:0:2::1", 56, true, "2001:db8::/56"},
+		{"2001:db8::1", "2001:db8::2", 128, false, "2001:db8::1"},
+		{"2001:db8::1", "8000::", 1, false, "::/1"},
+		{"fe80::1%7", "fe80::2%7", 64, true, "fe80::%7/64"},
+		{"192.0.2.1", "192.0.2.2", 64, false, "192.0.2.1"},
+		{"192.0.2.1", "192.0.2.2", 1, false, "192.0.2.1"},
+		{"::ffff:192.0.2.1", "::ffff:192.0.2.2", 64, false, "192.0.2.1"},
+		{"::ffff:192.0.2.1", "192.0.2.1", 64, true, "192.0.2.1"},
+	} {
+		a, b := addressOf(netip.AddrPortFrom(netip.MustParseAddr(c.a), 1)), addressOf(netip.AddrPortFrom(netip.MustParseAddr(c.b), 2))
+		equal(t, fmt.Sprintf("%s and %s are one source by /%d", c.a, c.b, c.length), a.source(c.length) == b.source(c.length), c.same)
+		equal(t, c.a, a.describeSource(c.length), c.text)
+	}
+}
+
+func addressOf(ap netip.AddrPort) address {
+	sa := inetSockaddr(ap)
+	return sa.address()
 }
 
 func TestAnAddressIsDescribed(t *testing.T) {
@@ -75,3 +108,5 @@ func TestAnAddressIsDescribed(t *testing.T) {
 		equal(t, "description", c.address.describe(c.name), c.want)
 	}
 }
+
+func isUnixName(name string) bool { return len(name) <= sunPathMax && !strings.Contains(name, "\x00") }

@@ -147,8 +147,14 @@ func (l *loop) cut(r ref, reason Reason) {
 // close ends a connection and gives back all it had. With reset both peers see a reset, where their kind of socket has
 // such a thing; else the end of the stream.
 func (l *loop) close(c *conn, reset bool) {
-	l.report(EventClosed, c)
-	l.endDial(c)
+	if c.expects {
+		l.reportHeaderless(c)
+		l.endHeader(c)
+	} else {
+		l.report(EventClosed, c)
+		l.endDial(c)
+		l.proxy.releaseSource(&c.address[client])
+	}
 	for s := range c.end {
 		l.drop(&c.relay[s])
 		e := &c.end[s]
@@ -160,11 +166,11 @@ func (l *loop) close(c *conn, reset bool) {
 		}
 		closeFD(e.fd)
 	}
-	source := c.address[client].source()
+	delete(l.proxied, c.slot)
 	l.release(c)
 	l.registry.remove(&l.slabs)
 	l.load.Add(-1)
-	l.proxy.slots.release(source)
+	l.proxy.slots.release()
 	l.proxy.observers.countChanged()
 }
 

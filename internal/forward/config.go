@@ -17,6 +17,9 @@ const (
 	DefaultConnectTimeout = 10 * time.Second
 	DefaultConnectRetry   = 5 * time.Second
 	DefaultDrainTimeout   = 5 * time.Second
+
+	DefaultAcceptProxyTimeout = 10 * time.Second
+	DefaultSourcePrefixIPv6   = 64 // what one site or one host gets at the least: RFC 6177
 )
 
 // ProxyProtocol says which PROXY protocol header, if any, opens each backend connection.
@@ -43,8 +46,13 @@ type Config struct {
 	// ConnectionsMax is how many connections may exist at once, over all loops; 0 is refused.
 	ConnectionsMax uint32
 
-	// ConnectionsMaxPerSource is the same for one client IP address, or one uid on AF_UNIX. If 0, there is no such limit.
+	// ConnectionsMaxPerSource is the same for one source: an IPv4 address, an IPv6 prefix, or a uid on AF_UNIX. If 0, there
+	// is no such limit.
 	ConnectionsMaxPerSource uint32
+
+	// SourcePrefixIPv6 is the length of that IPv6 prefix, from 1 to 128. If 0, it is DefaultSourcePrefixIPv6, because a
+	// single host has that many addresses to choose from.
+	SourcePrefixIPv6 int
 
 	// ExitIdleTime is how long the Proxy stays without any connection before it ends by itself. If 0, it ends as soon as it
 	// has none; Infinity: never.
@@ -65,6 +73,14 @@ type Config struct {
 	// ProxyProtocol chooses the header sent to the backend ahead of the client's bytes. The zero value sends none.
 	ProxyProtocol ProxyProtocol
 
+	// AcceptProxy lists the sources whose connections must open with a PROXY protocol header, version 1 or 2, which
+	// names the true client. The header of any other client is data like all that it sends.
+	AcceptProxy []Source
+
+	// AcceptProxyTimeout bounds the time from accepting such a connection until its header is complete; a client that is late is
+	// refused. If 0, it is DefaultAcceptProxyTimeout; Infinity: no bound.
+	AcceptProxyTimeout time.Duration
+
 	// Log receives what an administrator should know. If nil, nothing is logged. It is called from one goroutine that
 	// no connection waits for.
 	Log *slog.Logger
@@ -83,8 +99,10 @@ func (c *Config) validate() error {
 		return fmt.Errorf("%d listening sockets are too many", len(c.Listeners))
 	case c.ConnectionsMax == 0:
 		return ErrLimitZero
+	case c.SourcePrefixIPv6 < 0 || c.SourcePrefixIPv6 > 128:
+		return fmt.Errorf("an IPv6 prefix of %d bits", c.SourcePrefixIPv6)
 	}
-	for _, span := range []time.Duration{c.ExitIdleTime, c.ConnectTimeout, c.ConnectRetry, c.IdleTimeout} {
+	for _, span := range []time.Duration{c.ExitIdleTime, c.ConnectTimeout, c.ConnectRetry, c.IdleTimeout, c.AcceptProxyTimeout} {
 		if span < 0 {
 			return fmt.Errorf("negative time span %v", span)
 		}

@@ -1,7 +1,5 @@
 package forward
 
-import "math"
-
 // side names one end of a connection, and the relay that reads from it.
 type side uint8
 
@@ -56,11 +54,12 @@ type conn struct {
 	address [2]address
 	gen     int32  // counts the users of the slot, to tell late events from true ones
 	slot    uint32 // where this is
-	dial    uint32 // index+1 into loop.dials while the backend is not connected
+	dial    uint32 // index+1 into loop.dials, or with expects into loop.headers, while the backend is not connected
 	errno   uint16 // why it broke
 	from    uint16 // index of its listener
 	closing bool   // no more than what was taken is delivered
 	flush   bool   // closing because of a deadline: nothing more is read from either end
+	expects bool   // a PROXY header must come before anything else
 	reason  Reason
 }
 
@@ -75,20 +74,7 @@ type token struct{ key, gen int32 }
 const (
 	keyMailbox  = -1
 	keyListener = -2 // and below: listener i has keyListener-i
-	keyAttempt  = keyListener - math.MaxUint16 - 1
 )
-
-// attemptToken is for a socket that may not become that of the connection. It is another one than the connection's own, or a
-// last event of an attempt that lost would be taken for one of the attempt that won.
-func attemptToken(c *conn, attempt int) token {
-	return token{key: keyAttempt - int32(c.slot*attemptsMax) - int32(attempt), gen: c.gen}
-}
-
-// attemptOf is the inverse of attemptToken.
-func attemptOf(t token) (r ref, attempt int) {
-	n := uint32(keyAttempt - t.key)
-	return ref{slot: n / attemptsMax, gen: t.gen, side: backend}, int(n % attemptsMax)
-}
 
 // ref remembers a connection across events; loop.lookup tells whether it still exists.
 type ref struct {

@@ -34,12 +34,13 @@ const (
 	ReasonLimit       // Config.ConnectionsMax reached
 	ReasonSourceLimit // Config.ConnectionsMaxPerSource reached
 	ReasonDraining    // the Proxy drains and was told to refuse newcomers
+	ReasonProxyHeader // the PROXY header that Config.AcceptProxy requires was missing, malformed or late
 )
 
 func (r Reason) String() string {
 	return [...]string{
 		"finished", "client-reset", "backend-reset", "connect-failed", "idle-timeout", "killed", "deadline", "resources",
-		"limit", "source-limit", "draining",
+		"limit", "source-limit", "draining", "proxy-header",
 	}[r]
 }
 
@@ -50,7 +51,7 @@ type EventKind uint8
 const (
 	EventOpened         EventKind = iota // a client was accepted: Connection
 	EventClosed                          // a connection ended: Connection, Reason, Err
-	EventRefused                         // a client was turned away: Connection.Client and Listener only, Reason
+	EventRefused                         // a client was turned away: Connection.Client and Listener only, Reason, Err
 	EventStateChanged                    // the Proxy's state changed: State; Reason is ReasonIdle where it exits for that
 	EventCountChanged                    // the number of connections changed since the last such event; a few times a second at most
 	EventBackendChanged                  // Backend.State changed
@@ -62,6 +63,7 @@ type Event struct {
 	Time       time.Time
 	Connection Connection
 	Reason     Reason
-	Err        error // what failed, where Reason needs it
+	Err        error  // what failed, where Reason needs it
+	Source     string // what ReasonSourceLimit counts by: "192.0.2.1", "2001:db8::/64", "uid 1000"
 	State      State
 }

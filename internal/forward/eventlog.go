@@ -14,19 +14,14 @@ const (
 	logBurst  = 20 // lines of one kind in a window; the rest is summed up at its end
 )
 
-// The happenings that no subscriber gets.
-const (
-	eventAcceptTrouble = EventBackendChanged + 1 + iota
-	eventAddressSilent
-	eventAddressAnswers
-	eventKinds
-)
+// eventAcceptTrouble is a happening that no subscriber gets.
+const eventAcceptTrouble = EventBackendChanged + 1
 
 // eventLog writes what happens into the log: what needs somebody's attention always, the end of each connection at debug
 // level. A flood of clients does not become a flood of lines.
 type eventLog struct {
 	log  *slog.Logger
-	kind [eventKinds]struct {
+	kind [eventAcceptTrouble + 1]struct {
 		window  time.Time
 		lines   int
 		leftOut int
@@ -50,7 +45,7 @@ func (g *eventLog) event(e *Event) (leftOut bool) {
 	switch {
 	case e.Kind == EventRefused:
 		return g.limited(e.Kind, e.Reason.String(), func() {
-			g.log.Warn(fmt.Sprintf("Refused client %s: %s.", c.Client, refusal(e.Reason)), who...)
+			g.log.Warn(fmt.Sprintf("Refused client %s: %s.", c.Client, refusal(e)), who...)
 		})
 	case e.Kind == EventClosed && (e.Reason == ReasonConnectFailed || e.Reason == ReasonResources):
 		return g.limited(e.Kind, e.Reason.String(), func() {
@@ -74,14 +69,20 @@ func (g *eventLog) event(e *Event) (leftOut bool) {
 	return false
 }
 
-func refusal(r Reason) string {
-	switch r {
+func refusal(e *Event) string {
+	switch e.Reason {
 	case ReasonLimit:
 		return "the limit of --connections-max= is reached"
 	case ReasonSourceLimit:
-		return "the limit of --connections-max-per-source= is reached"
+		return fmt.Sprintf("the limit of --connections-max-per-source= is reached for %s", e.Source)
+	case ReasonDraining:
+		return "draining"
 	}
-	return "draining"
+	// The rest comes before the PROXY header is complete.
+	if e.Err != nil {
+		return e.Err.Error()
+	}
+	return "closed before its PROXY header was complete"
 }
 
 // briefly rounds to what a reader of the log wants to know.
@@ -91,18 +92,6 @@ func (g *eventLog) acceptTrouble(l *Listener, err error, backoff time.Duration) 
 	return g.limited(eventAcceptTrouble, err.Error(), func() {
 		g.log.Error(fmt.Sprintf("Cannot accept on %s: %v; trying again in %s. Clients wait.", l.address, err, briefly(backoff)),
 			"listener", l.address, "error", err)
-	})
-}
-
-// address tells of one address of several that does not answer, or does so again.
-func (g *eventLog) address(kind EventKind, address, target string) (leftOut bool) {
-	return g.limited(kind, address, func() {
-		if kind == eventAddressAnswers {
-			g.log.Info(fmt.Sprintf("Address %s of %s answers again.", address, target), "address", address, "backend", target)
-			return
-		}
-		g.log.Warn(fmt.Sprintf("Address %s of %s does not answer; for %s it is tried after the others.",
-			address, target, timespan.Format(silenceKept)), "address", address, "backend", target)
 	})
 }
 
@@ -135,11 +124,9 @@ func (g *eventLog) summarize() (any bool) {
 		}
 		any = true
 		text := map[EventKind]string{
-			EventRefused:        "%d more clients were refused, the last one because of: %s.",
-			EventClosed:         "%d more clients got no backend, the last one because of: %s.",
-			eventAcceptTrouble:  "Accepting failed %d more times, the last one because of: %s.",
-			eventAddressSilent:  "An address did not answer %d more times, the last one was %s.",
-			eventAddressAnswers: "An address answered again %d more times, the last one was %s.",
+			EventRefused:       "%d more clients were refused, the last one because of: %s.",
+			EventClosed:        "%d more clients got no backend, the last one because of: %s.",
+			eventAcceptTrouble: "Accepting failed %d more times, the last one because of: %s.",
 		}[EventKind(i)]
 		g.log.Warn(fmt.Sprintf(text, k.leftOut, k.last), "suppressed", k.leftOut)
 		k.leftOut = 0

@@ -39,8 +39,8 @@ func TestTheLogSaysWhatHappened(t *testing.T) {
 		{"refused", slog.LevelInfo, Event{Kind: EventRefused, Reason: ReasonLimit, Connection: testConnection},
 			`level=WARN msg="Refused client 192.0.2.1:1000: the limit of --connections-max= is reached." ` +
 				`client=192.0.2.1:1000 listener=0.0.0.0:8080 reason=limit`},
-		{"refused by source", slog.LevelInfo, Event{Kind: EventRefused, Reason: ReasonSourceLimit, Connection: testConnection},
-			`level=WARN msg="Refused client 192.0.2.1:1000: the limit of --connections-max-per-source= is reached." ` +
+		{"refused by source", slog.LevelInfo, Event{Kind: EventRefused, Reason: ReasonSourceLimit, Source: "192.0.2.1", Connection: testConnection},
+			`level=WARN msg="Refused client 192.0.2.1:1000: the limit of --connections-max-per-source= is reached for 192.0.2.1." ` +
 				`client=192.0.2.1:1000 listener=0.0.0.0:8080 reason=source-limit`},
 		{"no backend", slog.LevelInfo,
 			Event{Kind: EventClosed, Reason: ReasonConnectFailed, Connection: testConnection, Err: errors.New("refused")},

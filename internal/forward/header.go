@@ -2,62 +2,34 @@ package forward
 
 import (
 	"net"
+	"net/netip"
 
 	"github.com/pires/go-proxyproto"
-	"golang.org/x/sys/unix"
 )
 
-// header returns the PROXY protocol header for a connection, nil where none is wanted.
-func (p *Proxy) header(c *conn) []byte {
-	if p.cfg.ProxyProtocol == ProxyProtocolOff {
+// header returns the PROXY protocol header for a connection, nil where none is wanted. What a trusted proxy has said of
+// the client is passed on.
+func (l *loop) header(c *conn) []byte {
+	if l.proxy.cfg.ProxyProtocol == ProxyProtocolOff {
 		return nil
 	}
-	var local, peer sockaddr
-	getsockname(c.end[client].fd, &local)
-	if c.address[client].named {
-		getpeername(c.end[client].fd, &peer)
+	destination := l.proxied[c.slot].destination
+	if !destination.IsValid() {
+		getsockname(c.end[client].fd, &l.sa)
+		local := l.sa.address()
+		destination = local.addrPort()
 	}
-	return proxyHeader(p.cfg.ProxyProtocol, &c.address[client], peer.unixName(), &local)
+	return proxyHeader(l.proxy.cfg.ProxyProtocol, c.address[client].addrPort(), destination)
 }
 
-// proxyHeader writes the header that HAProxy's doc/proxy-protocol.txt defines: an IPv4 client of an IPv6 socket is TCP4,
-// an AF_UNIX client is UNKNOWN in version 1, which has no word for it, and carries the names of both sockets in version 2.
-func proxyHeader(version ProxyProtocol, client *address, clientName string, local *sockaddr) []byte {
-	h := &proxyproto.Header{
-		Version:           byte(version),
-		Command:           proxyproto.PROXY,
-		TransportProtocol: proxyproto.UNSPEC,
+// proxyHeader writes the header that HAProxy's doc/proxy-protocol.txt defines. A client that has no IP address is
+// UNKNOWN in version 1. In version 2 it is a LOCAL connection without addresses, because HAProxy and Apache refuse
+// the family AF_UNIX, and PROXY without a family. Two IPv4 addresses are TCP4, also those of an IPv6 socket.
+func proxyHeader(version ProxyProtocol, source, destination netip.AddrPort) []byte {
+	var from, to net.Addr
+	if source.IsValid() {
+		from, to = net.TCPAddrFromAddrPort(source), net.TCPAddrFromAddrPort(destination)
 	}
-	to := local.address()
-	switch client.family {
-	case unix.AF_INET, unix.AF_INET6:
-		source, destination := client.addrPort(), to.addrPort()
-		h.TransportProtocol = proxyproto.TCPv4
-		if source.Addr().Is6() {
-			h.TransportProtocol = proxyproto.TCPv6
-		}
-		h.SourceAddr = net.TCPAddrFromAddrPort(source)
-		h.DestinationAddr = net.TCPAddrFromAddrPort(destination)
-	case unix.AF_UNIX:
-		if version == ProxyProtocolV2 {
-			h.TransportProtocol = proxyproto.UnixStream
-			h.SourceAddr = &net.UnixAddr{Net: "unix", Name: socketName(clientName)}
-			h.DestinationAddr = &net.UnixAddr{Net: "unix", Name: socketName(local.unixName())}
-		}
-	}
-	bytes, err := h.Format()
-	if err != nil {
-		// The library knows every family above; what it cannot say is said to be unknown.
-		h.TransportProtocol, h.SourceAddr, h.DestinationAddr = proxyproto.UNSPEC, nil, nil
-		bytes, _ = h.Format()
-	}
+	bytes, _ := proxyproto.HeaderProxyFromAddrs(byte(version), from, to).Format() // cannot fail: it has the ports of TCP
 	return bytes
-}
-
-// socketName is an AF_UNIX name as the header has it: an abstract one begins with a NUL byte.
-func socketName(name string) string {
-	if name != "" && name[0] == '@' {
-		return "\x00" + name[1:]
-	}
-	return name
 }

@@ -101,7 +101,7 @@ func testConfig(t *testing.T, target string, listeners ...*Listener) Config {
 }
 
 // start starts a Proxy that is killed at the end of the test. What a test has connected, it has closed by then, so all
-// connections must have ended, but for those that wait for a backend.
+// connections must have ended, but for those that wait for a header or a backend.
 func start(t *testing.T, cfg Config) *Proxy {
 	t.Helper()
 	p, err := Start(cfg)
@@ -111,7 +111,7 @@ func start(t *testing.T, cfg Config) *Proxy {
 	t.Cleanup(func() {
 		proctest.Eventually(t, "all connections end", func() bool {
 			return !slices.ContainsFunc(p.Connections(0, 0, nil), func(c Connection) bool {
-				return c.State != ConnectionConnecting
+				return c.State > ConnectionConnecting
 			})
 		})
 		p.Kill()
@@ -128,10 +128,11 @@ func checkReturned(t reporter, p *Proxy) {
 	equal(t, "sources remembered", len(p.slots.sources), 0)
 	equal(t, "bytes of pipes not given back", p.pipes.total-p.pipes.left.Load(), 0)
 	equal(t, "descriptors of pipes not given back", int64(pipeFiles(p.files))-p.pipes.files.Load(), 0)
-	equal(t, "spare attempts not given back", int64(p.attemptFiles(p.files))-p.spareAttempts.left.Load(), 0)
 	for _, l := range p.loops {
 		equal(t, "load", l.load.Load(), 0)
 		equal(t, "connections registered", l.registry.live, 0)
+		equal(t, "headers awaited", len(l.headers), 0)
+		equal(t, "clients named by a header", len(l.proxied), 0)
 		equal(t, "dials", len(l.dials), 0)
 		equal(t, "connection slots in use", len(l.slab)*slabSize-len(l.free), 0)
 		equal(t, "held entries in use", len(l.held)-1-len(l.heldFree), 0)

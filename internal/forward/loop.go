@@ -39,6 +39,8 @@ type loop struct {
 	turn     int   // bytes that streams may still move before the next look for events
 	slice    int   // bytes that the first of again may still move before it goes to the end
 
+	headers   []pendingHeader
+	proxied   map[uint32]proxied // by connection slot
 	dials     []dial
 	lingering []linger
 	sweeps    [sweepKinds]int64 // when each is due
@@ -64,11 +66,12 @@ type loop struct {
 
 // The sweeps: what a loop does when a time has come, rather than an event.
 const (
-	sweepDials  = iota // attempts and pauses that are over
-	sweepLinger        // closing connections
-	sweepIdle          // connections without a byte for Config.IdleTimeout
-	sweepAccept        // accepting again after a back-off
-	sweepPipes         // pipes that nobody needs
+	sweepHeaders = iota // PROXY headers that are late
+	sweepDials          // attempts and pauses that are over
+	sweepLinger         // closing connections
+	sweepIdle           // connections without a byte for Config.IdleTimeout
+	sweepAccept         // accepting again after a back-off
+	sweepPipes          // pipes that nobody needs
 	sweepKinds
 )
 
@@ -77,7 +80,8 @@ func newLoop(p *Proxy) (*loop, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot create an epoll instance: %w", err)
 	}
-	l := &loop{proxy: p, epfd: int32(epfd), ended: make(chan struct{}), held: make([]heldBytes, 1), due: never}
+	l := &loop{proxy: p, epfd: int32(epfd), ended: make(chan struct{}), held: make([]heldBytes, 1), due: never,
+		proxied: map[uint32]proxied{}}
 	for i := range l.sweeps {
 		l.sweeps[i] = never
 	}
@@ -100,12 +104,6 @@ func newLoop(p *Proxy) (*loop, error) {
 func (l *loop) watch(fd int32, events uint32, t token) sysErr {
 	l.event = unix.EpollEvent{Events: events, Fd: t.key, Pad: t.gen}
 	return epollAdd(l.epfd, fd, &l.event)
-}
-
-// rewatch changes what a descriptor in the epoll set is watched for.
-func (l *loop) rewatch(fd int32, events uint32, t token) sysErr {
-	l.event = unix.EpollEvent{Events: events, Fd: t.key, Pad: t.gen}
-	return epollMod(l.epfd, fd, &l.event)
 }
 
 // run is the loop's goroutine, named so that it shows in a stack dump.
@@ -152,11 +150,6 @@ func (l *loop) dispatch(ev *unix.EpollEvent) {
 		for _, f := range l.mailbox.take() {
 			f()
 		}
-	case key <= keyAttempt:
-		r, i := attemptOf(token{key, ev.Pad})
-		if c := l.lookup(r); c != nil && c.dial != 0 && l.dialled(c, i, ev.Events) {
-			l.handle(c, backend, ev.Events)
-		}
 	default:
 		l.acceptFrom(keyListener - int(key))
 	}
@@ -166,7 +159,7 @@ func (l *loop) dispatch(ev *unix.EpollEvent) {
 func (l *loop) handle(c *conn, s side, events uint32) {
 	e := &c.end[s]
 	if s == backend && c.dial != 0 {
-		if !l.dialled(c, 0, events) {
+		if !l.dialled(c, events) {
 			return
 		}
 	}
@@ -186,6 +179,10 @@ func (l *loop) handle(c *conn, s side, events uint32) {
 	}
 	if events&unix.EPOLLERR != 0 {
 		l.broke(c, s, socketError(e.fd))
+		return
+	}
+	if c.expects {
+		l.readHeader(c)
 		return
 	}
 	if c.dial != 0 {
@@ -217,6 +214,8 @@ func (l *loop) sweep() {
 		}
 		l.sweeps[kind] = never
 		switch kind {
+		case sweepHeaders:
+			l.sweepHeaders()
 		case sweepDials:
 			l.sweepDials()
 		case sweepLinger:

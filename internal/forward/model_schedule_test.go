@@ -228,8 +228,8 @@ func (m *schedule) open(t *rapid.T) {
 		must(t, unix.Connect(c.peer[client].fd, &unix.SockaddrUnix{Name: m.listener[1].address}))
 	}
 	if version := m.cfg.ProxyProtocol; version != ProxyProtocolOff {
-		address := near.address()
-		c.stream[client].lead = proxyHeader(version, &address, "", &far) // header_test.go looks at what it says
+		source, destination := near.address(), far.address()
+		c.stream[client].lead = proxyHeader(version, source.addrPort(), destination.addrPort()) // header_test.go looks at what it says
 	}
 	m.links = append(m.links, c)
 }

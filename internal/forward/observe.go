@@ -226,10 +226,11 @@ func (o *observers) tell(h *happening) (leftOut bool) {
 	switch h.kind {
 	case EventOpened, EventClosed, EventRefused:
 		e.Connection = o.proxy.connection(&h.record)
+		if h.reason == ReasonSourceLimit {
+			e.Source = h.record.address[client].describeSource(o.proxy.cfg.SourcePrefixIPv6)
+		}
 	case eventAcceptTrouble:
 		return o.log.acceptTrouble(h.listener, h.err, h.backoff)
-	case eventAddressSilent, eventAddressAnswers:
-		return o.log.address(h.kind, h.record.address[backend].describe(""), o.proxy.cfg.Target.text)
 	}
 	leftOut = o.log.event(e)
 	o.send(e)
@@ -260,7 +261,7 @@ func (o *observers) countLost(lost *eventCounts) {
 }
 
 // eventCounts are numbers of events by kind.
-type eventCounts [eventKinds]uint64
+type eventCounts [eventAcceptTrouble + 1]uint64
 
 // of is the sum for a bit set of kinds.
 func (c *eventCounts) of(kinds uint) (n uint64) {

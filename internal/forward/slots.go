@@ -26,24 +26,20 @@ func newSlots(limit uint32, perSource uint32, onRelease, onIdle func()) *slots {
 	return s
 }
 
-// take reserves a slot for a client, or says why there is none.
-func (s *slots) take(from source) (Reason, bool) {
+// take reserves a slot for a client, and reports whether there was one.
+func (s *slots) take() bool {
 	for {
 		used := s.used.Load()
 		if used >= s.max.Load() {
-			return ReasonLimit, false
+			return false
 		}
 		if s.used.CompareAndSwap(used, used+1) {
-			break
+			return true
 		}
 	}
-	if s.perSource > 0 && !s.takeSource(from) {
-		s.giveBack()
-		return ReasonSourceLimit, false
-	}
-	return 0, true
 }
 
+// takeSource counts a client that has a slot for its source, and reports whether the source may have one more.
 func (s *slots) takeSource(from source) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -54,19 +50,27 @@ func (s *slots) takeSource(from source) bool {
 	return true
 }
 
-// release gives the slot of a connection back.
-func (s *slots) release(from source) {
-	if s.perSource > 0 {
-		s.mu.Lock()
-		if s.sources[from]--; s.sources[from] == 0 {
-			delete(s.sources, from)
-		}
-		s.mu.Unlock()
+// releaseSource undoes takeSource.
+func (s *slots) releaseSource(from source) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sources[from]--; s.sources[from] == 0 {
+		delete(s.sources, from)
 	}
-	s.giveBack()
 }
 
-func (s *slots) giveBack() {
+func (p *Proxy) takeSource(client *address) bool {
+	return p.slots.perSource == 0 || p.slots.takeSource(client.source(p.cfg.SourcePrefixIPv6))
+}
+
+func (p *Proxy) releaseSource(client *address) {
+	if p.slots.perSource > 0 {
+		p.slots.releaseSource(client.source(p.cfg.SourcePrefixIPv6))
+	}
+}
+
+// release gives a slot back.
+func (s *slots) release() {
 	s.onRelease()
 	if s.used.Add(-1) == 0 {
 		s.onIdle()

@@ -25,16 +25,21 @@ func TestSlotsCountAsAModelDoes(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"take": func(t *rapid.T) {
 				from := testSource(rapid.IntRange(0, 2).Draw(t, "source"))
-				reason, ok := s.take(from)
-				switch {
+				switch ok := s.take(); {
 				case total >= int(limit):
 					equal(t, "taken", ok, false)
-					equal(t, "reason", reason, ReasonLimit)
 				case perSource > 0 && model[from] >= int(perSource):
-					equal(t, "taken", ok, false)
-					equal(t, "reason", reason, ReasonSourceLimit)
+					equal(t, "taken", ok, true)
+					equal(t, "taken for the source", s.takeSource(from), false)
+					s.release()
+					if total == 0 {
+						wantIdle++
+					}
 				default:
 					equal(t, "taken", ok, true)
+					if perSource > 0 {
+						equal(t, "taken for the source", s.takeSource(from), true)
+					}
 					model[from]++
 					total++
 				}
@@ -44,7 +49,10 @@ func TestSlotsCountAsAModelDoes(t *testing.T) {
 				if model[from] == 0 {
 					t.Skip("nothing to release")
 				}
-				s.release(from)
+				if perSource > 0 {
+					s.releaseSource(from)
+				}
+				s.release()
 				model[from]--
 				if total--; total == 0 {
 					wantIdle++
@@ -86,7 +94,11 @@ func TestSlotsNeverExceedTheirLimits(t *testing.T) {
 		wg.Go(func() {
 			for range 3000 {
 				n := rng.IntN(sources)
-				if _, ok := s.take(testSource(n)); !ok {
+				if !s.take() {
+					continue
+				}
+				if !s.takeSource(testSource(n)) {
+					s.release()
 					continue
 				}
 				if u := used.Add(1); u > limit {
@@ -97,7 +109,8 @@ func TestSlotsNeverExceedTheirLimits(t *testing.T) {
 				}
 				used.Add(-1)
 				bySource[n].Add(-1)
-				s.release(testSource(n))
+				s.releaseSource(testSource(n))
+				s.release()
 			}
 		})
 	}

@@ -17,7 +17,8 @@ type ConnectionState uint8
 
 // The states of a connection.
 const (
-	ConnectionConnecting    ConnectionState = iota // the backend is not connected yet
+	ConnectionProxyHeader   ConnectionState = iota // the PROXY header that names the client is not complete yet
+	ConnectionConnecting                           // the backend is not connected yet
 	ConnectionOpen                                 // bytes may flow both ways
 	ConnectionClientClosed                         // the client has sent all it will; the backend may still answer
 	ConnectionBackendClosed                        // the other way round
@@ -25,7 +26,7 @@ const (
 )
 
 func (s ConnectionState) String() string {
-	return [...]string{"connecting", "open", "client-closed", "backend-closed", "closing"}[s]
+	return [...]string{"proxy-header", "connecting", "open", "client-closed", "backend-closed", "closing"}[s]
 }
 
 // Connection describes one connection at one moment.
@@ -33,10 +34,11 @@ type Connection struct {
 	ID       uint64 // from 1; never used again in this process
 	State    ConnectionState
 	Client   string // "192.0.2.1:4711", "[2001:db8::1]:4711", "/path", "@name" or "unix:pid=PID,uid=UID"
+	Proxy    string // who sent the PROXY header that names Client, in the same form; "": there was none
 	Backend  string // the address connected to; before that, the target as it was given
 	Listener string // where the client came in
 	Name     string // the name systemd gave that socket, its address otherwise
-	IsUnix   bool   // the client came over AF_UNIX: PID and UID are known
+	IsUnix   bool   // Client is one of an AF_UNIX socket: PID and UID are known
 	PID, UID uint32
 
 	Opened         time.Time
@@ -50,6 +52,7 @@ type record struct {
 	id             uint64
 	state          ConnectionState
 	address        [2]address
+	proxy          address   // of family 0: there is none
 	names          [2]string // of AF_UNIX sockets
 	bytes          [2]uint64
 	opened, active int64
@@ -63,6 +66,8 @@ func (l *loop) record(c *conn) record {
 		bytes: [2]uint64{c.relay[client].bytes, c.relay[backend].bytes},
 	}
 	switch {
+	case c.expects:
+		r.state = ConnectionProxyHeader
 	case c.address[backend].family == unix.AF_UNSPEC:
 		r.state = ConnectionConnecting
 	case c.closing:
@@ -74,8 +79,12 @@ func (l *loop) record(c *conn) record {
 	default:
 		r.state = ConnectionOpen
 	}
+	peers := c.address
+	if p, ok := l.proxied[c.slot]; ok {
+		r.proxy, peers[client] = p.proxy, p.proxy
+	}
 	for s := range c.end {
-		if a := &c.address[s]; a.family == unix.AF_UNIX && a.named {
+		if a := &peers[s]; a.family == unix.AF_UNIX && a.named {
 			var sa sockaddr
 			getpeername(c.end[s].fd, &sa)
 			r.names[s] = sa.unixName()
@@ -89,6 +98,7 @@ func (p *Proxy) connection(r *record) Connection {
 	c := Connection{
 		ID: r.id, State: r.state, Listener: listener.address, Name: listener.name,
 		Client:         r.address[client].describe(r.names[client]),
+		Proxy:          r.proxy.describe(r.names[client]),
 		Backend:        r.address[backend].describe(r.names[backend]),
 		Opened:         p.started.Add(time.Duration(r.opened)),
 		Age:            time.Duration(r.now - r.opened),

@@ -274,13 +274,13 @@ func TestEveryEnumerationHasItsWords(t *testing.T) {
 	for s := StateRunning; s <= StateExiting; s++ {
 		words = append(words, s.String())
 	}
-	for s := ConnectionConnecting; s <= ConnectionClosing; s++ {
+	for s := ConnectionProxyHeader; s <= ConnectionClosing; s++ {
 		words = append(words, s.String())
 	}
-	for r := ReasonFinished; r <= ReasonDraining; r++ {
+	for r := ReasonFinished; r <= ReasonProxyHeader; r++ {
 		words = append(words, r.String())
 	}
-	want := "running draining drained exiting connecting open client-closed backend-closed closing finished client-reset " +
-		"backend-reset connect-failed idle-timeout killed deadline resources limit source-limit draining"
+	want := "running draining drained exiting proxy-header connecting open client-closed backend-closed closing finished client-reset " +
+		"backend-reset connect-failed idle-timeout killed deadline resources limit source-limit draining proxy-header"
 	equal(t, "words", strings.Join(words, " "), want)
 }

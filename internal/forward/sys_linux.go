@@ -57,6 +57,12 @@ func read(fd int32, p []byte) (int, sysErr) {
 	return int(n), errno
 }
 
+// peek is read, but leaves the bytes in the socket.
+func peek(fd int32, p []byte) (int, sysErr) {
+	n, errno := restarted(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), unix.MSG_PEEK, 0, 0)
+	return int(n), errno
+}
+
 // write sends without raising SIGPIPE, which write(2) would do on a socket whose peer is gone.
 func write(fd int32, p []byte, flags int) (int, sysErr) {
 	n, errno := restarted(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)),
@@ -197,11 +203,6 @@ func clearEvent(fd int32) {
 
 func epollAdd(epfd, fd int32, ev *unix.EpollEvent) sysErr {
 	_, errno := raw(unix.SYS_EPOLL_CTL, uintptr(epfd), unix.EPOLL_CTL_ADD, uintptr(fd), uintptr(unsafe.Pointer(ev)), 0, 0)
-	return errno
-}
-
-func epollMod(epfd, fd int32, ev *unix.EpollEvent) sysErr {
-	_, errno := raw(unix.SYS_EPOLL_CTL, uintptr(epfd), unix.EPOLL_CTL_MOD, uintptr(fd), uintptr(unsafe.Pointer(ev)), 0, 0)
 	return errno
 }
 

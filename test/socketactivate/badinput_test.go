@@ -92,6 +92,12 @@ func TestBadInputOfProxydsOwnNamesOptionAndValueAndOpensNothing(t *testing.T) {
 	for _, test := range []struct{ arg, want string }{
 		{"--connections-max-per-source=many", "Failed to parse --connections-max-per-source= argument: many"},
 		{"--proxy-protocol=v3", "Failed to parse --proxy-protocol= argument: v3"},
+		{"--source-prefix-ipv6=129", "Failed to parse --source-prefix-ipv6= argument: 129: not a length from 1 to 128"},
+		{"--accept-proxy=192.0.2.1/24", "Failed to parse --accept-proxy= argument: 192.0.2.1/24: " +
+			"address bits are set after the prefix; write 192.0.2.0/24, or 192.0.2.1 for one address"},
+		{"--accept-proxy=unix,localhost", "Failed to parse --accept-proxy= argument: localhost: " +
+			`neither an IP address, a prefix such as 192.0.2.0/24, nor "unix"`},
+		{"--accept-proxy-timeout=soon", "Failed to parse --accept-proxy-timeout= argument: soon"},
 		{"--connect-timeout=soon", "Failed to parse --connect-timeout= argument: soon"},
 		{"--connect-retry=-1", "Failed to parse --connect-retry= argument: -1"},
 		{"--drain-timeout=", "Failed to parse --drain-timeout= argument: "},

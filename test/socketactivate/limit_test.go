@@ -71,7 +71,7 @@ func TestTheLimitOfASourceIsThatOfAnIPAddress(t *testing.T) {
 			}
 		}
 		line := s.Says("Refused client " + source)
-		if !strings.HasSuffix(line, "the limit of --connections-max-per-source= is reached.") {
+		if !strings.HasSuffix(line, "the limit of --connections-max-per-source= is reached for "+source+".") {
 			t.Errorf("the log says %q", line)
 		}
 	}
@@ -95,7 +95,7 @@ func TestTheLimitOfASourceIsThatOfAUserOnASocketFile(t *testing.T) {
 				t.Errorf("connection %d of user %d: served is %v", i+1, uid, admitted)
 			}
 		}
-		s.Says(fmt.Sprintf("uid=%d: the limit of --connections-max-per-source= is reached.", uid))
+		s.Says(fmt.Sprintf("uid=%d: the limit of --connections-max-per-source= is reached for uid %[1]d.", uid))
 	}
 }
 
