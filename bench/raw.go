@@ -32,7 +32,7 @@ const pollEvery = 100 // ms
 
 // rawEpollWait returns no events after pollEvery, and when a signal came.
 func rawEpollWait(ep int, events []unix.EpollEvent) ([]unix.EpollEvent, error) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_WAIT, uintptr(ep), uintptr(unsafe.Pointer(unsafe.SliceData(events))),
+	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(ep), uintptr(unsafe.Pointer(unsafe.SliceData(events))),
 		uintptr(len(events)), pollEvery, 0, 0)
 	if errno == unix.EINTR {
 		return nil, nil

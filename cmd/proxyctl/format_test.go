@@ -37,6 +37,19 @@ func TestSpansAreAsExactAsPeopleLike(t *testing.T) {
 	}
 }
 
+// An int of a 32-bit machine would be negative.
+func TestListShowsTheLargestCounts(t *testing.T) {
+	const largest = math.MaxUint32
+	table := listTable([]described{{
+		&bus.Instance{Name: "web"}, &bus.Properties{NConnections: largest, ConnectionsMax: largest, ProcessID: largest},
+	}})
+	for i, column := range table.columns {
+		if got := table.rows[0][i].text; column.right && got != "4294967295" {
+			t.Errorf("%s is %q", column.header, got)
+		}
+	}
+}
+
 func TestTextIsShortenedToColumnsNotBytes(t *testing.T) {
 	for _, test := range []struct {
 		text    string

@@ -37,11 +37,11 @@ func listTable(instances []described) table {
 		t.rows = append(t.rows, []cell{
 			{text: i.Instance.Name, value: i.Instance.Name},
 			{text: i.State, colour: colourOf(i.State), value: i.State},
-			{text: strconv.Itoa(int(i.NConnections)), value: i.NConnections},
-			{text: strconv.Itoa(int(i.ConnectionsMax)), value: i.ConnectionsMax},
+			{text: strconv.FormatUint(uint64(i.NConnections), 10), value: i.NConnections},
+			{text: strconv.FormatUint(uint64(i.ConnectionsMax), 10), value: i.ConnectionsMax},
 			{text: i.Target, value: i.Target},
 			{text: strings.Join(i.ListenAddresses, " "), value: i.ListenAddresses},
-			{text: strconv.Itoa(int(i.ProcessID)), value: i.ProcessID},
+			{text: strconv.FormatUint(uint64(i.ProcessID), 10), value: i.ProcessID},
 		})
 	}
 	return t

@@ -120,12 +120,12 @@ func sendable(s string) string {
 
 func prepareListConnections(t *session, c *call) (deed, error) {
 	matches, err := parseFilter(c.Body[0].(map[string]dbus.Variant))
-	after, limit := c.Body[1].(uint64), int(c.Body[2].(uint32))
+	after, limit := c.Body[1].(uint64), c.Body[2].(uint32)
 	if limit == 0 || limit > pageMax {
 		limit = pageMax
 	}
 	return deed{what: "list connections", do: func() ([]any, error) {
-		found := t.Proxy.Connections(after, limit, matches)
+		found := t.Proxy.Connections(after, int(limit), matches)
 		c.caller.work.ReserveN(time.Now(), len(found)/rowsPerCall)
 		rows := make([]row, len(found))
 		for i := range found {
@@ -265,4 +265,4 @@ func describeFilter(filter map[string]dbus.Variant) string {
 }
 
 // clampUint32 is for counts of type u.
-func clampUint32(n int) uint32 { return uint32(min(max(n, 0), math.MaxUint32)) }
+func clampUint32(n int) uint32 { return uint32(min(max(int64(n), 0), math.MaxUint32)) }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -184,7 +185,7 @@ func (s *side) receive(n int) {
 	}
 }
 
-func (s *side) receiveToEnd() { s.receive(1 << 40) }
+func (s *side) receiveToEnd() { s.receive(math.MaxInt) }
 
 const (
 	hangs = "nothing, for all the time it had"

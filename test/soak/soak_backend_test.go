@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"sync"
 	"testing"
@@ -150,7 +151,7 @@ func (b *backend) serve(c streamtest.Stream, s *served) {
 	}
 }
 
-const endless = 1 << 62
+const endless = math.MaxInt
 
 func (b *backend) receive(c net.Conn, s *served, n int) {
 	s.eof = errors.Is(receiveStream(c, n, &s.got), io.EOF)
