@@ -3,12 +3,14 @@ package compare
 import (
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/streamtest"
@@ -61,7 +63,9 @@ func runBackend() int {
 	if os.Getenv(backendVariable) == sendsForEver {
 		_, _ = io.Copy(struct{ io.Writer }{c}, streamtest.Pattern())
 	}
-	select {} // until it is killed
+	// Until it is killed. Without C the Go runtime would take select {} for a deadlock.
+	time.Sleep(math.MaxInt64)
+	return 0
 }
 
 // startBackend starts a backend in a process of its own.
