@@ -1,5 +1,7 @@
 package forward
 
+import "math"
+
 // side names one end of a connection, and the relay that reads from it.
 type side uint8
 
@@ -74,7 +76,20 @@ type token struct{ key, gen int32 }
 const (
 	keyMailbox  = -1
 	keyListener = -2 // and below: listener i has keyListener-i
+	keyAttempt  = keyListener - math.MaxUint16 - 1
 )
+
+// attemptToken is for a socket that may not become that of the connection. It is another one than the connection's own, or a
+// last event of an attempt that lost would be taken for one of the attempt that won.
+func attemptToken(c *conn, attempt int) token {
+	return token{key: keyAttempt - int32(c.slot*attemptsMax) - int32(attempt), gen: c.gen}
+}
+
+// attemptOf is the inverse of attemptToken.
+func attemptOf(t token) (r ref, attempt int) {
+	n := uint32(keyAttempt - t.key)
+	return ref{slot: n / attemptsMax, gen: t.gen, side: backend}, int(n % attemptsMax)
+}
 
 // ref remembers a connection across events; loop.lookup tells whether it still exists.
 type ref struct {

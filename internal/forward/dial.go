@@ -2,6 +2,7 @@ package forward
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -10,20 +11,65 @@ import (
 const (
 	dialPauseMin = 5e6   // ns before the second round
 	dialPauseMax = 200e6 // ns between two rounds, once the backend has been away for a while
+
+	// headStart (ns) is how long an address is waited for before the next one is tried as well: RFC 8305, section 8,
+	// "Connection Attempt Delay".
+	headStart = 250e6
+
+	// attemptsMax is how many addresses may be waited for at once: a name with three of them dead still costs a client less
+	// than a second.
+	attemptsMax = 4
 )
 
-// dial is the way of one connection to its backend: rounds over all addresses, with pauses in between.
+// dial is the way of one connection to its backend: rounds over all addresses, with pauses in between. An attempt may go on
+// while the next address is tried, and into the next round.
 type dial struct {
 	slot      uint32
-	next      int        // index of the address to try next
-	addresses []sockaddr // of this round; nil while the name is being resolved
-	began     int64      // loop time: start of the attempt
-	deadline  int64      // loop time: end of the attempt or of the pause
-	giveUp    int64      // loop time after which no further round begins
-	pause     int64      // ns before the next round
-	pausing   bool
+	phase     dialPhase
 	mayHeal   bool // one failure of this round, at least, is of a kind that waiting may heal
+	next      int  // index of the address to try next
+	addresses []sockaddr
+	attempts  [attemptsMax]attempt
+	wake      int64 // loop time: end of the pause, or of the head start of an attempt
+	due       int64 // loop time: the earlier of wake and the end of an attempt
+	giveUp    int64 // loop time after which no further round begins
+	pause     int64 // ns before the next round
 	err       error
+}
+
+type dialPhase uint8
+
+const (
+	dialResolving dialPhase = iota // the name is being looked up
+	dialTrying                     // a round is under way
+	dialPausing                    // until the next round
+)
+
+// attempt is a socket that is being connected to one address; the zero value is none.
+type attempt struct {
+	fd      int32
+	address address
+	began   int64 // loop time
+}
+
+func (a *attempt) underWay() bool { return a.address.family != unix.AF_UNSPEC }
+
+// silent reports whether the address has had its head start without an answer.
+func (a *attempt) silent(now int64) bool { return now-a.began >= headStart }
+
+// underWay counts the attempts.
+func (d *dial) underWay() (n int) {
+	for i := range d.attempts {
+		if d.attempts[i].underWay() {
+			n++
+		}
+	}
+	return n
+}
+
+// tries reports whether an attempt at the address is under way.
+func (d *dial) tries(to address) bool {
+	return slices.ContainsFunc(d.attempts[:], func(a attempt) bool { return a.address == to })
 }
 
 // dialError says which step toward the backend failed.
@@ -48,6 +94,9 @@ func (l *loop) startDial(c *conn) {
 	l.dialRound(c)
 }
 
+// dialOf returns the dial of a connection that has one. It is valid until a dial begins or ends.
+func (l *loop) dialOf(c *conn) *dial { return &l.dials[c.dial-1] }
+
 // after is a time plus a span, where Infinity is never.
 func after(now int64, span time.Duration) int64 {
 	if int64(span) > never-now {
@@ -58,17 +107,18 @@ func after(now int64, span time.Duration) int64 {
 
 // dialRound begins a round: with the literal address, or the name resolved once more.
 func (l *loop) dialRound(c *conn) {
-	d := &l.dials[c.dial-1]
-	d.next, d.pausing, d.mayHeal = 0, false, false
-	if d.addresses = l.proxy.cfg.Target.fixed; d.addresses != nil {
-		l.dialNext(c)
+	d := l.dialOf(c)
+	d.mayHeal = false
+	if fixed := l.proxy.cfg.Target.fixed; fixed != nil {
+		l.resolved(c, fixed, nil)
 		return
 	}
+	d.phase, d.wake = dialResolving, never // the resolver has a time-out of its own
+	l.armDial(d)
 	r := c.ref(backend)
-	d.deadline = never // the resolver has a time-out of its own
 	addresses, known := l.proxy.resolver.lookup(func(addresses []sockaddr, err error) {
 		l.mailbox.post(func() {
-			if c := l.lookup(r); c != nil {
+			if c := l.lookup(r); c != nil && c.dial != 0 {
 				l.resolved(c, addresses, err)
 			}
 		})
@@ -79,71 +129,132 @@ func (l *loop) dialRound(c *conn) {
 }
 
 func (l *loop) resolved(c *conn, addresses []sockaddr, err error) {
-	d := &l.dials[c.dial-1]
+	d := l.dialOf(c)
+	d.phase = dialTrying
 	if err != nil {
 		d.err, d.mayHeal = err, true // names of containers appear with them
-		l.dialRoundFailed(c)
-		return
 	}
-	d.addresses = addresses
+	d.addresses, d.next = l.proxy.order.sort(addresses, l.now), 0
 	l.dialNext(c)
 }
 
-// dialNext tries the addresses that are left, until an attempt is under way.
+// dialNext tries the next address; after one that fails at once, the one after it.
 func (l *loop) dialNext(c *conn) {
-	d := &l.dials[c.dial-1]
-	for d.next < len(d.addresses) {
+	d := l.dialOf(c)
+	for begun := false; !begun && d.next < len(d.addresses); {
 		sa := &d.addresses[d.next]
+		if d.tries(sa.address()) { // since an earlier round
+			d.next++
+			continue
+		}
+		i := l.beginAttempt(c, sa.address())
+		if i < 0 {
+			break
+		}
 		d.next++
-		d.began = l.now
-		errno := l.dialAddress(c, sa)
-		switch errno {
+		switch errno := l.dialAddress(c, i, sa); errno {
 		case 0:
-			l.connected(c, sa)
+			l.connected(c, i)
 			return
 		case unix.EINPROGRESS:
-			d.deadline = after(l.now, l.proxy.cfg.ConnectTimeout)
-			l.arm(sweepDials, d.deadline)
-			return
+			begun = true
+		default:
+			l.dialFailed(c, i, errno)
 		}
-		l.dialFailed(c, sa, errno)
 	}
-	l.dialRoundFailed(c)
+	switch {
+	case d.next < len(d.addresses):
+		d.wake = l.now + headStart
+	case d.underWay() == 0, d.mayHeal && l.now < d.giveUp: // an address that is silent keeps nobody from the others
+		l.dialRoundFailed(c)
+		return
+	default:
+		d.wake = never
+	}
+	l.armDial(d)
 }
 
-// dialAddress begins an attempt; EINPROGRESS says that an event will tell how it ends.
-func (l *loop) dialAddress(c *conn, sa *sockaddr) sysErr {
+// armDial works out when to look at a dial again.
+func (l *loop) armDial(d *dial) {
+	d.due = d.wake
+	for i := range d.attempts {
+		if a := &d.attempts[i]; a.underWay() {
+			d.due = min(d.due, after(a.began, l.proxy.cfg.ConnectTimeout))
+		}
+	}
+	l.arm(sweepDials, d.due)
+}
+
+// beginAttempt finds room for an attempt: -1 where there is none. The first one's descriptor belongs to the connection, those
+// beyond it share a few. Without one to spare, an attempt gives way whose address is known to be silent from another dial.
+func (l *loop) beginAttempt(c *conn, to address) int {
+	d := l.dialOf(c)
+	free := slices.IndexFunc(d.attempts[:], func(a attempt) bool { return !a.underWay() })
+	if free < 0 || d.underWay() > 0 && !l.proxy.spareAttempts.take() {
+		free = slices.IndexFunc(d.attempts[:], func(a attempt) bool {
+			return a.underWay() && a.silent(l.now) && l.proxy.order.isSilent(a.address, l.now)
+		})
+		if free < 0 {
+			return free
+		}
+		l.dialFailed(c, free, unix.ETIMEDOUT)
+		if d.underWay() > 0 && !l.proxy.spareAttempts.take() {
+			return -1
+		}
+	}
+	d.attempts[free] = attempt{fd: -1, address: to, began: l.now}
+	return free
+}
+
+// endAttempt gives back what an attempt had; the backend sees a reset, for it must not take this for a client without a word.
+func (l *loop) endAttempt(d *dial, i int) {
+	a := &d.attempts[i]
+	if a.fd >= 0 {
+		if isInet(uint16(a.address.family)) {
+			resetOnClose(a.fd)
+		}
+		closeFD(a.fd)
+	}
+	*a = attempt{}
+	if d.underWay() > 0 {
+		l.proxy.spareAttempts.giveBack()
+	}
+}
+
+// dialAddress begins to connect; EINPROGRESS says that an event will tell how it ends.
+func (l *loop) dialAddress(c *conn, i int, sa *sockaddr) sysErr {
 	fd, errno := socket(sa.family())
 	if errno != 0 {
 		return errno
 	}
-	e := &c.end[backend]
-	*e = end{fd: fd, flags: socketFlags(sa.family())}
-	if e.is(tcp) {
+	l.dialOf(c).attempts[i].fd = fd
+	if isInet(sa.family()) {
 		setStreamOptions(fd)
 	}
 	result := connect(fd, sa)
 	if result != 0 && result != unix.EINPROGRESS {
 		return result
 	}
-	if errno := l.watch(fd, interest, c.token(backend)); errno != 0 {
-		if e.is(tcp) {
-			resetOnClose(fd) // no backend shall take this for a client without a word
-		}
+	token := c.token(backend)
+	if result != 0 && !l.proxy.oneAddress() {
+		token = attemptToken(c, i)
+	}
+	if errno := l.watch(fd, interest, token); errno != 0 {
 		return errno
 	}
 	return result
 }
 
 // dialFailed notes the end of an attempt.
-func (l *loop) dialFailed(c *conn, sa *sockaddr, errno sysErr) {
-	d := &l.dials[c.dial-1]
-	d.err = &dialError{sa.String(), errno}
+func (l *loop) dialFailed(c *conn, i int, errno sysErr) {
+	d := l.dialOf(c)
+	a := &d.attempts[i]
+	d.err = &dialError{a.address.describe(l.proxy.cfg.Target.text), errno}
 	d.mayHeal = d.mayHeal || mayHeal(errno)
-	if e := &c.end[backend]; e.fd >= 0 {
-		closeFD(e.fd)
-		*e = end{fd: -1}
+	if a.silent(l.now) || errno == unix.ETIMEDOUT {
+		l.proxy.addressSilent(a.address, l.now)
 	}
+	l.endAttempt(d, i)
 }
 
 // mayHeal says whether an error of connect(2) is one of a backend that is not there yet, or of a resource that may
@@ -161,52 +272,59 @@ func mayHeal(errno sysErr) bool {
 
 // dialRoundFailed pauses before the next round, or gives up.
 func (l *loop) dialRoundFailed(c *conn) {
-	d := &l.dials[c.dial-1]
+	d := l.dialOf(c)
 	if l.proxy.cfg.Target.fixed == nil {
 		l.proxy.resolver.forget() // the next round asks again: the name may have moved
 	}
-	l.backendFailed(d.err)
+	if !slices.ContainsFunc(d.attempts[:], func(a attempt) bool { return a.underWay() && !a.silent(l.now) }) {
+		l.backendFailed(d.err)
+	}
 	if !d.mayHeal || l.now >= d.giveUp {
 		l.counts.failed++
 		c.reason = ReasonConnectFailed
 		l.close(c, true)
 		return
 	}
-	d.pausing = true
-	d.deadline = min(l.now+d.pause, d.giveUp)
+	d.phase = dialPausing
+	d.wake = min(l.now+d.pause, d.giveUp)
 	d.pause = min(2*d.pause, dialPauseMax)
-	l.arm(sweepDials, d.deadline)
+	l.armDial(d)
 }
 
-// dialled takes the news of a backend socket that is connecting; true when it is connected.
-func (l *loop) dialled(c *conn, events uint32) bool {
-	d := &l.dials[c.dial-1]
-	sa := &d.addresses[d.next-1]
+// dialled takes the news of an attempt; true when the connection has its backend.
+func (l *loop) dialled(c *conn, i int, events uint32) bool {
+	fd := l.dialOf(c).attempts[i].fd
+	var errno sysErr
 	if events&unix.EPOLLERR != 0 {
-		switch errno := socketError(c.end[backend].fd); errno {
-		case 0:
-		case unix.ECONNRESET, unix.EPIPE:
-			// A reset that refuses the connection is ECONNREFUSED; this one came after the handshake.
-			l.connected(c, sa)
-			l.broke(c, backend, errno)
-			return false
-		default:
-			l.dialFailed(c, sa, errno)
-			l.dialNext(c)
-			return false
+		errno = socketError(fd)
+	}
+	if errno == 0 && events&unix.EPOLLOUT == 0 {
+		return false
+	}
+	// A reset that refuses the connection is ECONNREFUSED; this one came after the handshake.
+	reset := errno == unix.ECONNRESET || errno == unix.EPIPE
+	if errno == 0 && l.connectedToItself(fd) {
+		errno = unix.ECONNREFUSED
+	}
+	if (errno == 0 || reset) && !l.proxy.oneAddress() {
+		if failed := l.rewatch(fd, interest, c.token(backend)); failed != 0 {
+			errno, reset = failed, false
 		}
 	}
-	if events&unix.EPOLLOUT == 0 {
-		return false
+	switch {
+	case errno == 0:
+		l.connected(c, i)
+		return true
+	case reset:
+		l.connected(c, i)
+		l.broke(c, backend, errno)
+	default:
+		l.dialFailed(c, i, errno)
+		if l.dialOf(c).phase == dialTrying {
+			l.dialNext(c)
+		}
 	}
-	if fd := c.end[backend].fd; l.connectedToItself(fd) {
-		resetOnClose(fd) // or TIME_WAIT would keep the port
-		l.dialFailed(c, sa, unix.ECONNREFUSED)
-		l.dialNext(c)
-		return false
-	}
-	l.connected(c, sa)
-	return true
+	return false
 }
 
 // connectedToItself finds a socket whose near end the kernel gave the very port that it was to connect to. This happens
@@ -217,49 +335,72 @@ func (l *loop) connectedToItself(fd int32) bool {
 	return getsockname(fd, near) == 0 && getpeername(fd, far) == 0 && isInet(near.family()) && near.address() == far.address()
 }
 
-// connected opens the way between the two ends.
-func (l *loop) connected(c *conn, sa *sockaddr) {
-	c.address[backend] = sa.address()
+// connected opens the way between the two ends, by the attempt that won.
+func (l *loop) connected(c *conn, i int) {
+	d := l.dialOf(c)
+	a := &d.attempts[i]
+	c.end[backend] = end{fd: a.fd, flags: socketFlags(uint16(a.address.family))}
+	c.address[backend] = a.address
 	c.active = l.now // the wait for the backend was not the connection's idle time
-	l.backendReached(l.dials[c.dial-1].began)
+	l.backendReached(a.began)
+	l.proxy.addressAnswered(a.address)
+	a.fd = -1 // it is the connection's now
 	l.endDial(c)
 	if header := l.header(c); header != nil {
 		c.relay[client].held = l.hold(heldBytes{memory: header, overhead: len(header)})
 	}
 }
 
-// sweepDials ends attempts that took too long, and pauses.
+// sweepDials ends attempts that took too long, head starts, and pauses.
 func (l *loop) sweepDials() {
 	var due []ref
 	next := int64(never)
 	for i := range l.dials {
-		if d := &l.dials[i]; d.deadline <= l.now {
+		if d := &l.dials[i]; d.due <= l.now {
 			due = append(due, l.at(d.slot).ref(backend))
 		} else {
-			next = min(next, d.deadline)
+			next = min(next, d.due)
 		}
 	}
 	// A walk over all dials at most every few milliseconds, however many different deadlines there are.
 	l.arm(sweepDials, max(next, l.now+dialPauseMin))
 	for _, r := range due {
-		c := l.lookup(r)
-		if c == nil || c.dial == 0 {
-			continue
+		if c := l.lookup(r); c != nil && c.dial != 0 {
+			l.dialDue(c)
 		}
-		d := &l.dials[c.dial-1]
-		if d.pausing {
-			l.dialRound(c)
-			continue
-		}
-		l.dialFailed(c, &d.addresses[d.next-1], unix.ETIMEDOUT)
-		l.dialNext(c)
 	}
 }
 
-// endDial forgets the dial of a connection, if it has one.
+func (l *loop) dialDue(c *conn) {
+	d := l.dialOf(c)
+	for i := range d.attempts {
+		if a := &d.attempts[i]; a.underWay() && after(a.began, l.proxy.cfg.ConnectTimeout) <= l.now {
+			l.dialFailed(c, i, unix.ETIMEDOUT)
+		}
+	}
+	switch {
+	case d.phase == dialTrying:
+		l.dialNext(c)
+	case d.phase == dialPausing && d.wake <= l.now:
+		l.dialRound(c)
+	default:
+		l.armDial(d)
+	}
+}
+
+// endDial forgets the dial of a connection, if it has one, and the attempts that did not win.
 func (l *loop) endDial(c *conn) {
 	if c.dial == 0 {
 		return
+	}
+	d := l.dialOf(c)
+	for i := range d.attempts {
+		if a := &d.attempts[i]; a.underWay() {
+			if a.fd >= 0 && a.silent(l.now) {
+				l.proxy.addressSilent(a.address, l.now)
+			}
+			l.endAttempt(d, i)
+		}
 	}
 	i, last := c.dial-1, len(l.dials)-1
 	l.dials[i] = l.dials[last]
@@ -267,4 +408,7 @@ func (l *loop) endDial(c *conn) {
 	l.dials[last] = dial{}
 	l.dials = l.dials[:last]
 	c.dial = 0
+	if last == 0 && cap(l.dials) > slabSize {
+		l.dials = nil // so many at once are rare
+	}
 }

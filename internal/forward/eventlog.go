@@ -14,14 +14,19 @@ const (
 	logBurst  = 20 // lines of one kind in a window; the rest is summed up at its end
 )
 
-// eventAcceptTrouble is a happening that no subscriber gets.
-const eventAcceptTrouble = EventBackendChanged + 1
+// The happenings that no subscriber gets.
+const (
+	eventAcceptTrouble = EventBackendChanged + 1 + iota
+	eventAddressSilent
+	eventAddressAnswers
+	eventKinds
+)
 
 // eventLog writes what happens into the log: what needs somebody's attention always, the end of each connection at debug
 // level. A flood of clients does not become a flood of lines.
 type eventLog struct {
 	log  *slog.Logger
-	kind [eventAcceptTrouble + 1]struct {
+	kind [eventKinds]struct {
 		window  time.Time
 		lines   int
 		leftOut int
@@ -95,6 +100,18 @@ func (g *eventLog) acceptTrouble(l *Listener, err error, backoff time.Duration) 
 	})
 }
 
+// address tells of one address of several that does not answer, or does so again.
+func (g *eventLog) address(kind EventKind, address, target string) (leftOut bool) {
+	return g.limited(kind, address, func() {
+		if kind == eventAddressAnswers {
+			g.log.Info(fmt.Sprintf("Address %s of %s answers again.", address, target), "address", address, "backend", target)
+			return
+		}
+		g.log.Warn(fmt.Sprintf("Address %s of %s does not answer; for %s it is tried after the others.",
+			address, target, timespan.Format(silenceKept)), "address", address, "backend", target)
+	})
+}
+
 func (g *eventLog) lost(n uint64) {
 	g.log.Warn(fmt.Sprintf("Too much happened at once: %d events were not logged.", n))
 }
@@ -124,9 +141,11 @@ func (g *eventLog) summarize() (any bool) {
 		}
 		any = true
 		text := map[EventKind]string{
-			EventRefused:       "%d more clients were refused, the last one because of: %s.",
-			EventClosed:        "%d more clients got no backend, the last one because of: %s.",
-			eventAcceptTrouble: "Accepting failed %d more times, the last one because of: %s.",
+			EventRefused:        "%d more clients were refused, the last one because of: %s.",
+			EventClosed:         "%d more clients got no backend, the last one because of: %s.",
+			eventAcceptTrouble:  "Accepting failed %d more times, the last one because of: %s.",
+			eventAddressSilent:  "An address did not answer %d more times, the last one was %s.",
+			eventAddressAnswers: "An address answered again %d more times, the last one was %s.",
 		}[EventKind(i)]
 		g.log.Warn(fmt.Sprintf(text, k.leftOut, k.last), "suppressed", k.leftOut)
 		k.leftOut = 0

@@ -300,7 +300,7 @@ func (h *house) kernelBusy() bool {
 	for _, r := range h.victims() {
 		c := h.loop.lookup(r)
 		if c.dial != 0 {
-			busy = busy || !h.loop.dials[c.dial-1].pausing && h.houseKind.before != "hole"
+			busy = busy || h.loop.dials[c.dial-1].phase != dialPausing && h.houseKind.before != "hole"
 			continue
 		}
 		for s, p := range h.peers {

@@ -128,6 +128,7 @@ func checkReturned(t reporter, p *Proxy) {
 	equal(t, "sources remembered", len(p.slots.sources), 0)
 	equal(t, "bytes of pipes not given back", p.pipes.total-p.pipes.left.Load(), 0)
 	equal(t, "descriptors of pipes not given back", int64(pipeFiles(p.files))-p.pipes.files.Load(), 0)
+	equal(t, "spare attempts not given back", int64(p.attemptFiles(p.files))-p.spareAttempts.left.Load(), 0)
 	for _, l := range p.loops {
 		equal(t, "load", l.load.Load(), 0)
 		equal(t, "connections registered", l.registry.live, 0)

@@ -106,6 +106,12 @@ func (l *loop) watch(fd int32, events uint32, t token) sysErr {
 	return epollAdd(l.epfd, fd, &l.event)
 }
 
+// rewatch changes what a descriptor in the epoll set is watched for.
+func (l *loop) rewatch(fd int32, events uint32, t token) sysErr {
+	l.event = unix.EpollEvent{Events: events, Fd: t.key, Pad: t.gen}
+	return epollMod(l.epfd, fd, &l.event)
+}
+
 // run is the loop's goroutine, named so that it shows in a stack dump.
 func (l *loop) run() {
 	for !l.stop {
@@ -150,6 +156,11 @@ func (l *loop) dispatch(ev *unix.EpollEvent) {
 		for _, f := range l.mailbox.take() {
 			f()
 		}
+	case key <= keyAttempt:
+		r, i := attemptOf(token{key, ev.Pad})
+		if c := l.lookup(r); c != nil && c.dial != 0 && l.dialled(c, i, ev.Events) {
+			l.handle(c, backend, ev.Events)
+		}
 	default:
 		l.acceptFrom(keyListener - int(key))
 	}
@@ -159,7 +170,7 @@ func (l *loop) dispatch(ev *unix.EpollEvent) {
 func (l *loop) handle(c *conn, s side, events uint32) {
 	e := &c.end[s]
 	if s == backend && c.dial != 0 {
-		if !l.dialled(c, events) {
+		if !l.dialled(c, 0, events) {
 			return
 		}
 	}

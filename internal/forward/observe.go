@@ -231,6 +231,8 @@ func (o *observers) tell(h *happening) (leftOut bool) {
 		}
 	case eventAcceptTrouble:
 		return o.log.acceptTrouble(h.listener, h.err, h.backoff)
+	case eventAddressSilent, eventAddressAnswers:
+		return o.log.address(h.kind, h.record.address[backend].describe(""), o.proxy.cfg.Target.text)
 	}
 	leftOut = o.log.event(e)
 	o.send(e)
@@ -261,7 +263,7 @@ func (o *observers) countLost(lost *eventCounts) {
 }
 
 // eventCounts are numbers of events by kind.
-type eventCounts [eventAcceptTrouble + 1]uint64
+type eventCounts [eventKinds]uint64
 
 // of is the sum for a bit set of kinds.
 func (c *eventCounts) of(kinds uint) (n uint64) {

@@ -51,11 +51,13 @@ type Proxy struct {
 	slots     *slots
 	pipes     *pipeBudget
 	resolver  *resolver
+	order     addressOrder
 	observers *observers
 	lastID    atomic.Uint64
 	refusing  atomic.Bool // newcomers are turned away rather than left in the backlog
 
-	backendState atomic.Uint32 // a BackendState
+	backendState  atomic.Uint32 // a BackendState
+	spareAttempts budget
 
 	lifecycle lifecycle
 }
@@ -96,6 +98,7 @@ func Start(cfg Config) (*Proxy, error) {
 		}
 		p.loops = append(p.loops, l)
 	}
+	p.spareAttempts.left.Store(int64(p.attemptFiles(files)))
 	p.room = max(int((p.files-min(p.files, p.ownFiles(p.files)))/2), 1)
 	p.checkFiles(cfg.ConnectionsMax)
 	go p.observers.run()
@@ -144,8 +147,19 @@ const otherFiles = 32
 
 // ownFiles is how many of so many files are not for connections.
 func (p *Proxy) ownFiles(limit uint64) uint64 {
-	return otherFiles + 2*uint64(len(p.loops)) + uint64(len(p.cfg.Listeners)) + pipeFiles(limit)
+	return otherFiles + 2*uint64(len(p.loops)) + uint64(len(p.cfg.Listeners)) + pipeFiles(limit) + p.attemptFiles(limit)
 }
+
+// attemptFiles is how many of so many files are for connections that try several addresses of the backend at once.
+func (p *Proxy) attemptFiles(limit uint64) uint64 {
+	if p.oneAddress() {
+		return 0
+	}
+	return min(64, limit/64)
+}
+
+// oneAddress reports whether there is only one address that the backend can have.
+func (p *Proxy) oneAddress() bool { return len(p.cfg.Target.fixed) == 1 }
 
 // advisedFiles is enough for so many connections, whatever share of it pipes take.
 func (p *Proxy) advisedFiles(connections uint64) uint64 {

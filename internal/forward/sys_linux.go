@@ -206,6 +206,11 @@ func epollAdd(epfd, fd int32, ev *unix.EpollEvent) sysErr {
 	return errno
 }
 
+func epollMod(epfd, fd int32, ev *unix.EpollEvent) sysErr {
+	_, errno := raw(unix.SYS_EPOLL_CTL, uintptr(epfd), unix.EPOLL_CTL_MOD, uintptr(fd), uintptr(unsafe.Pointer(ev)), 0, 0)
+	return errno
+}
+
 func epollDel(epfd, fd int32) {
 	raw(unix.SYS_EPOLL_CTL, uintptr(epfd), unix.EPOLL_CTL_DEL, uintptr(fd), 0, 0, 0)
 }

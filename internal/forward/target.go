@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -138,11 +139,21 @@ func checkHostName(host string) error {
 	return nil
 }
 
-// allAddresses turns a resolver's answer into what connect(2) takes, in the resolver's order.
+// allAddresses turns a resolver's answer into what connect(2) takes. The families take turns, beginning with that of the
+// first address, so that one of them that is broken as a whole costs little: RFC 8305, section 4.
 func allAddresses(ips []netip.Addr, port uint16) []sockaddr {
 	addresses := make([]sockaddr, 0, len(ips))
+	var other []sockaddr // of the family that is not the first one's
 	for _, ip := range ips {
-		addresses = append(addresses, inetSockaddr(netip.AddrPortFrom(ip.Unmap(), port)))
+		sa := inetSockaddr(netip.AddrPortFrom(ip.Unmap(), port))
+		if len(addresses) == 0 || sa.family() == addresses[0].family() {
+			addresses = append(addresses, sa)
+		} else {
+			other = append(other, sa)
+		}
+	}
+	for i, sa := range other {
+		addresses = slices.Insert(addresses, min(2*i+1, len(addresses)), sa)
 	}
 	return addresses
 }

@@ -13,6 +13,7 @@ import (
 var names = theme{"Names and addresses", []testCase{
 	{"a name whose first address refuses is reached by the next", firstAddressRefuses},
 	{"a name whose first address does not answer is reached by the next", firstAddressSilent},
+	{"an address of a name that does not answer costs one client at most a second, and later ones nothing", silentAddressIsRemembered},
 	{"a name server that answers late stalls no connection that exists", nameServerStalls},
 	{"a client whose name server never answers is ended, and a later one is served when it answers again", nameServerSilent},
 	{"a query that is lost costs no client", firstQueryLost},
@@ -74,6 +75,34 @@ func firstAddressSilent(t testing.TB, p *proxy) {
 	s := named(t, p, dns, alive.Port(), setup{connectTimeout: 500 * time.Millisecond})
 	for range 3 {
 		streamtest.Echoes(t, s.dial(), "by way of the address that lives")
+	}
+}
+
+// A host that is down must not cost every client the time-out. RFC 8305 has clients try the next address after 250 ms, and
+// remember what came of it. The last clients come after the name was looked up again.
+func silentAddressIsRemembered(t testing.TB, p *proxy) {
+	alive := newPort(t)
+	listenAt(t, alive.Addr(), alive.Port()).Serve(streamtest.Echo)
+	dead := nearby(alive.Addr())
+	streamtest.FillBacklog(t, listenAt(t, dead, alive.Port()))
+	dns := newNameServer(t)
+	dns.start()
+	dns.knows(dead, alive.Addr())
+	s := named(t, p, dns, alive.Port(), setup{connectTimeout: 500 * time.Millisecond})
+	took := func() time.Duration {
+		began := time.Now()
+		streamtest.Echoes(t, s.dial(), "by way of the address that lives")
+		return time.Since(began)
+	}
+	if first := took(); first > time.Second+250*time.Millisecond {
+		t.Errorf("the first client waited for %v", first)
+	}
+	const forgotten = 6 * time.Second
+	for _, pause := range []time.Duration{0, forgotten} {
+		<-time.After(pause)
+		if fastest := min(took(), took(), took()); fastest > 200*time.Millisecond {
+			t.Errorf("clients after the first waited for %v", fastest)
+		}
 	}
 }
 

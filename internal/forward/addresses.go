@@ -1,0 +1,107 @@
+package forward
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// silenceKept is how long an address that did not answer is tried after the others: RFC 6555, section 4.2, which lets one
+// client in so long a time find out whether it answers again.
+const silenceKept = 10 * time.Minute
+
+// addressOrder remembers which addresses of the backend did not answer, for all clients to come. Those that refuse cost no
+// time, so that they keep their place.
+type addressOrder struct {
+	mu     sync.Mutex
+	choice int               // how many addresses there are
+	silent map[address]int64 // and since when, in loop time
+}
+
+// sort returns the addresses with the silent ones last, the one that was so last at the very end.
+func (o *addressOrder) sort(addresses []sockaddr, now int64) []sockaddr {
+	if len(addresses) < 2 {
+		return addresses
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.choice = len(addresses)
+	if len(o.silent) == 0 {
+		return addresses
+	}
+	for address := range o.silent {
+		known := slices.ContainsFunc(addresses, func(sa sockaddr) bool { return sa.address() == address })
+		if !known || !o.isSilentLocked(address, now) {
+			delete(o.silent, address)
+		}
+	}
+	sorted := slices.Clone(addresses)
+	slices.SortStableFunc(sorted, func(a, b sockaddr) int { return cmp.Compare(o.silent[a.address()], o.silent[b.address()]) })
+	return sorted
+}
+
+func (o *addressOrder) isSilent(a address, now int64) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.isSilentLocked(a, now)
+}
+
+func (o *addressOrder) isSilentLocked(a address, now int64) bool {
+	since, ok := o.silent[a]
+	return ok && now-since < int64(silenceKept)
+}
+
+// setSilent reports whether this is news.
+func (o *addressOrder) setSilent(a address, now int64) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.choice < 2 {
+		return false
+	}
+	known := o.isSilentLocked(a, now)
+	if o.silent == nil {
+		o.silent = map[address]int64{}
+	}
+	o.silent[a] = now
+	return !known
+}
+
+// setAnswered reports whether this is news.
+func (o *addressOrder) setAnswered(a address) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	_, known := o.silent[a]
+	delete(o.silent, a)
+	return known
+}
+
+func (p *Proxy) addressSilent(a address, now int64) {
+	if !p.oneAddress() && p.order.setSilent(a, now) {
+		h := happening{kind: eventAddressSilent}
+		h.record.address[backend] = a
+		p.observers.add(h)
+	}
+}
+
+func (p *Proxy) addressAnswered(a address) {
+	if !p.oneAddress() && p.order.setAnswered(a) {
+		h := happening{kind: eventAddressAnswers}
+		h.record.address[backend] = a
+		p.observers.add(h)
+	}
+}
+
+// budget is a number of things to share.
+type budget struct{ left atomic.Int64 }
+
+func (b *budget) take() bool {
+	if b.left.Add(-1) >= 0 {
+		return true
+	}
+	b.left.Add(1)
+	return false
+}
+
+func (b *budget) giveBack() { b.left.Add(1) }
