@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"example.org/socketproxy/internal/bus"
@@ -12,7 +13,10 @@ import (
 )
 
 func (c *ctl) closeCommand() *cobra.Command {
-	var filter bus.Filter
+	var (
+		filter bus.Filter
+		dryRun bool
+	)
 	command := &cobra.Command{
 		Use:               "close [NAME] ID...|--client=...",
 		Short:             "Reset connections: those with these ids, or all that the options of connections choose",
@@ -38,6 +42,9 @@ func (c *ctl) closeCommand() *cobra.Command {
 			if len(ids) > 0 && len(instances) > 1 {
 				return fmt.Errorf("ids belong to one instance, and %s stands for several: %s", names[0], namesOf(instances))
 			}
+			if dryRun {
+				return c.showWhatWouldClose(ctx, instances, filter, ids)
+			}
 			for _, instance := range instances {
 				if len(ids) > 0 {
 					c.closeIDs(ctx, instance, ids)
@@ -49,8 +56,41 @@ func (c *ctl) closeCommand() *cobra.Command {
 		},
 	}
 	filterOptions(command.Flags(), &filter)
+	command.Flags().BoolVar(&dryRun, "dry-run", false, "Only list what would be closed")
 	return command
 }
+
+// showWhatWouldClose lists the connections that a filter or ids choose.
+func (c *ctl) showWhatWouldClose(ctx context.Context, instances []*bus.Instance, filter bus.Filter, ids []uint64) error {
+	t := c.connectionsTable(instances)
+	t.done = "would be closed"
+	for _, instance := range instances {
+		connections := c.connectionsOf(ctx, instance, filter)
+		if len(ids) > 0 {
+			connections = c.withIDs(instance, connections, ids)
+		}
+		t.add(instance, connections)
+	}
+	if len(t.rows) == 0 && c.status != 0 {
+		return nil // it was said why
+	}
+	return c.show(t.table)
+}
+
+// withIDs returns the connections with these ids; those that are missing are reported.
+func (c *ctl) withIDs(instance *bus.Instance, connections []bus.Connection, ids []uint64) (chosen []bus.Connection) {
+	for _, id := range ids {
+		at := slices.IndexFunc(connections, func(connection bus.Connection) bool { return connection.ID == id })
+		if at < 0 {
+			c.cannot(closeOne(id), instance, bus.ErrNoConnection)
+		} else {
+			chosen = append(chosen, connections[at])
+		}
+	}
+	return chosen
+}
+
+func closeOne(id uint64) string { return fmt.Sprintf("close connection %d of", id) }
 
 // nameAndIDs parts the arguments. The first one is a name unless it is a number, and even then where an instance is
 // called so.
@@ -84,10 +124,16 @@ func isID(arg string) bool {
 }
 
 func (c *ctl) closeIDs(ctx context.Context, instance *bus.Instance, ids []uint64) {
+	closed := 0
 	for _, id := range ids {
 		if err := instance.CloseConnection(ctx, id); err != nil {
-			c.cannot(fmt.Sprintf("close connection %d of", id), instance, err)
+			c.cannot(closeOne(id), instance, err)
+		} else {
+			closed++
 		}
+	}
+	if closed > 0 {
+		c.say("%s of %s closed.", count(closed, "connection"), instance.Name)
 	}
 }
 

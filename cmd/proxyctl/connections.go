@@ -1,9 +1,13 @@
 package main
 
 import (
+	"context"
 	"strconv"
+	"strings"
+	"time"
 
 	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/timespan"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
@@ -21,16 +25,9 @@ func (c *ctl) connectionsCommand() *cobra.Command {
 				return err
 			}
 			c.authorize()
-			t := connectionsTable(len(instances) > 1 || c.json != jsonOff, c.json != jsonOff)
+			t := c.connectionsTable(instances)
 			for _, instance := range instances {
-				connections, err := instance.Connections(ctx, filter)
-				if err != nil {
-					c.cannot("list the connections of", instance, err)
-					continue
-				}
-				for _, connection := range connections {
-					t.add(instance, connection)
-				}
+				t.add(instance, c.connectionsOf(ctx, instance, filter))
 			}
 			if len(t.rows) == 0 && c.status != 0 {
 				return nil // it was said why
@@ -42,14 +39,36 @@ func (c *ctl) connectionsCommand() *cobra.Command {
 	return command
 }
 
+// connectionsOf returns the connections of an instance that match; an error is reported.
+func (c *ctl) connectionsOf(ctx context.Context, instance *bus.Instance, filter bus.Filter) []bus.Connection {
+	connections, err := instance.Connections(ctx, filter)
+	if err != nil {
+		c.cannot("list the connections of", instance, err)
+	}
+	return connections
+}
+
 // filterOptions are the options that choose connections, by the names that the interface has for them.
 func filterOptions(flags *pflag.FlagSet, filter *bus.Filter) {
 	flags.SortFlags = false
-	flags.StringVar(&filter.Client, "client", "", "Only those of the client `ADDRESS`: an IP address, IP:PORT, a prefix such as 192.0.2.0/24, or how its text begins")
-	flags.StringVar(&filter.Backend, "backend", "", "Only those to the backend `ADDRESS`, likewise")
-	flags.StringVar(&filter.State, "state", "", "Only those in this `STATE`: proxy-header, connecting, open, client-closed, backend-closed, or closing")
-	spanOption(flags, &filter.Older, "older", "Only those connected for at least this `SPAN` of time")
-	spanOption(flags, &filter.Idle, "idle", "Only those without a byte for at least this `SPAN`")
+	text := func(value *string, name, usage string) {
+		flags.Func(name, usage, func(given string) error {
+			*value = given
+			return bus.CheckFilter(name, given)
+		})
+	}
+	span := func(value **time.Duration, name, usage string) {
+		flags.Func(name, usage, func(given string) error {
+			span, err := timespan.Parse(given)
+			*value = &span
+			return err
+		})
+	}
+	text(&filter.Client, "client", "Only those of the client `ADDRESS`: an IP address, IP:PORT, a network such as 192.0.2.0/24, a socket, or with * at the end how its text begins")
+	text(&filter.Backend, "backend", "Only those to the backend `ADDRESS`, likewise")
+	text(&filter.State, "state", "Only those in this `STATE`: "+strings.Join(bus.ConnectionStates[:len(bus.ConnectionStates)-1], ", ")+", or "+bus.ConnectionStates[len(bus.ConnectionStates)-1])
+	span(&filter.Older, "older", "Only those connected for at least this `SPAN` of time")
+	span(&filter.Idle, "idle", "Only those without a byte for at least this `SPAN`")
 }
 
 // connectionTable is a table of connections.
@@ -57,6 +76,10 @@ type connectionTable struct {
 	table
 	named    bool // with the instance in front
 	detailed bool // with what is for programs only
+}
+
+func (c *ctl) connectionsTable(instances []*bus.Instance) connectionTable {
+	return connectionsTable(len(instances) > 1 || c.json != jsonOff, c.json != jsonOff)
 }
 
 func connectionsTable(named, detailed bool) connectionTable {
@@ -75,7 +98,13 @@ func connectionsTable(named, detailed bool) connectionTable {
 	return t
 }
 
-func (t *connectionTable) add(instance *bus.Instance, c bus.Connection) {
+func (t *connectionTable) add(instance *bus.Instance, connections []bus.Connection) {
+	for _, connection := range connections {
+		t.addOne(instance, connection)
+	}
+}
+
+func (t *connectionTable) addOne(instance *bus.Instance, c bus.Connection) {
 	var row []cell
 	if t.named {
 		row = append(row, cell{text: instance.Name, value: instance.Name})

@@ -119,15 +119,26 @@ func TestColoursObeyTheEnvironment(t *testing.T) {
 	}
 }
 
+func TestALocaleWithAModifierIsOneOfUTF8(t *testing.T) {
+	t.Setenv("LC_CTYPE", "")
+	t.Setenv("LANG", "")
+	for locale, want := range map[string]bool{
+		"": true, "C": false, "C.UTF-8": true, "de_DE.utf8": true, "de_DE@euro": false, "ca_ES.UTF-8@valencia": true, "sr_RS.utf8@latin": true,
+	} {
+		t.Setenv("LC_ALL", locale)
+		if got := wantsUTF8(); got != want {
+			t.Errorf("%q: %t", locale, got)
+		}
+	}
+}
+
 func TestThePagerIsThatOfSystemd(t *testing.T) {
-	for _, test := range []struct{ systemd, pager, sudo, secure, want string }{
-		{"-", "-", "", "", "less"},
-		{"-", "more", "", "", "more"},
-		{"most", "more", "", "", "most"},
-		{"", "more", "", "", ""},
-		{"most", "more", "1000", "", "less"},
-		{"most", "more", "1000", "0", "most"},
-		{"most", "more", "", "1", "less"},
+	for _, test := range []struct{ systemd, pager, secure, want string }{
+		{"-", "-", "0", "less"},
+		{"-", "more", "0", "more"},
+		{"most", "more", "0", "most"},
+		{"", "more", "0", ""},
+		{"most", "more", "1", "less"},
 	} {
 		for name, value := range map[string]string{"SYSTEMD_PAGER": test.systemd, "PAGER": test.pager} {
 			t.Setenv(name, value) // for its end, too
@@ -135,10 +146,43 @@ func TestThePagerIsThatOfSystemd(t *testing.T) {
 				os.Unsetenv(name)
 			}
 		}
-		t.Setenv("SUDO_UID", test.sudo)
 		t.Setenv("SYSTEMD_PAGERSECURE", test.secure)
-		if got := pager(); got != test.want {
+		if got := pager(pagesSecurely()); got != test.want {
 			t.Errorf("%+v: %q", test, got)
+		}
+	}
+}
+
+func TestThePagerIsSecureUnlessTheCallerIsTheUserWhoLoggedIn(t *testing.T) {
+	const session = "0::/user.slice/user-1000.slice/session-3.scope\n"
+	changers := []string{"SUDO_UID", "DOAS_USER", "PKEXEC_UID"}
+	for _, test := range []struct {
+		cgroups string
+		uid     int
+		changer string
+		owns    bool
+	}{
+		{session, 1000, "", true},
+		{session, 0, "", false}, // su(1)
+		{session, 100, "", false},
+		{"0::/user.slice/user-0.slice/session-3.scope\n", 0, "", true},
+		{"0::/user.slice/user-1000.slice/user@1000.service/app.slice/user-0.slice/x.scope\n", 0, "", false},
+		{"0::/system.slice/user-0.service\n", 0, "", false},
+		{"0::/\n", 0, "", false},
+		{"", 0, "", false},
+		{"4:memory:/user.slice/user-0.slice\n1:name=systemd:/user.slice/user-1000.slice/session-3.scope\n0::/\n", 1000, "", true},
+		{session, 1000, "SUDO_UID", false},
+		{session, 1000, "DOAS_USER", false},
+		{session, 1000, "PKEXEC_UID", false},
+	} {
+		for _, changer := range changers {
+			t.Setenv(changer, "")
+		}
+		if test.changer != "" {
+			t.Setenv(test.changer, "1001")
+		}
+		if got := ownsSession(test.cgroups, test.uid); got != test.owns {
+			t.Errorf("%+v: %t", test, got)
 		}
 	}
 }
@@ -159,6 +203,7 @@ func TestThePagerGetsWhatTheTerminalHasNoRoomFor(t *testing.T) {
 		{2, false, "/nowhere 2>/dev/null", "a\nb\n"},
 	} {
 		t.Setenv("SYSTEMD_PAGER", test.pager)
+		t.Setenv("SYSTEMD_PAGERSECURE", "0")
 		out := newOutput()
 		c := &ctl{stdout: out, stderr: out, terminal: terminal{isTerminal: true, lines: test.lines}, options: options{noPager: test.noPager}}
 		if err := c.print("a\nb\n"); err != nil || out.String() != test.want {

@@ -123,8 +123,7 @@ func FuzzTables(f *testing.F) {
 		properties := &bus.Properties{State: state, Target: backend, ListenAddresses: []string{client, backend}, NConnections: uid}
 		connections := func(detailed bool) table {
 			table := connectionsTable(true, detailed)
-			table.add(instance, connection)
-			table.add(instance, bus.Connection{})
+			table.add(instance, []bus.Connection{connection, {}})
 			return table.table
 		}
 		list := listTable([]described{{instance, properties}, {&bus.Instance{}, new(bus.Properties)}})

@@ -47,6 +47,14 @@ func threeInstances(t *testing.T) (b *bustest.Bus, web *fake) {
 	return b, web
 }
 
+// words are those of a command line; two blanks have an empty one between them.
+func words(command string) []string {
+	if command == "" {
+		return []string{} // cobra takes nil for those of this process
+	}
+	return strings.Split(command, " ")
+}
+
 func TestOutput(t *testing.T) {
 	environment(t)
 	t.Setenv("COLUMNS", "80")
@@ -68,6 +76,8 @@ func TestOutput(t *testing.T) {
 		{"close", []string{
 			"close web 17", "close web 17 18", "close web --client=192.0.2.0/24", "close web --client=192.0.2.0/24 -q",
 			"close", "close web", "close web x", "close web 17 --idle=1h", "close 17", "close * 17",
+			"close web --client=12", "close web --client=", "close web --state=foo", "close * --older=0", "close web --client=192.0.2.* --dry-run",
+			"close web 17 23 9999 --dry-run", "close web 9999 --dry-run", "close web 17 --dry-run --json=short",
 		}},
 		{"set", []string{
 			"set web connections-max=500 exit-idle-time=10min", "set web", "set web connections-max=0", "set web exit-idle-time=x",
@@ -78,17 +88,19 @@ func TestOutput(t *testing.T) {
 		{"exit", []string{"exit web --no-wait", "exit"}},
 		{"errors", []string{
 			"status nobody", "status web nobody", "show nobody mail -pName", "monitor nobody", "drain nobody*", "lst", "bogus", "--bogus", "-x",
-			"status --json", "list --json=xml", "list web", "-H a -M b", "--user -H a", "completion", "completion tcsh",
+			"status --json", "list --json=xml", "list web", "-H a -M b", "--user -H a",
+			"-H  list", "-M  list", "--address= drain web", "-H host/x;cmd list", "-H -oProxyCommand=x list", "-M a;b list", "--address=tcp:host=a list",
+			"list --no-wait", "--no-wait", "connections web --value", "list -p x", "completion", "completion tcsh",
 		}},
 		{"help", []string{"--help", "help", "drain --help"}},
 	} {
 		var all, colours []string
 		for _, command := range test.commands {
 			t.Setenv("SYSTEMD_COLORS", "0")
-			text, _ := transcript(t, b, strings.Fields(command)...)
+			text, _ := transcript(t, b, words(command)...)
 			all = append(all, text)
 			t.Setenv("SYSTEMD_COLORS", "1")
-			colour, _ := transcript(t, b, strings.Fields(command)...)
+			colour, _ := transcript(t, b, words(command)...)
 			if colour != text {
 				colours = append(colours, colour)
 			}
@@ -140,7 +152,7 @@ func TestRefusalsAreToldInWords(t *testing.T) {
 		web.refusal = dbus.NewError(refusal.name, []any{refusal.message})
 		web.mu.Unlock()
 		for _, command := range []string{
-			"connections web", "close web 17", "close web --state=ajar", "set web connections-max=3", "drain web", "resume web", "exit web",
+			"connections web", "close web 17", "close web --state=open", "set web connections-max=3", "drain web", "resume web", "exit web",
 		} {
 			text, status := transcript(t, b, strings.Fields(command)...)
 			all = append(all, text)

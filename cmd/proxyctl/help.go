@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -39,21 +40,28 @@ Exit status:
 	return text.String()
 }
 
-// ownOptions goes through the options of single verbs, with the verbs that have the same ones together.
+// ownOptions goes through the options of single verbs, with those together that the same verbs have.
 func ownOptions(root *cobra.Command) iter.Seq2[string, []string] {
 	return func(yield func(string, []string) bool) {
 		verbs := make(map[string][]string)
 		var inOrder []string
 		for _, verb := range root.Commands() {
-			var own strings.Builder
-			entries(&own, verb.LocalFlags())
-			if own.Len() > 0 && verbs[own.String()] == nil {
-				inOrder = append(inOrder, own.String())
-			}
-			verbs[own.String()] = append(verbs[own.String()], verb.Name())
+			verb.LocalFlags().VisitAll(func(flag *pflag.Flag) {
+				var option strings.Builder
+				flagEntry(&option, flag)
+				if verbs[option.String()] == nil {
+					inOrder = append(inOrder, option.String())
+				}
+				verbs[option.String()] = append(verbs[option.String()], verb.Name())
+			})
 		}
-		for _, own := range inOrder {
-			if !yield(own, verbs[own]) {
+		for at := 0; at < len(inOrder); {
+			those := verbs[inOrder[at]]
+			own := ""
+			for ; at < len(inOrder) && slices.Equal(verbs[inOrder[at]], those); at++ {
+				own += inOrder[at]
+			}
+			if !yield(own, those) {
 				return
 			}
 		}
@@ -61,20 +69,22 @@ func ownOptions(root *cobra.Command) iter.Seq2[string, []string] {
 }
 
 func entries(text *strings.Builder, flags *pflag.FlagSet) {
-	flags.VisitAll(func(flag *pflag.Flag) {
-		name := "   --" + flag.Name
-		switch flag.Shorthand {
-		case "":
-		case flag.Name:
-			name = "-" + flag.Name // one that is only short
-		default:
-			name = "-" + flag.Shorthand + " --" + flag.Name
-		}
-		if flag.Value.Type() != "bool" && flag.NoOptDefVal == "" {
-			name += "=" + flag.Annotations[valueName][0]
-		}
-		entry(text, name, flag.Usage)
-	})
+	flags.VisitAll(func(flag *pflag.Flag) { flagEntry(text, flag) })
+}
+
+func flagEntry(text *strings.Builder, flag *pflag.Flag) {
+	name := "   --" + flag.Name
+	switch flag.Shorthand {
+	case "":
+	case flag.Name:
+		name = "-" + flag.Name // one that is only short
+	default:
+		name = "-" + flag.Shorthand + " --" + flag.Name
+	}
+	if flag.Value.Type() != "bool" && flag.NoOptDefVal == "" {
+		name += "=" + flag.Annotations[valueName][0]
+	}
+	entry(text, name, flag.Usage)
 }
 
 // entry writes what is explained, and the explanation in a column of its own.

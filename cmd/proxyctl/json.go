@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"strings"
+
+	"example.org/socketproxy/internal/printable"
 )
 
 // jsonMode is the option --json.
@@ -70,7 +70,7 @@ func marshal(value any) ([]byte, error) {
 	return bytes.TrimSuffix(text.Bytes(), []byte("\n")), err
 }
 
-// encode is value as JSON, with a newline behind it, as --json asks for it.
+// encode is value as JSON, with a newline at the end, as --json asks for it.
 func (c *ctl) encode(value any) (string, error) {
 	text, err := marshal(value)
 	if err != nil {
@@ -83,15 +83,5 @@ func (c *ctl) encode(value any) (string, error) {
 		}
 		text = pretty.Bytes()
 	}
-	return escapeControls.Replace(string(text)) + "\n", nil
+	return printable.JSON(string(text)) + "\n", nil
 }
-
-// escapeControls escapes what encoding/json leaves alone and a terminal may obey: DEL, and the control characters that stand
-// for ESC and a letter. In JSON, they can be in strings only.
-var escapeControls = func() *strings.Replacer {
-	var pairs []string
-	for r := '\x7f'; r <= '\u009f'; r++ {
-		pairs = append(pairs, string(r), fmt.Sprintf(`\u%04x`, r))
-	}
-	return strings.NewReplacer(pairs...)
-}()

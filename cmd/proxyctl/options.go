@@ -46,7 +46,7 @@ func (c *ctl) command() *cobra.Command {
 		RunE: func(*cobra.Command, []string) error { return c.print(help(root)) },
 	})
 	root.SetHelpFunc(func(*cobra.Command, []string) { _ = c.print(help(root)) })
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return inWordsOfGetopt(err) })
+	root.SetFlagErrorFunc(inWordsOfGetopt)
 	c.define(root.PersistentFlags())
 	c.completeOptions(root)
 	for _, command := range append(root.Commands(), root) {
@@ -74,9 +74,18 @@ func (o *options) define(flags *pflag.FlagSet) {
 	flags.BoolFunc("version", "Show package version", func(string) error { return errVersion })
 	flags.BoolFunc("system", "Connect to the system bus (the default)", func(string) error { o.destination.User = false; return nil })
 	flags.BoolVar(&o.destination.User, "user", false, "Connect to the bus of the user")
-	flags.StringVarP(&o.destination.Host, "host", "H", "", "Connect to the system bus of `[USER@]HOST`, over ssh")
-	flags.StringVarP(&o.destination.Machine, "machine", "M", "", "Connect to the bus of a local `CONTAINER`")
-	flags.StringVar(&o.destination.Address, "address", "", "Connect to the bus at this D-Bus `ADDRESS`")
+	checked := func(value *string, name, short, usage string, check func(string) error) {
+		flags.FuncP(name, short, usage, func(given string) error {
+			*value = given
+			if given == "" { // as an unset variable of a script is: the bus of this machine is not what was meant
+				return errors.New("it is empty")
+			}
+			return check(given)
+		})
+	}
+	checked(&o.destination.Host, "host", "H", "Connect to the system bus of `[USER@]HOST`, over ssh", bus.CheckHost)
+	checked(&o.destination.Machine, "machine", "M", "Connect to the bus of a local `CONTAINER`", bus.CheckMachine)
+	checked(&o.destination.Address, "address", "", "Connect to the bus at this D-Bus `ADDRESS`", bus.CheckAddress)
 	flags.Var(&o.json, "json", "Output as JSON: `MODE` is pretty, short, or off")
 	flags.BoolFuncP("j", "j", "Same as --json=pretty on a terminal, else short", func(string) error { o.json = jsonAuto; return nil })
 	_ = flags.MarkHidden("j") // pflag cannot do without a long name
@@ -173,7 +182,7 @@ func noArguments(command *cobra.Command, args []string) error {
 }
 
 // inWordsOfGetopt says what pflag found wrong as getopt_long(3) says it.
-func inWordsOfGetopt(err error) error {
+func inWordsOfGetopt(command *cobra.Command, err error) error {
 	var (
 		unknown  *pflag.NotExistError
 		lacking  *pflag.ValueRequiredError
@@ -189,11 +198,34 @@ func inWordsOfGetopt(err error) error {
 	case errors.Is(err, errVersion):
 		return errVersion
 	case errors.As(err, &unknown):
-		return fmt.Errorf("unrecognized option %s", dashes(unknown.GetSpecifiedName(), unknown.GetSpecifiedShortnames()))
+		option := dashes(unknown.GetSpecifiedName(), unknown.GetSpecifiedShortnames())
+		if verbs := verbsWith(command.Root(), unknown.GetSpecifiedName()); verbs != nil {
+			return fmt.Errorf("%s is not an option of %s, but of %s", option, verbOf(command), strings.Join(verbs, " and "))
+		}
+		return fmt.Errorf("unrecognized option %s", option)
 	case errors.As(err, &lacking):
 		return fmt.Errorf("option %s requires an argument", dashes(lacking.GetSpecifiedName(), lacking.GetSpecifiedShortnames()))
 	case errors.As(err, &rejected):
 		return fmt.Errorf("cannot take --%s=%s: %w", rejected.GetFlag().Name, rejected.GetValue(), rejected.Unwrap())
 	}
 	return err
+}
+
+// verbsWith are the verbs that have an option, long or short.
+func verbsWith(root *cobra.Command, option string) (verbs []string) {
+	for _, verb := range root.Commands() {
+		flags := verb.LocalNonPersistentFlags()
+		if flags.Lookup(option) != nil || len(option) == 1 && flags.ShorthandLookup(option) != nil {
+			verbs = append(verbs, verb.Name())
+		}
+	}
+	return verbs
+}
+
+// verbOf is the verb that a command stands for: without one, it lists.
+func verbOf(command *cobra.Command) string {
+	if command.HasParent() {
+		return command.Name()
+	}
+	return "list"
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -19,7 +20,8 @@ func (c *ctl) print(text string) error {
 
 // page runs the pager, and returns false where there is none.
 func (c *ctl) page(text string) bool {
-	pager := pager()
+	secure := pagesSecurely()
+	pager := pager(secure)
 	if pager == "" || pager == "cat" {
 		return false
 	}
@@ -28,7 +30,7 @@ func (c *ctl) page(text string) bool {
 	if c.terminal.utf8 {
 		cmd.Env = append(cmd.Env, "LESSCHARSET="+cmp.Or(os.Getenv("SYSTEMD_LESSCHARSET"), "utf-8"))
 	}
-	if secure() {
+	if secure {
 		cmd.Env = append(cmd.Env, "LESSSECURE=1")
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(text), c.stdout, c.stderr
@@ -38,8 +40,8 @@ func (c *ctl) page(text string) bool {
 }
 
 // pager is the pager of systemd's own tools, from the same variables; "" stands for none.
-func pager() string {
-	if secure() {
+func pager(secure bool) string {
+	if secure {
 		return "less"
 	}
 	for _, variable := range []string{"SYSTEMD_PAGER", "PAGER"} {
@@ -50,14 +52,44 @@ func pager() string {
 	return "less"
 }
 
-// secure says that the pager must not run commands, because the user may have been let in to run this program only:
-// SYSTEMD_PAGERSECURE= says so, else sudo(8) is taken as a sign of it.
-func secure() bool {
+// pagesSecurely reports whether the pager must not run commands, because the user may have been allowed to run this
+// program only: SYSTEMD_PAGERSECURE= decides, else whether the caller is the user who logged in, as systemd(1) has it.
+func pagesSecurely() bool {
 	switch strings.ToLower(os.Getenv("SYSTEMD_PAGERSECURE")) {
 	case "":
-		return os.Getenv("SUDO_UID") != "" && os.Getenv("SUDO_UID") != "0"
+		cgroups, _ := os.ReadFile("/proc/self/cgroup")
+		return !ownsSession(string(cgroups), os.Geteuid())
 	case "0", "no", "n", "false", "f", "off":
 		return false
 	}
 	return true
+}
+
+// ownsSession reports whether the login session of this process, whose /proc/PID/cgroup this is, is the user's and no
+// program has changed that: sudo(8), doas(1), pkexec(1), su(1). The slice of a session names its owner, as for
+// sd_pid_get_owner_uid(3).
+func ownsSession(cgroups string, uid int) bool {
+	for _, variable := range []string{"SUDO_UID", "DOAS_USER", "PKEXEC_UID"} {
+		if os.Getenv(variable) != "" {
+			return false
+		}
+	}
+	for line := range strings.Lines(cgroups) {
+		_, hierarchy, _ := strings.Cut(strings.TrimSpace(line), ":")
+		controllers, path, _ := strings.Cut(hierarchy, ":")
+		if controllers != "" && controllers != "name=systemd" {
+			continue
+		}
+		slice := ""
+		for name := range strings.SplitSeq(strings.TrimPrefix(path, "/"), "/") {
+			if !strings.HasSuffix(name, ".slice") {
+				break
+			}
+			slice = name
+		}
+		if strings.HasPrefix(slice, "user-") {
+			return slice == fmt.Sprintf("user-%d.slice", uid)
+		}
+	}
+	return false
 }

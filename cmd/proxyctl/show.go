@@ -84,12 +84,17 @@ func propertiesOf(instance described, wanted []string) (o object) {
 	return o
 }
 
-// jsonProperty has null for infinity: programs would not keep its number.
+// jsonProperty has null for infinity, whose number programs would not keep, and for a point in time that there is not.
 func jsonProperty(property member) member {
-	if usec, ok := property.value.(uint64); ok && usec == math.MaxUint64 {
+	if usec, ok := property.value.(uint64); ok && (usec == math.MaxUint64 || usec == 0 && isTime(property.key)) {
 		property.value = nil
 	}
 	return property
+}
+
+// isTime reports whether a property is a point in time, in microseconds of CLOCK_REALTIME; 0 stands for none.
+func isTime(property string) bool {
+	return strings.HasSuffix(property, "Timestamp") || property == "DrainDeadline"
 }
 
 // formatProperty prints a property as systemctl show does.
@@ -101,7 +106,7 @@ func formatProperty(property member) string {
 		switch {
 		case strings.HasSuffix(property.key, "USec"):
 			return timespan.Format(bus.Span(value))
-		case strings.HasSuffix(property.key, "Timestamp"), property.key == "DrainDeadline":
+		case isTime(property.key):
 			if value == 0 {
 				return ""
 			}

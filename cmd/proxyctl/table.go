@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -12,6 +13,7 @@ type table struct {
 	columns []column
 	rows    [][]cell
 	things  string // what is listed, in the plural
+	done    string // what was done to them, "" for "listed"
 }
 
 type column struct {
@@ -75,7 +77,7 @@ func (t table) text(terminal terminal, legend, full bool) string {
 		t.line(&text, terminal, widths, row)
 	}
 	if legend {
-		fmt.Fprintf(&text, "\n%s listed.\n", count(len(t.rows), strings.TrimSuffix(t.things, "s")))
+		fmt.Fprintf(&text, "\n%s %s.\n", count(len(t.rows), strings.TrimSuffix(t.things, "s")), cmp.Or(t.done, "listed"))
 	}
 	return text.String()
 }

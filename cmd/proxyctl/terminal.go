@@ -50,7 +50,7 @@ func wantsColour(isTerminal bool) bool {
 func wantsUTF8() bool {
 	for _, variable := range []string{"LC_ALL", "LC_CTYPE", "LANG"} {
 		if locale := os.Getenv(variable); locale != "" {
-			locale = strings.ToLower(locale)
+			locale, _, _ = strings.Cut(strings.ToLower(locale), "@") // a modifier, as in ca_ES.UTF-8@valencia
 			return strings.HasSuffix(locale, "utf-8") || strings.HasSuffix(locale, "utf8")
 		}
 	}

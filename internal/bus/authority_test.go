@@ -303,7 +303,7 @@ func TestACallerCannotForgeLinesOfTheLog(t *testing.T) {
 	t.Parallel()
 	r, polkit, caller := newGuarded(t)
 	polkit.Answer("", bustest.Yes)
-	must(t, ask(t, caller, "CloseConnections", filter("client", "x\nUser 0 asked to exit: done.")).Err)
+	must(t, ask(t, caller, "CloseConnections", filter("client", "@x\nUser 0 asked to exit: done.")).Err)
 	record := r.log.says(t, "asked to close the connections with client=")
 	if strings.Contains(record.Message, "\n") {
 		t.Errorf("the log has a line break of the caller's: %q", record.Message)

@@ -338,7 +338,7 @@ func isFilter(filter map[string]dbus.Variant) bool {
 	for key, value := range filter {
 		switch value := value.Value().(type) {
 		case string:
-			_, err := parseAddressPattern(value) // which has a target of its own
+			_, err := parsePattern(key, value) // which has a target of its own
 			isAddress := (key == "client" || key == "backend") && err == nil && len(value) <= 256
 			isState := key == "state" && slices.Contains([]string{"connecting", "open", "client-closed", "backend-closed", "closing"}, value)
 			if !isAddress && !isState {

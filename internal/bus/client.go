@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"os"
 	"os/exec"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
@@ -57,6 +55,17 @@ func (d Destination) socket() (address string, err error) {
 	return SystemAddress(), nil
 }
 
+// check returns an error where a part of d would mean something to a shell or to ssh.
+func (d Destination) check() error {
+	switch {
+	case d.Host != "":
+		return CheckHost(d.Host)
+	case d.Machine != "":
+		return CheckMachine(d.Machine)
+	}
+	return nil
+}
+
 // bridge is the command that connects its stdin and stdout to a bus that is not of this machine, nil for one that is.
 // systemd's own tools use the same program: systemd-stdio-bridge(1).
 func (d Destination) bridge() []string {
@@ -70,17 +79,14 @@ func (d Destination) bridge() []string {
 	if d.Host == "" {
 		return nil
 	}
-	host, container, _ := strings.Cut(d.Host, "/")
-	at := strings.LastIndexByte(host, '@') + 1
-	user, host := host[:at], host[at:]
+	at, _ := parseHost(d.Host)
 	command := []string{"ssh", "-xT"}
-	if name, port, err := net.SplitHostPort(host); err == nil {
-		host = name
-		command = append(command, "-p", port)
+	if at.port != "" {
+		command = append(command, "-p", at.port)
 	}
-	command = append(command, "--", user+strings.Trim(host, "[]"), "systemd-stdio-bridge")
-	if container != "" {
-		command = append(command, "--machine="+container)
+	command = append(command, "--", at.user+at.host, "systemd-stdio-bridge")
+	if at.container != "" {
+		command = append(command, "--machine="+at.container) // into the hands of a shell
 	}
 	return command
 }
@@ -102,6 +108,9 @@ type Client struct {
 
 // Connect connects to a bus. The context ends the attempt, not the connection.
 func Connect(ctx context.Context, d Destination) (*Client, error) {
+	if err := d.check(); err != nil {
+		return nil, err
+	}
 	client := &Client{events: newEvents(), replyTimeout: replyTimeout}
 	command := d.bridge()
 	if command == nil { // behind a bridge somebody may have to type a password first

@@ -194,10 +194,14 @@ func FuzzHosts(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, host string) {
-		command := Destination{Host: host}.bridge()
-		if host == "" {
-			equal(t, "command", len(command), 0)
+		if CheckHost(host) != nil {
+			_, err := Connect(t.Context(), Destination{Host: host})
+			equal(t, host+" is refused", err != nil || host == "", true)
 			return
+		}
+		command := Destination{Host: host}.bridge()
+		if strings.ContainsAny(strings.Join(command[2:], " "), "$`;|&<>()'\"*?!#~{}\n") || strings.HasPrefix(command[len(command)-1], "-o") {
+			t.Fatalf("%q", command)
 		}
 		dashes := 2
 		if command[2] == "-p" {

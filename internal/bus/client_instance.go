@@ -143,13 +143,13 @@ type Connection struct {
 	PID, UID       *uint32 // of clients on AF_UNIX sockets, nil for others
 }
 
-// Filter selects connections; the zero value selects all of them.
+// Filter selects connections that meet all of its conditions; the zero value selects every connection.
 type Filter struct {
-	Client  string        // an address, one with its port, a prefix such as 192.0.2.0/24, or how its text begins
-	Backend string        // the same
-	State   string        // as in Connection
-	Older   time.Duration // connected at least so long ago
-	Idle    time.Duration // without a byte in either direction for at least so long
+	Client  string         // as CheckFilter takes it, "" for all
+	Backend string         // the same
+	State   string         // one of ConnectionStates, "" for all
+	Older   *time.Duration // connected at least so long ago
+	Idle    *time.Duration // without a byte in either direction for at least so long
 }
 
 // ConnectionStates are the values of Connection.State.
@@ -162,9 +162,9 @@ func (f Filter) variants() map[string]dbus.Variant {
 			variants[key] = dbus.MakeVariant(value)
 		}
 	}
-	for key, value := range map[string]time.Duration{"older-usec": f.Older, "idle-usec": f.Idle} {
-		if value != 0 {
-			variants[key] = dbus.MakeVariant(toUsec(value))
+	for key, value := range map[string]*time.Duration{"older-usec": f.Older, "idle-usec": f.Idle} {
+		if value != nil {
+			variants[key] = dbus.MakeVariant(toUsec(*value))
 		}
 	}
 	return variants

@@ -119,10 +119,11 @@ func TestFiltersOfTheClientChooseConnections(t *testing.T) {
 		{Filter{Backend: "127.0.0.1"}, []uint64{1, 2}},
 		{Filter{State: "open"}, []uint64{1, 2}},
 		{Filter{State: "closing"}, nil},
-		{Filter{Older: time.Microsecond}, []uint64{1, 2}},
-		{Filter{Older: time.Hour}, nil},
-		{Filter{Idle: time.Microsecond, Client: "unix:"}, []uint64{2}},
-		{Filter{Idle: forward.Infinity}, nil},
+		{Filter{Older: new(time.Microsecond)}, []uint64{1, 2}},
+		{Filter{Older: new(time.Duration(0))}, []uint64{1, 2}},
+		{Filter{Older: new(time.Hour)}, nil},
+		{Filter{Idle: new(time.Microsecond), Client: "unix:"}, []uint64{2}},
+		{Filter{Idle: new(time.Duration(forward.Infinity))}, nil},
 	} {
 		found, err := web.Connections(t.Context(), test.filter)
 		must(t, err)

@@ -1,12 +1,15 @@
 package bus
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"example.org/socketproxy/internal/forward"
 	"github.com/godbus/dbus/v5"
@@ -50,7 +53,11 @@ func parseCondition(key string, value any) (matcher, error) {
 		if err := checkText(key, text); err != nil {
 			return nil, err
 		}
-		return parseTextCondition(key, text)
+		matches, err := parseTextCondition(key, text)
+		if err != nil {
+			return nil, errorf(errInvalidArgs, "Filter key %q, %q: %v", key, text, err)
+		}
+		return matches, nil
 	case "older-usec", "idle-usec":
 		usec, ok := value.(uint64)
 		if !ok {
@@ -65,7 +72,7 @@ func parseCondition(key string, value any) (matcher, error) {
 	return nil, errorf(errInvalidArgs, "Unknown filter key %q; known: backend, client, idle-usec, older-usec, state", key)
 }
 
-// checkText bounds what is logged with who asked.
+// checkText bounds what is logged with the caller.
 func checkText(what, text string) error {
 	if len(text) > textMax {
 		return errorf(errInvalidArgs, "The %s has %d bytes, and %d is the limit", what, len(text), textMax)
@@ -73,16 +80,22 @@ func checkText(what, text string) error {
 	return nil
 }
 
+// CheckFilter returns what is wrong with a value of the keys "client", "backend" and "state", nil if nothing is.
+func CheckFilter(key, text string) error {
+	_, err := parseTextCondition(key, text)
+	return err
+}
+
 func parseTextCondition(key, text string) (matcher, error) {
 	if key == "state" {
 		if !slices.Contains(connectionStates, text) {
-			return nil, errorf(errInvalidArgs, "Unknown state %q; known: %s", text, strings.Join(connectionStates, ", "))
+			return nil, fmt.Errorf("it is one of %s", strings.Join(connectionStates, ", "))
 		}
 		return func(c *forward.Connection) bool { return c.State.String() == text }, nil
 	}
-	matches, err := parseAddressPattern(text)
+	matches, err := parsePattern(key, text)
 	if err != nil {
-		return nil, errorf(errInvalidArgs, "Filter key %q: %v", key, err)
+		return nil, err
 	}
 	if key == "client" {
 		return func(c *forward.Connection) bool { return matches(c.Client) }, nil
@@ -90,28 +103,67 @@ func parseTextCondition(key, text string) (matcher, error) {
 	return func(c *forward.Connection) bool { return matches(c.Backend) }, nil
 }
 
-// parseAddressPattern reads what an address may look like: a network, an IP address, with or without its port, or else how
-// it begins. An IPv4 address that came in over IPv6 is written as IPv4, and so matches as one.
+// parsePattern reads the keys "client" and "backend". A backend can also be the text of a target, before that has become
+// an address.
+func parsePattern(key, text string) (func(address string) bool, error) {
+	matches, err := parseAddressPattern(text)
+	if err != nil && key == "backend" && strings.ContainsFunc(text, unicode.IsLetter) {
+		return func(address string) bool { return address == text }, nil
+	}
+	return matches, err
+}
+
+// parseAddressPattern reads which addresses are meant: those of a network, an IP address with any port or with one, the
+// name of a socket, or with "*" at the end all whose text begins so. An IPv4 address that came in over IPv6 is written as
+// IPv4, and so matches as one. An IPv6 address without a zone stands for those in all zones.
 func parseAddressPattern(pattern string) (func(address string) bool, error) {
 	if pattern == "" {
-		return nil, fmt.Errorf("an empty address")
+		return nil, errors.New("it is empty")
+	}
+	if beginning, ok := strings.CutSuffix(pattern, "*"); ok {
+		return func(address string) bool { return strings.HasPrefix(address, beginning) }, nil
 	}
 	if network, err := netip.ParsePrefix(pattern); err == nil {
 		return func(address string) bool { return network.Contains(endpointOf(address).Addr().WithZone("")) }, nil
 	}
 	if ip, _, ok := strings.Cut(pattern, "/"); ok {
 		if _, err := netip.ParseAddr(ip); err == nil {
-			return nil, fmt.Errorf("%q is no network", pattern)
+			return nil, errors.New("it is not a network in CIDR notation, such as 192.0.2.0/24")
 		}
 	}
-	if ip, err := netip.ParseAddr(strings.Trim(pattern, "[]")); err == nil {
-		return func(address string) bool { return endpointOf(address).Addr() == ip.Unmap() }, nil
+	if ip, err := netip.ParseAddr(withoutBrackets(pattern)); err == nil {
+		return func(address string) bool { return inZoneOf(ip, endpointOf(address)).Addr() == ip.Unmap() }, nil
 	}
 	if endpoint, err := netip.ParseAddrPort(pattern); err == nil {
 		endpoint = netip.AddrPortFrom(endpoint.Addr().Unmap(), endpoint.Port())
-		return func(address string) bool { return endpointOf(address) == endpoint }, nil
+		return func(address string) bool { return inZoneOf(endpoint.Addr(), endpointOf(address)) == endpoint }, nil
 	}
-	return func(address string) bool { return strings.HasPrefix(address, pattern) }, nil
+	switch {
+	case pattern == "unix:": // all clients on AF_UNIX sockets without a name
+		return func(address string) bool { return strings.HasPrefix(address, pattern) }, nil
+	case socketName.MatchString(pattern):
+		return func(address string) bool { return address == pattern }, nil
+	}
+	return nil, fmt.Errorf("it is not an IP address, IP:PORT, a network such as 192.0.2.0/24, or the name of a socket; "+
+		"write %q for all that begin so", pattern+"*")
+}
+
+func withoutBrackets(host string) string {
+	if inner, ok := strings.CutPrefix(host, "["); ok && strings.HasSuffix(inner, "]") {
+		return strings.TrimSuffix(inner, "]")
+	}
+	return host
+}
+
+// socketName is what the address of an AF_UNIX socket looks like: a path, an abstract name, or the client's credentials.
+var socketName = regexp.MustCompile(`^([/@]|unix:pid=[0-9]+,uid=[0-9]+$)`)
+
+// inZoneOf is endpoint without its zone where pattern has none.
+func inZoneOf(pattern netip.Addr, endpoint netip.AddrPort) netip.AddrPort {
+	if pattern.Zone() != "" {
+		return endpoint
+	}
+	return netip.AddrPortFrom(endpoint.Addr().WithZone(""), endpoint.Port())
 }
 
 // endpointOf is the zero AddrPort, which no network contains and no pattern is, where address is not one of IP.
