@@ -37,18 +37,18 @@ func TestAddressesOfBothFamiliesTakeTurns(t *testing.T) {
 func holedRig(t *testing.T, holes int, change ...func(*Config)) (r *rig, silent []string) {
 	t.Helper()
 	checkLeaks(t)
-	port := netip.MustParseAddrPort(streamtest.Reserve(t, netip.MustParseAddr("127.0.0.9"))).Port()
+	port := netip.MustParseAddrPort(streamtest.Reserve(t, netip.MustParseAddr("127.77.0.9"))).Port()
 	var all []string
 	for i := range holes {
-		ip := fmt.Sprintf("127.0.0.%d", i+1)
+		ip := fmt.Sprintf("127.77.0.%d", i+1)
 		hole := streamtest.Listen(t, streamtest.TCP(fmt.Sprintf("%s:%d", ip, port)))
 		streamtest.FillBacklog(t, hole)
 		all, silent = append(all, ip), append(silent, hole.Addr().String())
 	}
-	b := streamtest.Listen(t, streamtest.TCP(fmt.Sprintf("127.0.0.9:%d", port)))
+	b := streamtest.Listen(t, streamtest.TCP(fmt.Sprintf("127.77.0.9:%d", port)))
 	r = rigTo(t, "tcp", nameOf(b.Addr().String()), change...)
 	r.backend = b
-	r.resolveTo(addresses(append(all, "127.0.0.9")...))
+	r.resolveTo(addresses(append(all, "127.77.0.9")...))
 	return r, silent
 }
 
@@ -92,7 +92,7 @@ func TestHeadStartIsAllThatASilentAddressCostsAndOnlyOneClient(t *testing.T) {
 // An address that refuses has answered: there is nothing to wait for.
 func TestHeadStartIsNotForAnAddressThatRefuses(t *testing.T) {
 	r, _ := holedRig(t, 0)
-	r.resolveTo(addresses("127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.9"))
+	r.resolveTo(addresses("127.0.0.2", "127.0.0.3", "127.0.0.4", "127.77.0.9"))
 	if fastest := min(r.took(), r.took(), r.took()); fastest >= headStart {
 		t.Errorf("a client waited for %v", fastest)
 	}

@@ -116,7 +116,7 @@ func (l *loop) dialRound(c *conn) {
 	d.phase, d.wake = dialResolving, never // the resolver has a time-out of its own
 	l.armDial(d)
 	r := c.ref(backend)
-	addresses, known := l.proxy.resolver.lookup(func(addresses []sockaddr, err error) {
+	addresses, err, known := l.proxy.resolver.lookup(func(addresses []sockaddr, err error) {
 		l.mailbox.post(func() {
 			if c := l.lookup(r); c != nil && c.dial != 0 {
 				l.resolved(c, addresses, err)
@@ -124,7 +124,7 @@ func (l *loop) dialRound(c *conn) {
 		})
 	})
 	if known {
-		l.resolved(c, addresses, nil)
+		l.resolved(c, addresses, err)
 	}
 }
 

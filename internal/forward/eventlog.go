@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"example.org/socketproxy/internal/timespan"
@@ -26,6 +27,7 @@ const (
 // level. A flood of clients does not become a flood of lines.
 type eventLog struct {
 	log  *slog.Logger
+	hold time.Duration // Config.ConnectRetry
 	kind [eventKinds]struct {
 		window  time.Time
 		lines   int
@@ -34,11 +36,11 @@ type eventLog struct {
 	}
 }
 
-func newEventLog(log *slog.Logger) *eventLog {
+func newEventLog(log *slog.Logger, hold time.Duration) *eventLog {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &eventLog{log: log}
+	return &eventLog{log: log, hold: hold}
 }
 
 func (g *eventLog) wantsDetail() bool { return g.log.Enabled(context.Background(), slog.LevelDebug) }
@@ -54,7 +56,7 @@ func (g *eventLog) event(e *Event) (leftOut bool) {
 		})
 	case e.Kind == EventClosed && (e.Reason == ReasonConnectFailed || e.Reason == ReasonResources):
 		return g.limited(e.Kind, e.Reason.String(), func() {
-			g.log.Warn(fmt.Sprintf("Client %s got no backend after %s: %v.", c.Client, briefly(c.Age), e.Err),
+			g.log.Warn(fmt.Sprintf("Client %s got no backend after %s: %v.%s", c.Client, briefly(c.Age), e.Err, g.held(e)),
 				append(who, "connection_id", c.ID, "backend", c.Backend, "error", e.Err)...)
 		})
 	case e.Kind == EventClosed && g.wantsDetail():
@@ -72,6 +74,14 @@ func (g *eventLog) event(e *Event) (leftOut bool) {
 		g.log.Info(fmt.Sprintf("Now %s.", e.State))
 	}
 	return false
+}
+
+// held names the option where a longer wait might have got the client its backend.
+func (g *eventLog) held(e *Event) string {
+	if e.Reason != ReasonConnectFailed || g.hold == 0 || e.Connection.Age < g.hold {
+		return ""
+	}
+	return fmt.Sprintf(" It was held for --connect-retry=%s.", strings.ReplaceAll(timespan.Format(g.hold), " ", ""))
 }
 
 func refusal(e *Event) string {

@@ -29,6 +29,8 @@ var testConnection = Connection{
 	Age: 1234567 * time.Microsecond, BytesToBackend: 10, BytesToClient: 20,
 }
 
+var heldConnection = Connection{Client: "192.0.2.1:1000", Age: 5001 * time.Millisecond}
+
 func TestTheLogSaysWhatHappened(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -46,6 +48,10 @@ func TestTheLogSaysWhatHappened(t *testing.T) {
 			Event{Kind: EventClosed, Reason: ReasonConnectFailed, Connection: testConnection, Err: errors.New("refused")},
 			`level=WARN msg="Client 192.0.2.1:1000 got no backend after 1.234s: refused." client=192.0.2.1:1000 ` +
 				`listener=0.0.0.0:8080 reason=connect-failed connection_id=7 backend=127.0.0.1:80 error=refused`},
+		{"no backend, though it was held", slog.LevelInfo,
+			Event{Kind: EventClosed, Reason: ReasonConnectFailed, Connection: heldConnection, Err: errors.New("refused")},
+			`level=WARN msg="Client 192.0.2.1:1000 got no backend after 5.001s: refused. It was held for --connect-retry=5s." ` +
+				`client=192.0.2.1:1000 listener="" reason=connect-failed connection_id=0 backend="" error=refused`},
 		{"the end, at debug level", slog.LevelDebug,
 			Event{Kind: EventClosed, Reason: ReasonClientReset, Connection: testConnection, Err: unix.ECONNRESET},
 			`level=DEBUG msg="Connection 7 from 192.0.2.1:1000 to 127.0.0.1:80 ended after 1.234s, ` +
@@ -60,14 +66,14 @@ func TestTheLogSaysWhatHappened(t *testing.T) {
 		{"a client", slog.LevelDebug, Event{Kind: EventOpened, Connection: testConnection}, ""},
 	} {
 		log, buf := newTestLog(c.level)
-		newEventLog(log).event(&c.event)
+		newEventLog(log, 5*time.Second).event(&c.event)
 		equal(t, c.name, strings.TrimSuffix(buf.String(), "\n"), c.want)
 	}
 }
 
 func TestAFloodOfOneKindIsSummedUp(t *testing.T) {
 	log, buf := newTestLog(slog.LevelInfo)
-	g := newEventLog(log)
+	g := newEventLog(log, 5*time.Second)
 	const flood = 1000
 	leftOut := 0
 	for range flood {
@@ -97,7 +103,7 @@ func TestAFloodOfOneKindIsSummedUp(t *testing.T) {
 }
 
 func TestWithoutALogNothingIsWritten(t *testing.T) {
-	g := newEventLog(nil)
+	g := newEventLog(nil, 0)
 	equal(t, "wants detail", g.wantsDetail(), false)
 	g.event(&Event{Kind: EventRefused, Reason: ReasonLimit})
 	g.lost(1)

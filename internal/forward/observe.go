@@ -86,7 +86,7 @@ type observers struct {
 
 func newObservers(p *Proxy) *observers {
 	return &observers{
-		proxy: p, log: newEventLog(p.cfg.Log), wake: make(chan struct{}, 1), end: make(chan struct{}), ended: make(chan struct{}),
+		proxy: p, log: newEventLog(p.cfg.Log, p.cfg.ConnectRetry), wake: make(chan struct{}, 1), end: make(chan struct{}), ended: make(chan struct{}),
 		subscriptions: map[*Subscription]struct{}{},
 	}
 }

@@ -3,7 +3,11 @@ package forward
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -12,10 +16,11 @@ import (
 	"example.org/socketproxy/internal/streamtest"
 )
 
-// resolveTo replaces the look-up of the target's name.
+// resolveTo replaces the look-up of the target's name, and lets one follow the other at once.
 func (r *rig) resolveTo(lookup func(context.Context) ([]netip.Addr, error)) {
 	r.resolver.mu.Lock()
 	defer r.resolver.mu.Unlock()
+	r.resolver.pause = time.Millisecond
 	r.resolver.lookIP = func(ctx context.Context, _, _ string) ([]netip.Addr, error) { return lookup(ctx) }
 }
 
@@ -108,6 +113,39 @@ func TestANameThatHasMovedIsLookedUpAgain(t *testing.T) {
 	equal(t, "look-ups", count.Load(), 2)
 }
 
+// However many clients wait, and whatever the name servers and the backend say.
+func TestLookUpsKeepTheirDistance(t *testing.T) {
+	if resolvePause < 2*time.Second {
+		t.Errorf("two queries, for IPv4 and IPv6, every %v are more than one a second", resolvePause)
+	}
+	for name, answer := range map[string]func(context.Context) ([]netip.Addr, error){
+		"the backend refuses":   addresses("127.0.0.2"),
+		"there is no such name": func(context.Context) ([]netip.Addr, error) { return nil, errors.New("no such host") },
+		"there is no address":   addresses(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := namedRig(t)
+			var count atomic.Int32
+			r.resolveTo(func(ctx context.Context) ([]netip.Addr, error) {
+				count.Add(1)
+				return answer(ctx)
+			})
+			const pause, looks = 300 * time.Millisecond, 3
+			r.resolver.mu.Lock()
+			r.resolver.pause = pause
+			r.resolver.mu.Unlock()
+			began := time.Now()
+			for range 20 {
+				r.dial()
+			}
+			proctest.Eventually(t, "the name is looked up again", func() bool { return count.Load() == looks })
+			if took := time.Since(began); took < (looks-1)*pause || took > looks*pause+dialPauseMax+time.Second {
+				t.Errorf("%d look-ups in %v, with pauses of %v", looks, took, pause)
+			}
+		})
+	}
+}
+
 func TestANameWithoutAnAddressIsReported(t *testing.T) {
 	r := namedRig(t, retry(0))
 	r.resolveTo(addresses())
@@ -164,4 +202,52 @@ func TestALiteralIsNeverLookedUp(t *testing.T) {
 		return nil, errors.New("not asked for")
 	})
 	r.pair()
+}
+
+func TestResolvConfThatCannotBeReadIsNamed(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "resolv.conf")
+	check := func(want string) {
+		t.Helper()
+		got := ""
+		if err := checkResolvConf(path); err != nil {
+			got = err.Error()
+		}
+		equal(t, "error", got, want)
+	}
+	check("") // Without the file the local name server is asked: resolv.conf(5).
+	for link, dir := range map[string]string{
+		"/mnt/nowhere/resolv.conf": "/mnt/nowhere",
+		"../nowhere/resolv.conf":   filepath.Join(filepath.Dir(dir), "nowhere"),
+	} {
+		if err := os.Symlink(link, path); err != nil {
+			t.Fatal(err)
+		}
+		check(fmt.Sprintf("cannot read %s: no such file or directory; it is a link to %s/resolv.conf, "+
+			"which BindReadOnlyPaths=%s shows to a unit with a sandbox", path, dir, dir))
+		os.Remove(path)
+	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	check("")
+}
+
+func TestNameThatOnlyNSSWouldFindIsExplained(t *testing.T) {
+	const hint = "no such host; only hosts(5) and DNS are asked, not the other sources of nsswitch.conf(5): " +
+		"give an address, add the name to hosts(5), or name systemd-resolved, 127.0.0.53, in resolv.conf(5)"
+	notFound := func(host string) error {
+		return &net.DNSError{Err: "no such host", Name: host, Server: "192.0.2.1:53", IsNotFound: true}
+	}
+	for host, want := range map[string]string{
+		"container":         hint,
+		"printer.local":     hint,
+		"Printer.LOCAL.":    hint,
+		"www.example.org":   "no such host, asked 192.0.2.1:53",
+		"local.example.org": "no such host, asked 192.0.2.1:53",
+	} {
+		equal(t, host, explain(host, notFound(host)).Error(), want)
+	}
+	equal(t, "a time-out", explain("db", &net.DNSError{Err: "i/o timeout", Name: "db", Server: "192.0.2.1:53", IsTimeout: true}).Error(),
+		"i/o timeout, asked 192.0.2.1:53")
 }

@@ -17,8 +17,10 @@ type Target struct {
 	text  string
 	host  string     // a name to resolve; "" where fixed says it all
 	port  uint16     // of host
-	fixed []sockaddr // the one address of a literal or of an AF_UNIX socket
+	fixed []sockaddr // the one address of a literal or of an AF_UNIX socket, the two of localhost
 }
+
+var loopback4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
 // defaultPort is what systemd-socket-proxyd(8) takes when the target names none.
 const defaultPort = "80"
@@ -55,6 +57,9 @@ func ParseTarget(s string) (Target, error) {
 	}
 	if err := checkHostName(host); err != nil {
 		return Target{}, err
+	}
+	if isLocalhost(host) {
+		return Target{text: s, fixed: allAddresses([]netip.Addr{netip.IPv6Loopback(), loopback4}, number)}, nil
 	}
 	return Target{text: s, host: host, port: number}, nil
 }
@@ -117,6 +122,12 @@ func parsePort(s string) (uint16, error) {
 		return 0, errors.New("port 0 cannot be connected to")
 	}
 	return uint16(n), nil
+}
+
+// isLocalhost reports whether a name is never asked of a name server: RFC 6761, section 6.3.
+func isLocalhost(host string) bool {
+	name := "." + strings.ToLower(strings.TrimSuffix(host, "."))
+	return strings.HasSuffix(name, ".localhost")
 }
 
 // checkHostName refuses what no resolver could find, so that a slip shows at the start: RFC 1123, section 2.1, with the

@@ -22,8 +22,12 @@ func TestParseTargetAccepts(t *testing.T) {
 		"[::ffff:192.0.2.1]:80":  "192.0.2.1:80",
 		"[fe80::1%1]:80":         "[fe80::1%1]:80",
 		"[fe80::1%lo]:80":        "[fe80::1%1]:80",
-		"localhost:8080":         "localhost 8080",
-		"localhost":              "localhost 80",
+		"localhost:8080":         "[::1]:8080 127.0.0.1:8080",
+		"localhost":              "[::1]:80 127.0.0.1:80",
+		"LocalHost.":             "[::1]:80 127.0.0.1:80",
+		"app.localhost:1":        "[::1]:1 127.0.0.1:1",
+		"notlocalhost:1":         "notlocalhost 1",
+		"localhost.example:1":    "localhost.example 1",
 		"db_1.example.org.:5432": "db_1.example.org. 5432",
 		"xn--bcher-kva.example":  "xn--bcher-kva.example 80",
 		"bücher.example:1":       "bücher.example 1",
@@ -44,8 +48,12 @@ func TestParseTargetAccepts(t *testing.T) {
 
 // destination says where a target leads.
 func destination(t Target) string {
-	if len(t.fixed) == 1 {
-		return t.fixed[0].String()
+	if t.host == "" {
+		var texts []string
+		for i := range t.fixed {
+			texts = append(texts, t.fixed[i].String())
+		}
+		return strings.Join(texts, " ")
 	}
 	sa := inetSockaddr(netip.AddrPortFrom(netip.IPv4Unspecified(), t.port))
 	return t.host + " " + strings.TrimPrefix(sa.String(), "0.0.0.0:")
@@ -113,8 +121,8 @@ func FuzzParseTarget(f *testing.F) {
 			return
 		}
 		equal(t, "text", target.String(), text)
-		if (target.host == "") != (len(target.fixed) == 1) {
-			t.Errorf("%+v has neither one address nor a name to look up", target)
+		if (target.host == "") != (len(target.fixed) > 0) {
+			t.Errorf("%+v has neither addresses nor a name to look up", target)
 		}
 		if target.host != "" {
 			if target.port == 0 {
@@ -122,9 +130,12 @@ func FuzzParseTarget(f *testing.F) {
 			}
 			return
 		}
-		again, err := ParseTarget(target.fixed[0].String())
-		if err != nil || destination(again) != destination(target) {
-			t.Errorf("%s became %s, %v", destination(target), destination(again), err)
+		for i := range target.fixed {
+			address := target.fixed[i].String()
+			again, err := ParseTarget(address)
+			if err != nil || destination(again) != address {
+				t.Errorf("%s became %s, %v", address, destination(again), err)
+			}
 		}
 	})
 }

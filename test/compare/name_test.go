@@ -20,6 +20,7 @@ var names = theme{"Names and addresses", []testCase{
 	{"a name that moves is followed while its old address still works", nameMoves},
 	{"a client is held while its backend moves to another address", nameMovesWhileHeld},
 	{"a client is held until a name exists", nameAppears},
+	{"clients that wait for a backend ask the name server once a second at most", waitingAsksSeldom},
 	{"a start without a name server is no obstacle once there is one", startWithoutDNS},
 }}
 
@@ -219,6 +220,25 @@ func nameAppears(t testing.TB, p *proxy) {
 	s.holds(outage)
 	dns.knows(at.Addr())
 	streamtest.Receive(t, c, "first bytes")
+}
+
+// A name server serves others too. The time to live is a second.
+func waitingAsksSeldom(t testing.TB, p *proxy) {
+	at := newPort(t)
+	dns := newNameServer(t)
+	dns.start()
+	dns.knows(at.Addr())
+	s := named(t, p, dns, at.Port(), setup{retry: holding})
+	for range 50 {
+		s.dial()
+	}
+	s.holds(outage) // the first query may come with the first client
+	asked, began := dns.queries(), time.Now()
+	s.holds(5 * time.Second)
+	const first = 2 // for IPv4 and IPv6
+	if n, seconds := dns.queries()-asked, time.Since(began).Seconds(); float64(n) > seconds+first {
+		t.Errorf("%d queries in %.1f s", n, seconds)
+	}
 }
 
 // At the boot of a machine the name server may come up after the proxy.
