@@ -31,6 +31,7 @@ var themes = []theme{
 	stopping,
 	tcpOptions,
 	settings,
+	proxyHeaders,
 	lateBackends,
 	names,
 	socketFiles,

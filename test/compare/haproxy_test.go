@@ -75,9 +75,15 @@ func init() {
 			const others = 60 // files beside those of connections; each thread has some
 			global = append(global, "nbthread 1", fmt.Sprint("maxconn ", (s.hard-others)/2), "maxpipes 0")
 		}
+		rules := "connection" // those that are asked before a header is read
+		if s.acceptProxy.IsValid() {
+			rules = "session"
+			frontend = append(frontend, fmt.Sprintf("tcp-request connection expect-proxy layer4 if { src %s }", s.acceptProxy))
+		}
 		if s.maxPerSource != 0 {
-			frontend = append(frontend, "stick-table type ip size 100k expire 1h store conn_cur", "tcp-request connection track-sc0 src",
-				fmt.Sprintf("tcp-request connection reject if { sc0_conn_cur gt %d }", s.maxPerSource))
+			frontend = append(frontend, "stick-table type ipv6 size 100k expire 1h store conn_cur",
+				fmt.Sprintf("tcp-request %s track-sc0 src,ipmask(32,%d)", rules, cmp.Or(s.prefixIPv6, 128)),
+				fmt.Sprintf("tcp-request %s reject if { sc0_conn_cur gt %d }", rules, s.maxPerSource))
 		}
 		if s.retry != 0 { // an attempt that fails is repeated after a second, or after the connect time-out where that is less
 			pause := min(time.Second, cmp.Or(s.connectTimeout, time.Hour))
@@ -94,7 +100,8 @@ func init() {
 		case "v2":
 			server = append(server, "send-proxy-v2")
 		}
-		connect, idle := milliseconds(cmp.Or(s.connectTimeout, 10*time.Second)), milliseconds(cmp.Or(s.idleTimeout, time.Hour))
+		// The time-out of a client is that of its header, too.
+		connect, idle := milliseconds(cmp.Or(s.connectTimeout, 10*time.Second)), milliseconds(cmp.Or(s.idleTimeout, s.headerTimeout, time.Hour))
 		const in = "\n\t"
 		text := fmt.Sprintf(haproxyConfig, strings.Join(global, in), connect, idle, idle, strings.Join(defaults, in),
 			s.listen.Text, strings.Join(frontend, in), service, s.target, strings.Join(server, " "), resolvers)

@@ -71,6 +71,15 @@ func init() {
 		case "v2":
 			unable(t, "no PROXY protocol v2")
 		}
+		if s.prefixIPv6 != 0 {
+			unable(t, "no limit for an IPv6 prefix")
+		}
+		if s.acceptProxy.IsValid() {
+			server = append(server, fmt.Sprintf("set_real_ip_from %s;", s.acceptProxy))
+		}
+		if s.headerTimeout != 0 {
+			server = append(server, "proxy_protocol_timeout "+milliseconds(s.headerTimeout)+";")
+		}
 		if s.maxPerSource != 0 {
 			server = append(server, fmt.Sprintf("limit_conn sources %d;", s.maxPerSource))
 		}
@@ -85,6 +94,9 @@ func init() {
 		listen := nginxAddress(s.listen.Text) + " backlog=4096"
 		if s.listen.Network == "tcp" {
 			listen += " so_keepalive=on"
+		}
+		if s.acceptProxy.IsValid() {
+			listen += " proxy_protocol" // of every client
 		}
 		workers, connections := "auto", 2*max(plenty, s.connectionsMax)+100
 		if s.hard < connections {

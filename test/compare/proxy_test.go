@@ -81,11 +81,14 @@ type setup struct {
 	connectionsMax int                // 0: plenty
 	refuse         bool               // clients above connectionsMax are turned away, rather than left in the backlog
 	maxPerSource   int                // connections of one client address
+	prefixIPv6     int                // what of an IPv6 address maxPerSource counts by, in bits; 0: left to the proxy
 	connectTimeout time.Duration      // of one attempt at one address
 	retry          time.Duration      // how long a client is held for a backend that does not listen yet
 	idleTimeout    time.Duration      // of a connection without a byte in either direction
 	drainTimeout   time.Duration      // how long connections may take to finish once it is stopped
 	proxyProtocol  string             // the header for the backend: v1, v2
+	acceptProxy    netip.Addr         // the proxy in front, which sends a header
+	headerTimeout  time.Duration      // for that header
 	files, hard    int                // RLIMIT_NOFILE, soft and hard; 0: fileLimit, and the soft one
 	uid            uint32             // the user, where it is not 0
 	nameServer     netip.Addr         // in resolv.conf(5), for a target that is a name

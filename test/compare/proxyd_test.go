@@ -28,6 +28,7 @@ func init() {
 			{"connect-retry", s.retry},
 			{"idle-timeout", cmp.Or(s.idleTimeout, time.Hour)}, // as the peers have, so that a clock that jumps could end it
 			{"drain-timeout", s.drainTimeout},
+			{"accept-proxy-timeout", s.headerTimeout},
 		} {
 			if span.value != 0 {
 				args = append(args, "--"+span.option+"="+seconds(span.value))
@@ -35,6 +36,12 @@ func init() {
 		}
 		if s.proxyProtocol != "" {
 			args = append(args, "--proxy-protocol="+s.proxyProtocol)
+		}
+		if s.acceptProxy.IsValid() {
+			args = append(args, "--accept-proxy="+s.acceptProxy.String())
+		}
+		if s.prefixIPv6 != 0 {
+			args = append(args, fmt.Sprint("--source-prefix-ipv6=", s.prefixIPv6))
 		}
 		if s.maxPerSource != 0 {
 			args = append(args, fmt.Sprint("--connections-max-per-source=", s.maxPerSource))

@@ -24,6 +24,8 @@ func init() {
 			unable(t, "one listening socket")
 		case s.proxyProtocol != "":
 			unable(t, "no PROXY protocol")
+		case s.acceptProxy.IsValid():
+			unable(t, "it takes no PROXY header")
 		case s.maxPerSource != 0:
 			unable(t, "no limit for one client address")
 		case s.drainTimeout != 0:

@@ -28,6 +28,8 @@ func init() {
 			unable(t, "no idle time-out")
 		case s.drainTimeout != 0:
 			unable(t, "it ends at once")
+		case s.acceptProxy.IsValid():
+			unable(t, "it takes no PROXY header")
 		case s.maxPerSource != 0:
 			unable(t, "no limit for one client address")
 		case s.proxyProtocol != "":
