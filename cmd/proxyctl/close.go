@@ -102,7 +102,7 @@ func (c *ctl) nameAndIDs(ctx context.Context, args []string) (names []string, id
 			if err != nil {
 				return nil, nil, err
 			}
-			isName = len(matching(running, args[0])) > 0
+			isName = len(c.named(ctx, running, args[0])) > 0
 		}
 		if isName {
 			names, args = args[:1], args[1:]

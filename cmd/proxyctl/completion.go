@@ -135,9 +135,8 @@ func namesBeside(instances []*bus.Instance, given []string) (names []string) {
 func (c *ctl) completeConnections(command *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
 	return c.complete(command, func(ctx context.Context, instances []*bus.Instance) (words []string) {
 		named := instances
-		if len(args) > 0 && len(matching(instances, args[0])) > 0 {
-			named = matching(instances, args[0])
-			args = args[1:]
+		if found := c.firstNamed(ctx, instances, args); found != nil {
+			named, args = found, args[1:]
 		} else if len(args) == 0 {
 			words = namesBeside(instances, nil)
 		}
@@ -157,12 +156,20 @@ func (c *ctl) completeConnections(command *cobra.Command, args []string, toCompl
 	}), cobra.ShellCompDirectiveNoFileComp
 }
 
+// firstNamed returns the instances that the first argument stands for, nil where it stands for none.
+func (c *ctl) firstNamed(ctx context.Context, instances []*bus.Instance, args []string) []*bus.Instance {
+	if len(args) == 0 {
+		return nil
+	}
+	return c.named(ctx, instances, args[0])
+}
+
 // completeAddresses completes the addresses that one end of the connections has, without ports.
 func (c *ctl) completeAddresses(end func(bus.Connection) string) cobra.CompletionFunc {
 	return func(command *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		return c.complete(command, func(ctx context.Context, instances []*bus.Instance) (words []string) {
-			if len(args) > 0 && len(matching(instances, args[0])) > 0 {
-				instances = matching(instances, args[0])
+			if found := c.firstNamed(ctx, instances, args); found != nil {
+				instances = found
 			}
 			for _, instance := range instances {
 				connections, err := instance.Connections(ctx, bus.Filter{})

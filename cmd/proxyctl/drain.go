@@ -39,6 +39,7 @@ func (c *ctl) drainCommand() *cobra.Command {
 			}
 			w := c.newWait(!noExit)
 			for _, instance := range instances {
+				w.prepare(ctx, instance, !noWait)
 				err := instance.Drain(ctx, timeout, flags)
 				switch {
 				case errors.Is(err, bus.ErrAlreadyDraining):
@@ -50,6 +51,7 @@ func (c *ctl) drainCommand() *cobra.Command {
 				}
 			}
 			if noWait {
+				w.leave()
 				return nil
 			}
 			return w.run(ctx)

@@ -24,6 +24,7 @@ func (c *ctl) exitCommand() *cobra.Command {
 			}
 			w := c.newWait(true)
 			for _, instance := range instances {
+				w.prepare(ctx, instance, !noWait)
 				if err := instance.Exit(ctx); err != nil {
 					c.cannot("end", instance, err)
 				} else {
@@ -31,6 +32,7 @@ func (c *ctl) exitCommand() *cobra.Command {
 				}
 			}
 			if noWait {
+				w.leave()
 				return nil
 			}
 			return w.run(ctx)

@@ -3,10 +3,10 @@ package main
 import (
 	"fmt"
 	"time"
-	"unicode/utf8"
 
 	"example.org/socketproxy/internal/bus"
 	"example.org/socketproxy/internal/timespan"
+	"github.com/rivo/uniseg"
 )
 
 // formatBytes prints a number of bytes as systemd does, in units of 1024: "512B", "1.5K", "2.0G".
@@ -35,6 +35,14 @@ func formatSpan(span time.Duration) string {
 	return timespan.FormatAccuracy(span, time.Millisecond)
 }
 
+// formatShort prints a span that is short, to three digits or so.
+func formatShort(span time.Duration) string {
+	if span < time.Millisecond {
+		return timespan.Format(span)
+	}
+	return formatSpan(span)
+}
+
 // formatAge is formatSpan for what goes on: to the second.
 func formatAge(span time.Duration) string {
 	if span < time.Second {
@@ -59,8 +67,8 @@ func count[N int | uint32 | uint64](n N, thing string) string {
 	return fmt.Sprintf("%d %ss", n, thing)
 }
 
-// width is how many columns a text takes.
-func width(text string) int { return utf8.RuneCountInString(text) }
+// width is how many columns a text takes: a character may take two, and a combining one takes none.
+func width(text string) int { return uniseg.StringWidth(text) }
 
 // spanJSON is a span in microseconds, nil for infinity.
 func spanJSON(span time.Duration) any {

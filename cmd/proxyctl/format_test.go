@@ -50,7 +50,7 @@ func TestListShowsTheLargestCounts(t *testing.T) {
 	}
 }
 
-func TestTextIsShortenedToColumnsNotBytes(t *testing.T) {
+func TestTextIsShortenedInTheMiddleToColumns(t *testing.T) {
 	for _, test := range []struct {
 		text    string
 		columns int
@@ -58,8 +58,14 @@ func TestTextIsShortenedToColumnsNotBytes(t *testing.T) {
 		want    string
 	}{
 		{"gruß", 4, true, "gruß"},
-		{"grüße", 4, true, "grü…"},
+		{"grüße", 4, true, "gr…e"},
 		{"grüße", 4, false, "g..."},
+		{"[2001:db8:85a3:8d3:1319:8a2e:370:7348]:40113", 19, true, "[2001:db8…48]:40113"},
+		{"日本語日本語", 12, true, "日本語日本語"},
+		{"日本語日本語", 11, true, "日本…日本語"},
+		{"日本語日本語", 6, true, "日…語"},
+		{"e\u0301e\u0301e\u0301e\u0301", 4, true, "e\u0301e\u0301e\u0301e\u0301"},
+		{"e\u0301e\u0301e\u0301e\u0301", 3, true, "e\u0301…e\u0301"},
 		{"grüße", 1, true, "…"},
 		{"", 0, true, ""},
 	} {
@@ -93,6 +99,35 @@ func TestTablesFitTheTerminalAndNothingElseGivesWay(t *testing.T) {
 	}
 	if text := table.text(terminal{columns: 10}, true, true); !strings.Contains(text, row[1].text) {
 		t.Errorf("--full does not show all:\n%s", text)
+	}
+}
+
+func TestColumnsAreAlignedByWhatATerminalShows(t *testing.T) {
+	table := table{things: "x", columns: []column{{header: "CLIENT"}, {header: "ID", right: true}}, rows: [][]cell{
+		{{text: "日本"}, {text: "1"}}, {{text: "e\u0301e\u0301"}, {text: "22"}}, {{text: "\u202ex"}, {text: "3"}},
+	}}
+	want := "日本     1\ne\u0301e\u0301      22\n\\u202ex  3\n"
+	if got := table.text(terminal{}, false, false); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestWhatIsTheSameInEveryLineGivesWayFirst(t *testing.T) {
+	table := table{things: "x", columns: []column{{header: "CLIENT"}, {header: "BACKEND"}, {header: "UNIT", wide: true}}, rows: [][]cell{
+		{{text: "[2001:db8::1]:40112"}, {text: "backend.example.org:3000"}, {text: "web.service"}},
+		{{text: "[2001:db8::2]:40113"}, {text: "backend.example.org:3000"}, {text: "web.service"}},
+	}}
+	for columns, want := range map[int]string{
+		56: "[2001:db8::1]:40112 backend.example.org:3000 web.service",
+		55: "[2001:db8::1]:40112 backend.example.org:3000",
+		35: "[2001:db8::1]:40112 backend…rg:3000",
+		28: "[2001:db8::1]:40112 back…000",
+		24: "[2001:d…]:40112 back…000",
+	} {
+		got, _, _ := strings.Cut(table.text(terminal{columns: columns, utf8: true}, false, false), "\n")
+		if got != want {
+			t.Errorf("in %d columns\ngot  %s\nwant %s", columns, got, want)
+		}
 	}
 }
 

@@ -204,6 +204,63 @@ func TestTheOnlyInstanceNeedsNoName(t *testing.T) {
 	}
 }
 
+func TestUnitsStandForTheirInstances(t *testing.T) {
+	environment(t)
+	b := bustest.Start(t, bustest.Options{})
+	startFake(t, b, "site", map[string]any{"Unit": "proxyd@web.service"})
+	startFake(t, b, "mail", map[string]any{"Unit": "proxy-to-mail.service"})
+	startFake(t, b, "proxyd@db", map[string]any{"Unit": "proxyd@db.service"})
+	startFake(t, b, "other", map[string]any{"Unit": ""})
+	for name, want := range map[string]string{
+		"proxyd@web.service":    "site",
+		"proxyd@web.socket":     "site",
+		"proxyd@web":            "site",
+		"proxy-to-mail.service": "mail",
+		"proxy-to-mail":         "mail",
+		"proxyd@db.socket":      "proxyd@db",
+		"proxyd@db":             "proxyd@db",
+		"proxyd@w*.service":     "site",
+		"mail.service":          "mail", // by its name
+		"mail.socket":           "mail",
+	} {
+		for _, verb := range []string{"status -q", "show", "connections", "close --older=1h", "set connections-max=9", "drain --no-wait", "resume", "exit --no-wait"} {
+			words := strings.Fields(verb)
+			args := append([]string{words[0], name}, words[1:]...)
+			if text, status := transcript(t, b, args...); status != 0 {
+				t.Error(text)
+			}
+		}
+		text, _ := transcript(t, b, "show", "-pName", name)
+		if !strings.HasSuffix(text, "\nName="+want+"\n") {
+			t.Errorf("%s, want %s", text, want)
+		}
+	}
+	for _, name := range []string{"web", "proxyd@web.timer", "proxyd", ""} {
+		if text, status := transcript(t, b, "status", name); status != statusNoInstance {
+			t.Error(text)
+		}
+	}
+}
+
+func TestStatusIsNotGreenWhileTheBackendRefuses(t *testing.T) {
+	environment(t)
+	t.Setenv("SYSTEMD_COLORS", "1")
+	b := bustest.Start(t, bustest.Options{})
+	startFake(t, b, "web", map[string]any{
+		"BackendState": bus.BackendFailing, "NConnecting": uint32(2), "BackendLastError": "connect to 127.0.0.1:3000: connection refused",
+		"BackendLastErrorTimestamp": usec(noon.Add(-2 * time.Second)),
+	})
+	var all []string
+	for _, command := range []string{"status", "list"} {
+		text, status := transcript(t, b, command)
+		if status != 0 {
+			t.Errorf("%s: exit status %d", command, status)
+		}
+		all = append(all, text)
+	}
+	golden(t, "failing.colour", strings.Join(all, "\n"))
+}
+
 func TestAProcessWithTwoNamesIsOneInstance(t *testing.T) {
 	environment(t)
 	b := bustest.Start(t, bustest.Options{})
@@ -216,7 +273,7 @@ func TestAProcessWithTwoNamesIsOneInstance(t *testing.T) {
 		t.Fatal(err)
 	}
 	for command, want := range map[string]string{
-		"list --no-legend":            "web running 3 256 127.0.0.1:3000 [::]:8080 4711\n",
+		"list --no-legend":            "web running 3 256 127.0.0.1:3000 [::]:8080 4711 proxyd@web.service\n",
 		"show -pName web-pid4711 web": "Name=web\n",
 		"show -pName " + second:       "Name=web\n",
 		"show -pName web.service w*":  "Name=web\n",

@@ -25,9 +25,10 @@ func help(root *cobra.Command) string {
 		fmt.Fprintf(&text, "\nOptions of %s:\n%s", strings.Join(verbs, " and "), own)
 	}
 	text.WriteString(`
-NAME is the name of an instance, as list shows it; NAME.service and its bus name
-stand for it too, and * ? [] match several. Without one, the verbs that show
-something show all instances, and the others take the only one there is.
+NAME is the name of an instance, as list shows it; its unit, the socket of that
+unit and its bus name stand for it too, and * ? [] match several. Without one,
+the verbs that show something show all instances, and the others take the only
+one there is.
 Time spans are those of systemd.time(7).
 
 Exit status:

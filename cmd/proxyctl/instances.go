@@ -24,7 +24,7 @@ func (c *ctl) theInstances(ctx context.Context, names []string) ([]*bus.Instance
 	}
 	var instances []*bus.Instance
 	for _, name := range names {
-		found := matching(running, name)
+		found := c.named(ctx, running, name)
 		if len(found) == 0 {
 			c.fail(noInstance(name, running))
 		}
@@ -58,10 +58,40 @@ func (c *ctl) running(ctx context.Context) ([]*bus.Instance, error) {
 	return c.bus.Instances(ctx)
 }
 
-// matching returns the instances that a name stands for: one of that very name; else one for which it is the unit or the
-// bus name; else those that match it as a pattern of the shell.
+// named returns the instances that a name stands for. Where none is called so, it is the name of their unit, which they
+// are asked for.
+func (c *ctl) named(ctx context.Context, instances []*bus.Instance, name string) (found []*bus.Instance) {
+	if found = matching(instances, name); len(found) > 0 {
+		return found
+	}
+	var answers []func() (*bus.Properties, error)
+	for _, instance := range instances {
+		answers = append(answers, instance.AskProperties(ctx))
+	}
+	for i, instance := range instances {
+		if properties, err := answers[i](); err == nil && isUnit(properties.Unit, name) {
+			found = append(found, instance)
+		}
+	}
+	return found
+}
+
+// isUnit reports whether name is a unit: by its whole name, without ".service", by that of its socket, or as a pattern.
+func isUnit(unit, name string) bool {
+	unit, isService := strings.CutSuffix(unit, ".service")
+	matches, _ := path.Match(withoutType(name), unit)
+	return isService && (matches || withoutType(name) == unit)
+}
+
+// withoutType is the name of a unit without the type that a service or its socket has.
+func withoutType(unit string) string {
+	return strings.TrimSuffix(strings.TrimSuffix(unit, ".service"), ".socket")
+}
+
+// matching returns the instances that a name stands for by what they are called on the bus: one of that very name; else
+// one for which it is the unit or the bus name; else those that match it as a pattern of the shell.
 func matching(instances []*bus.Instance, name string) []*bus.Instance {
-	candidates := []string{name, strings.TrimSuffix(name, ".service")}
+	candidates := []string{name, withoutType(name)}
 	if instance, ok := bus.InstanceOf(name); ok {
 		candidates = append(candidates, instance)
 	}

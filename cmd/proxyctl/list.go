@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"strconv"
 	"strings"
 
@@ -30,29 +31,32 @@ func listTable(instances []described) table {
 		things: "instances",
 		columns: []column{
 			{header: "NAME"}, {header: "STATE", fixed: true}, {header: "CONNECTIONS", right: true}, {header: "MAX", right: true},
-			{header: "TARGET"}, {header: "LISTEN"}, {header: "PID", right: true},
+			{header: "TARGET"}, {header: "LISTEN"}, {header: "PID", right: true}, {header: "UNIT", wide: true},
 		},
 	}
 	for _, i := range instances {
 		t.rows = append(t.rows, []cell{
 			{text: i.Instance.Name, value: i.Instance.Name},
-			{text: i.State, colour: colourOf(i.State), value: i.State},
+			{text: i.State, colour: colourOf(i.Properties), value: i.State},
 			{text: strconv.FormatUint(uint64(i.NConnections), 10), value: i.NConnections},
 			{text: strconv.FormatUint(uint64(i.ConnectionsMax), 10), value: i.ConnectionsMax},
 			{text: i.Target, value: i.Target},
 			{text: strings.Join(i.ListenAddresses, " "), value: i.ListenAddresses},
 			{text: strconv.FormatUint(uint64(i.ProcessID), 10), value: i.ProcessID},
+			{text: cmp.Or(i.Unit, "-"), value: i.Unit},
 		})
 	}
 	return t
 }
 
-// colourOf is the colour of a state.
-func colourOf(state string) string {
-	switch state {
-	case bus.StateRunning:
+// colourOf is the colour of the state of an instance: green where its clients are served.
+func colourOf(p *bus.Properties) string {
+	switch {
+	case p.State == bus.StateRunning && p.BackendState == bus.BackendFailing:
+		return red
+	case p.State == bus.StateRunning:
 		return green
-	case bus.StateDraining:
+	case p.State == bus.StateDraining:
 		return yellow
 	}
 	return grey

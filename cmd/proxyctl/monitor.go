@@ -50,13 +50,13 @@ func (m *monitor) run(ctx context.Context) error {
 		return err
 	}
 	for _, name := range m.names {
-		if len(matching(running, name)) == 0 {
+		if len(m.named(ctx, running, name)) == 0 {
 			return noInstance(name, running)
 		}
 	}
 	m.authorize()
 	for _, instance := range running {
-		if m.wants(instance) {
+		if m.wants(ctx, instance) {
 			m.follow(ctx, instance)
 		}
 	}
@@ -77,9 +77,9 @@ func (m *monitor) run(ctx context.Context) error {
 	}
 }
 
-func (m *monitor) wants(instance *bus.Instance) bool {
+func (m *monitor) wants(ctx context.Context, instance *bus.Instance) bool {
 	for _, name := range m.names {
-		if len(matching([]*bus.Instance{instance}, name)) > 0 {
+		if len(m.named(ctx, []*bus.Instance{instance}, name)) > 0 {
 			return true
 		}
 	}
@@ -159,7 +159,7 @@ func (m *monitor) instanceChanged(ctx context.Context, e bus.InstanceChanged) er
 		}
 	}
 	instance := m.bus.Instance(e.Name, e.NewOwner)
-	if e.NewOwner == "" || m.followed[e.NewOwner] != nil || !m.wants(instance) {
+	if e.NewOwner == "" || m.followed[e.NewOwner] != nil || !m.wants(ctx, instance) {
 		return nil
 	}
 	if err := m.tell(e.Name, "appeared", green, "", nil); err != nil {
@@ -176,7 +176,7 @@ func (m *monitor) propertiesChanged(f *followed, e bus.PropertiesChanged) error 
 		m.fail(fmt.Errorf("cannot understand %s: %w", f.name, err))
 		return nil
 	}
-	for _, property := range propertiesOf(described{nil, p}, []string{"State", "ConnectionsMax", "ExitIdleTimeUSec", "DrainDeadline"}) {
+	for _, property := range propertiesOf(described{nil, p}, []string{"State", "ConnectionsMax", "ExitIdleTimeUSec", "DrainDeadline", "BackendState"}) {
 		if _, changed := e.Values[property.key]; !changed {
 			continue
 		}

@@ -49,11 +49,21 @@ func (c *ctl) setCommand() *cobra.Command {
 						c.cannot("set "+args[i]+" of", instance, err)
 						break
 					}
+					if endsWhenIdle(args[i]) {
+						c.say("%s ends as soon as it has no connection.", instance.Name)
+					}
 				}
 			}
 			return nil
 		},
 	}
+}
+
+// endsWhenIdle reports whether a setting, which has been parsed, is an idle time of 0.
+func endsWhenIdle(arg string) bool {
+	value, ok := strings.CutPrefix(arg, "exit-idle-time=")
+	span, err := timespan.Parse(value)
+	return ok && err == nil && span == 0
 }
 
 func parseSetting(arg string) (setting, error) {

@@ -46,7 +46,7 @@ func (c *ctl) printStatus(ctx context.Context, instances []described) error {
 		if n > 0 {
 			text.WriteByte('\n')
 		}
-		fmt.Fprintf(&text, "%s %s\n", c.terminal.paint(colourOf(i.State), c.terminal.dot()), printable.Line(i.Instance.Name))
+		fmt.Fprintf(&text, "%s %s\n", c.terminal.paint(colourOf(i.Properties), c.terminal.dot()), printable.Line(i.Instance.Name))
 		c.keys(&text, i)
 		if lines := c.journal(ctx, i); lines != "" {
 			text.WriteString("\n" + lines)
@@ -57,16 +57,21 @@ func (c *ctl) printStatus(ctx context.Context, instances []described) error {
 
 // keys writes the lines under the name, their keys aligned at the colon.
 func (c *ctl) keys(text *strings.Builder, i described) {
-	line := func(key, value string) { fmt.Fprintf(text, "%13s %s\n", key+":", value) }
-	line("State", c.terminal.paint(colourOf(i.State), printable.Line(i.State))+" "+c.sinceOrUntil(i.Properties))
+	line := func(key, value string) { // without a key, the line before goes on
+		if key != "" {
+			key += ":"
+		}
+		fmt.Fprintf(text, "%13s %s\n", key, value)
+	}
+	line("State", c.terminal.paint(colourOf(i.Properties), printable.Line(i.State))+" "+c.sinceOrUntil(i.Properties))
+	if i.Unit != "" {
+		line("Unit", printable.Line(i.Unit))
+	}
 	line("Target", printable.Line(i.Target))
 	for n, address := range i.ListenAddresses {
-		if n == 0 {
-			line("Listen", printable.Line(address))
-		} else {
-			fmt.Fprintf(text, "%13s %s\n", "", printable.Line(address))
-		}
+		line(first(n, "Listen"), printable.Line(address))
 	}
+	c.backendKeys(line, i.Properties)
 	line("Connections", fmt.Sprintf("%d of %d", i.NConnections, i.ConnectionsMax))
 	accepted := fmt.Sprintf("%d accepted", i.NAccepted)
 	for _, bad := range []struct {
@@ -85,15 +90,44 @@ func (c *ctl) keys(text *strings.Builder, i described) {
 		line("Idle exit", "after "+timespan.Format(idle))
 	}
 	for n, option := range i.ChangedOptions() {
-		key := "Options:"
-		if n > 0 {
-			key = ""
-		}
-		fmt.Fprintf(text, "%13s --%s=%s\n", key, option.Name, printable.Line(option.Value))
+		line(first(n, "Options"), "--"+option.Name+"="+printable.Line(option.Value))
 	}
 	line("Process", fmt.Sprintf("%d (proxyd %s)", i.ProcessID, printable.Line(i.Version)))
 	if busName, err := bus.InstanceBusName(i.Instance.Name); err == nil {
 		line("Bus name", busName)
+	}
+}
+
+// first is a key for the first of several lines.
+func first(n int, key string) string {
+	if n > 0 {
+		return ""
+	}
+	return key
+}
+
+// backendKeys writes what happens with the backend. Instances of older versions do not tell.
+func (c *ctl) backendKeys(line func(key, value string), p *bus.Properties) {
+	if !p.Has("BackendState") {
+		return
+	}
+	state := printable.Line(p.BackendState)
+	switch p.BackendState {
+	case bus.BackendFailing:
+		state = c.terminal.paint(red, state)
+	case bus.BackendUnknown:
+		state = "not tried yet"
+	}
+	if p.NConnecting > 0 {
+		state += fmt.Sprintf(", %s waiting for it", count(p.NConnecting, "client"))
+	}
+	line("Backend", state)
+	if p.BackendLastErrorTimestamp != 0 {
+		line("Last error", c.ago(p.BackendLastErrorTimestamp))
+		line("", printable.Line(p.BackendLastError))
+	}
+	if p.BackendLastReachedTimestamp != 0 {
+		line("Last reached", c.ago(p.BackendLastReachedTimestamp)+", in "+formatShort(bus.Span(p.BackendLastConnectUSec)))
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
 	"example.org/socketproxy/internal/printable"
@@ -20,6 +21,7 @@ type column struct {
 	header string // in upper case; in lower case, the key in JSON
 	right  bool   // aligned to the right
 	fixed  bool   // never shortened; nor is what is aligned to the right
+	wide   bool   // only where the terminal is wide enough for the whole table
 }
 
 type cell struct {
@@ -64,6 +66,9 @@ func (t table) text(terminal terminal, legend, full bool) string {
 			row[i].text = printable.Line(row[i].text)
 		}
 	}
+	if terminal.columns > 0 && !full && sum(t.widths(terminal, legend, true))+len(t.columns)-1 > terminal.columns {
+		t = t.withoutWide()
+	}
 	widths := t.widths(terminal, legend, full)
 	var text strings.Builder
 	if legend {
@@ -82,7 +87,35 @@ func (t table) text(terminal terminal, legend, full bool) string {
 	return text.String()
 }
 
-// widths are those of the columns. Where the terminal is too narrow, the widest ones give way.
+// withoutWide is the table without the columns that are for wide terminals.
+func (t table) withoutWide() table {
+	narrow := table{things: t.things, done: t.done}
+	for i := range t.columns {
+		if !t.columns[i].wide {
+			narrow.columns = append(narrow.columns, t.columns[i])
+		}
+	}
+	for _, row := range t.rows {
+		var cells []cell
+		for i := range row {
+			if !t.columns[i].wide {
+				cells = append(cells, row[i])
+			}
+		}
+		narrow.rows = append(narrow.rows, cells)
+	}
+	return narrow
+}
+
+func sum(numbers []int) (sum int) {
+	for _, n := range numbers {
+		sum += n
+	}
+	return sum
+}
+
+// widths are those of the columns. Where the terminal is too narrow, those give way first that say the same in every line,
+// and then the widest ones.
 func (t table) widths(terminal terminal, legend, full bool) []int {
 	widths := make([]int, len(t.columns))
 	total := len(t.columns) - 1
@@ -98,19 +131,26 @@ func (t table) widths(terminal terminal, legend, full bool) []int {
 	if full || terminal.columns == 0 {
 		return widths
 	}
-	for ; total > terminal.columns; total-- {
-		widest := -1
-		for i, column := range t.columns {
-			if !column.right && !column.fixed && widths[i] > max(columnMin, width(column.header)) && (widest < 0 || widths[i] > widths[widest]) {
-				widest = i
+	for _, mayShrink := range []func(int) bool{t.isConstant, func(int) bool { return true }} {
+		for ; total > terminal.columns; total-- {
+			widest := -1
+			for i, column := range t.columns {
+				if !column.right && !column.fixed && mayShrink(i) && widths[i] > max(columnMin, width(column.header)) && (widest < 0 || widths[i] > widths[widest]) {
+					widest = i
+				}
 			}
+			if widest < 0 {
+				break
+			}
+			widths[widest]--
 		}
-		if widest < 0 {
-			break
-		}
-		widths[widest]--
 	}
 	return widths
+}
+
+// isConstant reports whether a column says the same in every one of several lines.
+func (t table) isConstant(i int) bool {
+	return len(t.rows) > 1 && !slices.ContainsFunc(t.rows, func(row []cell) bool { return row[i].text != t.rows[0][i].text })
 }
 
 func (t table) line(text *strings.Builder, terminal terminal, widths []int, row []cell) {

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/rivo/uniseg"
 	"golang.org/x/term"
 )
 
@@ -88,18 +89,36 @@ func (t terminal) glyph(utf8, ascii string) string {
 func (t terminal) dot() string   { return t.glyph("●", "*") }
 func (t terminal) arrow() string { return t.glyph("→", "->") }
 
-// ellipsize shortens text to so many columns.
+// ellipsize shortens text to so many columns in the middle: the ends of addresses tell them apart.
 func (t terminal) ellipsize(text string, columns int) string {
 	if width(text) <= columns {
 		return text
 	}
 	dots := t.glyph("…", "...")
 	keep := max(0, columns-width(dots))
-	for i := range text {
-		if keep == 0 {
-			return text[:i] + dots
+	head := firstColumns(text, (keep+1)/2)
+	return head + dots + lastColumns(text, keep-width(head))
+}
+
+// firstColumns is as much of the beginning of text as fits into so many columns.
+func firstColumns(text string, columns int) string {
+	rest, state := text, -1
+	for {
+		cluster, after, w, next := uniseg.FirstGraphemeClusterInString(rest, state)
+		if cluster == "" || w > columns {
+			return text[:len(text)-len(rest)]
 		}
-		keep--
+		rest, state, columns = after, next, columns-w
 	}
-	return text
+}
+
+// lastColumns is as much of the end of text as fits into so many columns.
+func lastColumns(text string, columns int) string {
+	rest, state, left := text, -1, width(text)
+	for left > columns {
+		var w int
+		_, rest, w, state = uniseg.FirstGraphemeClusterInString(rest, state)
+		left -= w
+	}
+	return rest
 }

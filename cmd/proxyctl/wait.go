@@ -19,10 +19,41 @@ type wait struct {
 	*ctl
 	end   bool // for their end, not only until they are drained
 	left  []*described
-	shown string // the progress shown last
+	reset map[string]int      // how many connections were reset at the deadline, by unique name
+	again map[string][]string // the units that start the next process, by unique name
+	shown string              // the progress shown last
 }
 
-func (c *ctl) newWait(end bool) *wait { return &wait{ctl: c, end: end} }
+func (c *ctl) newWait(end bool) *wait {
+	return &wait{ctl: c, end: end, reset: make(map[string]int), again: make(map[string][]string)}
+}
+
+// prepare is for an instance before it is brought into another state: what is only known until then.
+func (w *wait) prepare(ctx context.Context, instance *bus.Instance, wait bool) {
+	properties, err := instance.Properties(ctx)
+	if err != nil {
+		return // the call that is to come says why
+	}
+	if w.end && properties.Unit != "" {
+		w.again[instance.Owner] = w.bus.ActiveTriggers(ctx, properties.Unit)
+	}
+	if wait {
+		_ = instance.SubscribeQuietly(ctx) // a caller who may not, does not learn how many were reset
+	}
+}
+
+// startsAgain says, as systemctl(1) does, that an end is not for long.
+func (w *wait) startsAgain(instance *bus.Instance) string {
+	units := w.again[instance.Owner]
+	if len(units) == 0 {
+		return ""
+	}
+	verb := "is"
+	if len(units) > 1 {
+		verb = "are"
+	}
+	return fmt.Sprintf("The next client starts %s again: %s %s still active.", instance.Name, strings.Join(units, ", "), verb)
+}
 
 // add adds an instance that has just been brought into a state.
 func (w *wait) add(instance *bus.Instance, state string) {
@@ -66,6 +97,10 @@ func (w *wait) follow(ctx context.Context, event bus.Event) {
 		if i := w.find(e.Owner); i != nil {
 			_ = i.Properties.Update(e.Values) // should it end now, this is the last that is known of it
 			_ = w.refresh(i, i.AskProperties(ctx))
+		}
+	case bus.ConnectionRemoved:
+		if e.Reason == "deadline" {
+			w.reset[e.Owner]++
 		}
 	case bus.EventsLost: // an end may be among them
 		for _, i := range w.refreshAll(ctx) {
@@ -146,12 +181,31 @@ func (w *wait) refresh(i *described, answer func() (*bus.Properties, error)) err
 
 func (w *wait) done(i *described, what string) {
 	w.erase()
+	switch n := w.reset[i.Owner]; n {
+	case 0:
+	case 1:
+		what += "; 1 connection was reset"
+	default:
+		what += fmt.Sprintf("; %d connections were reset", n)
+	}
 	w.say("%s %s.", i.Instance.Name, what)
+	if again := w.startsAgain(i.Instance); again != "" {
+		w.say("%s", again)
+	}
 	w.drop(i)
 }
 
 func (w *wait) drop(i *described) {
 	w.left = slices.DeleteFunc(w.left, func(other *described) bool { return other == i })
+}
+
+// leave is for a caller who does not wait.
+func (w *wait) leave() {
+	for _, i := range w.left {
+		if again := w.startsAgain(i.Instance); again != "" {
+			w.say("%s", again)
+		}
+	}
 }
 
 // interrupted says what goes on without anybody who waits for it.

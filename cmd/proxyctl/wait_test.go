@@ -1,12 +1,15 @@
 package main
 
 import (
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"example.org/socketproxy/internal/bus"
 	"example.org/socketproxy/internal/bustest"
+	"github.com/godbus/dbus/v5"
 )
 
 // onTerminal makes proxyctl believe that it writes to a terminal.
@@ -73,6 +76,69 @@ func TestHintsRunNothingButProxyctlWherePastedIntoAShell(t *testing.T) {
 		if got := c.inShell("resume", &bus.Instance{Name: name}); got != want {
 			t.Errorf("%q:\ngot  %s\nwant %s", name, got, want)
 		}
+	}
+}
+
+// fakeUnits brings a service manager onto the bus, which knows units with the others that trigger them.
+func fakeUnits(t *testing.T, b *bustest.Bus, triggers map[string][]string, states map[string]string) {
+	t.Helper()
+	conn := b.Connect(t)
+	const manager = "org.freedesktop.systemd1"
+	path := func(unit string) dbus.ObjectPath {
+		return dbus.ObjectPath("/unit/" + strings.NewReplacer("@", "_40", ".", "_2e", "-", "_2d").Replace(unit))
+	}
+	getUnit := func(unit string) (dbus.ObjectPath, *dbus.Error) {
+		if triggers[unit] == nil && states[unit] == "" {
+			return "/", dbus.NewError(manager+".NoSuchUnit", []any{"Unit " + unit + " not loaded."})
+		}
+		return path(unit), nil
+	}
+	if err := conn.ExportMethodTable(map[string]any{"GetUnit": getUnit}, "/org/freedesktop/systemd1", manager+".Manager"); err != nil {
+		t.Fatal(err)
+	}
+	for _, unit := range slices.Concat(slices.Collect(maps.Keys(triggers)), slices.Collect(maps.Keys(states))) {
+		get := func(_, property string) (dbus.Variant, *dbus.Error) {
+			if property == "TriggeredBy" {
+				return dbus.MakeVariant(triggers[unit]), nil
+			}
+			return dbus.MakeVariant(states[unit]), nil
+		}
+		if err := conn.ExportMethodTable(map[string]any{"Get": get}, path(unit), "org.freedesktop.DBus.Properties"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := conn.RequestName(manager, 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// systemctl stop says so too.
+func TestAnEndIsSaidNotToBeForLongWhereASocketStillListens(t *testing.T) {
+	environment(t)
+	b := bustest.Start(t, bustest.Options{})
+	fakeUnits(t, b, map[string][]string{
+		"proxyd@web.service": {"proxyd@web.socket", "web-too.socket", "web.timer"}, "proxyd@db.service": {"proxyd@db.socket"},
+	}, map[string]string{"proxyd@web.socket": "active", "web-too.socket": "inactive", "proxyd@db.socket": "failed"})
+	for _, name := range []string{"web", "db"} {
+		startFake(t, b, name, nil)
+	}
+	startFake(t, b, "own", map[string]any{"Unit": ""})
+	const again = "The next client starts web again: proxyd@web.socket is still active.\n"
+	for command, want := range map[string]string{
+		"exit web --no-wait": again, "drain web --no-wait": again, "drain web --no-wait --no-exit": "", "exit db own --no-wait": "", "exit web --no-wait -q": "",
+	} {
+		text, status := transcript(t, b, strings.Fields(command)...)
+		if want = "$ proxyctl " + command + "\n" + want; text != want || status != 0 {
+			t.Errorf("got\n%s\nwant\n%s", text, want)
+		}
+	}
+	web := startFake(t, b, "site", map[string]any{"Unit": "proxyd@web.service", "State": bus.StateExiting})
+	out, end := begin(t, b, nil, "exit", "site")
+	out.waitFor(t, "Waiting for site")
+	web.conn.Close()
+	out.waitFor(t, "site has ended.\nThe next client starts site again: proxyd@web.socket is still active.\n")
+	if status := end(); status != 0 {
+		t.Errorf("exit status %d", status)
 	}
 }
 
@@ -192,7 +258,7 @@ func TestASilentInstanceIsNamedAndTheOthersAreListed(t *testing.T) {
 	silent.mu.Lock() // its answers wait for this
 	defer silent.mu.Unlock()
 	text, status := transcript(t, b, "list", "--no-legend")
-	want := "$ proxyctl list --no-legend\nproxyctl: cannot look at silent: no answer within 5s\nweb running 3 256 127.0.0.1:3000 [::]:8080 4711\n[exit status 1]\n"
+	want := "$ proxyctl list --no-legend\nproxyctl: cannot look at silent: no answer within 5s\nweb running 3 256 127.0.0.1:3000 [::]:8080 4711 proxyd@web.service\n[exit status 1]\n"
 	if text != want || status != 1 {
 		t.Errorf("got\n%s\nwant\n%s", text, want)
 	}

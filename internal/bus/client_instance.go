@@ -269,6 +269,13 @@ func (i *Instance) Exit(ctx context.Context) error { return i.call(ctx, "Exit").
 // Subscribe asks for the signals of the instance; see [Client.Next].
 func (i *Instance) Subscribe(ctx context.Context) error { return i.call(ctx, "Subscribe").store() }
 
+// SubscribeQuietly is Subscribe that asks nobody for an authorization: it fails where one is needed.
+func (i *Instance) SubscribeQuietly(ctx context.Context) error {
+	c := *i.client
+	c.Interactive = false
+	return c.send(ctx, c.replyTimeout, i.Owner, Path, Interface, "Subscribe").store()
+}
+
 // call calls a method that may need an authorization.
 func (i *Instance) call(ctx context.Context, member string, args ...any) *reply {
 	c := i.client
