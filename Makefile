@@ -51,7 +51,9 @@ all: build
 
 build: build/proxyd build/proxyctl
 
-# Not each time, so that sudo make install takes what make has built, and root needs no Go.
+# Not each time, so that sudo make install takes what make has built, and root needs no Go. Not with -buildmode=pie: without C that
+# links on amd64, arm64 and ppc64le only, needs the C library's dynamic loader on the machine, and measured on amd64 it starts 1.8 ms
+# later (5.8 instead of 4.0 ms of CPU time) and is 12 % larger.
 build/proxyd build/proxyctl &: go.mod go.sum $(shell find cmd internal -name '*.go' -o -name '*.xml')
 	CGO_ENABLED=0 $(GO) build -tags godbus_no_tcp -trimpath -ldflags '-s -w -X example.org/socketproxy/internal/version.linked=$(VERSION)' \
 		-o build/ ./cmd/proxyd ./cmd/proxyctl
@@ -135,11 +137,13 @@ NFPM ?= $(GO) run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
 # The directory for the package.
 DEBDIR ?= build
 
+# Each build of a commit makes the same bytes, whenever and wherever: reproducible-builds.org.
+deb: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
 deb:
 	rm -rf build/root build/deb
 	$(MAKE) --always-make build VERSION='$(DEBVERSION)'
 	$(MAKE) install DESTDIR=build/root PREFIX=/usr
-	mkdir -p build/root/usr/share/zsh/vendor-completions build/deb
+	install -d -m 755 build/root/usr/share/zsh/vendor-completions build/deb
 	mv build/root/usr/share/zsh/site-functions/_proxyctl build/root/usr/share/zsh/vendor-completions/
 	rmdir build/root/usr/share/zsh/site-functions
 	find build/root/usr/share/man -type f -exec gzip -9n {} +

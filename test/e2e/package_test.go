@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"crypto/sha256"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +17,22 @@ func TestThePackage(t *testing.T) {
 	testenv.Need(t, "dpkg", "dpkg")
 	older, newer := buildPackage(t, "1.0"), buildPackage(t, "1.1")
 
+	t.Run("is the same, byte for byte, when it is built again elsewhere", func(t *testing.T) {
+		t.Parallel()
+		tree := t.TempDir()
+		if err := os.CopyFS(tree, os.DirFS("../..")); err != nil {
+			t.Fatal(err)
+		}
+		again := exec.Command("/bin/sh", "-c", `umask 077; exec make --silent deb DEBVERSION=1.0 DEBDIR=.`)
+		again.Dir = tree
+		again.Env = append(os.Environ(), "TZ=Pacific/Auckland", "LC_ALL=C.UTF-8")
+		if text, err := again.CombinedOutput(); err != nil {
+			t.Fatalf("make deb: %v\n%s", err, text)
+		}
+		if first, second := contents(t, older), contents(t, filepath.Join(tree, filepath.Base(older))); first != second {
+			t.Errorf("the first package has\n%s\nthe second one has\n%s", first, second)
+		}
+	})
 	t.Run("has no error", func(t *testing.T) {
 		t.Parallel()
 		testenv.Need(t, "lintian", "lintian")
@@ -47,6 +65,20 @@ func buildPackage(t *testing.T, version string) (file string) {
 		t.Fatalf("make deb has made %q, %v", packages, err)
 	}
 	return packages[0]
+}
+
+// contents are the hash of a package, and what it consists of, to see what a change of the hash comes from.
+func contents(t *testing.T, file string) string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := exec.Command("dpkg-deb", "--contents", file).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%x\n%s", sha256.Sum256(text), list)
 }
 
 func (m *machine) installUpgradeRemoveAndPurge(t *testing.T, older, newer string) {
