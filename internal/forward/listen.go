@@ -143,6 +143,9 @@ func (a ListenAddress) listen(sa *sockaddr) (*Listener, error) {
 	if errno != 0 {
 		return nil, errno
 	}
+	if a.any && sa.family() == unix.AF_INET6 {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0) // net.ipv6.bindv6only may be 1: ipv6(7)
+	}
 	err := bindAndListen(fd, sa)
 	if err != nil {
 		closeFD(fd)

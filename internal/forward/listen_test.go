@@ -12,7 +12,9 @@ import (
 	"testing"
 
 	"example.org/socketproxy/internal/printable"
+	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/streamtest"
+	"example.org/socketproxy/internal/testenv"
 	"golang.org/x/sys/unix"
 )
 
@@ -181,6 +183,32 @@ func TestAPortListensOnAllAddresses(t *testing.T) {
 	l := mustListen(t, port)
 	defer l.Close()
 	streamtest.Dial(t, streamtest.TCP("127.0.0.1:"+port))
+}
+
+func TestAPortListensOnIPv4TooWhereIPv6SocketsAreForIPv6Alone(t *testing.T) {
+	network := proctest.NewNetwork(t)
+	err := network.In(func() error {
+		if err := os.WriteFile("/proc/sys/net/ipv6/bindv6only", []byte("1"), 0o644); err != nil {
+			testenv.Without(t, "cannot set net.ipv6.bindv6only: %v", err)
+		}
+		address, err := ParseListenAddress("8080")
+		if err != nil {
+			return err
+		}
+		l, err := address.Listen()
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		client, err := net.Dial("tcp4", "127.0.0.1:8080")
+		if err != nil {
+			return err
+		}
+		return client.Close()
+	})
+	if err != nil {
+		t.Error(err)
+	}
 }
 
 func TestAdoptListenerTakesTheSocketAndItsName(t *testing.T) {

@@ -8,16 +8,20 @@ import (
 func TestTheFirstClientStartsTheProxy(t *testing.T) {
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
-			m := onMachine(t)
-			i := instance{name: "first" + network, target: m.echo(t, network)}
-			address := m.proxy(t, i)
-			if pid := m.mainPID(t, i.unit()); pid != 0 {
-				t.Fatalf("it runs before anybody has come, as %d", pid)
-			}
-			if err := m.ask("tcp", address); err != nil {
-				t.Fatal(err)
-			}
-			m.until(t, i.unit(), "Unit.ActiveState", equals("active"))
+			onEachSystemd(t, func(t *testing.T, m *machine) {
+				i := instance{name: "first" + network, target: m.echo(t, network)}
+				address := m.proxy(t, i)
+				if pid := m.mainPID(t, i.unit()); pid != 0 {
+					t.Fatalf("it runs before a client has come, as %d", pid)
+				}
+				if err := m.ask("tcp", address); err != nil {
+					t.Fatal(err)
+				}
+				m.until(t, i.unit(), "Unit.ActiveState", equals("active"))
+				if log := m.run(t, "journalctl", "--no-pager", "--quiet"); strings.Contains(log, "unset environment variable") {
+					t.Errorf("settings without OPTIONS= give a warning:\n%s", log)
+				}
+			})
 		})
 	}
 }
@@ -58,21 +62,22 @@ func TestASocketWithWrongSettingsDoesNotStartAndSaysWhy(t *testing.T) {
 		"empty":  {"", "", "Failed to parse target: : empty target"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			m := onMachine(t)
-			i := instance{name: "mistaken-" + name, target: test.target, options: test.options, listen: "127.0.0.1:" + freePort()}
-			for file, text := range i.files() {
-				m.write(t, file, text)
-			}
-			m.run(t, "systemctl", "daemon-reload")
-			if text, err := output(m.command("systemctl", "start", i.socketUnit())); err == nil {
-				t.Errorf("it has started\n%s", text)
-			}
-			if why := m.entry(t, "_SYSTEMD_UNIT="+i.socketUnit(), "SYSLOG_IDENTIFIER=proxyd")["MESSAGE"]; why != test.why {
-				t.Errorf("the log has %q, want %q", why, test.why)
-			}
-			if status, _ := output(m.command("systemctl", "status", "--full", i.socketUnit())); !strings.Contains(status, test.why) {
-				t.Errorf("systemctl status shows\n%s", status)
-			}
+			onEachSystemd(t, func(t *testing.T, m *machine) {
+				i := instance{name: "mistaken-" + name, target: test.target, options: test.options, listen: "127.0.0.1:" + freePort()}
+				for file, text := range i.files() {
+					m.write(t, file, text)
+				}
+				m.run(t, "systemctl", "daemon-reload")
+				if text, err := output(m.command("systemctl", "start", i.socketUnit())); err == nil {
+					t.Errorf("it has started\n%s", text)
+				}
+				if why := m.entry(t, "_SYSTEMD_UNIT="+i.socketUnit(), "SYSLOG_IDENTIFIER=proxyd")["MESSAGE"]; why != test.why {
+					t.Errorf("the log has %q, want %q", why, test.why)
+				}
+				if status, _ := output(m.command("systemctl", "status", "--full", i.socketUnit())); !strings.Contains(status, test.why) {
+					t.Errorf("systemctl status shows\n%s", status)
+				}
+			})
 		})
 	}
 }

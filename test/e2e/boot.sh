@@ -1,5 +1,6 @@
 # Becomes the systemd of the machine. It runs as the first process of new PID, mount, network, UTS and IPC namespaces,
-# in the directory of the machine, which has the files to be installed in tree/; $1 is the name of its cgroup.
+# in the directory of the machine, which has the files to be installed in tree/; $1 is the name of its cgroup, $2 the root
+# directory of the system below: / or another Debian.
 
 mount --make-rprivate /
 
@@ -9,11 +10,11 @@ mount -t cgroup2 none cgroup
 mkdir "cgroup/$1"
 echo 0 >"cgroup/$1/cgroup.procs"
 
-# The files of this machine below, those to be installed above; what the machine writes goes to memory.
+# The files of the system below, those to be installed above; what the machine writes goes to memory.
 mount -t tmpfs -o mode=755 none layer
 cp -a tree layer/upper
 mkdir layer/work
-mount -t overlay -o "lowerdir=/,upperdir=$PWD/layer/upper,workdir=$PWD/layer/work" none root
+mount -t overlay -o "lowerdir=$2,upperdir=$PWD/layer/upper,workdir=$PWD/layer/work" none root
 
 # What systemd expects of a container manager: https://systemd.io/CONTAINER_INTERFACE
 # It must not set sysctls, most of which are those of the whole machine.

@@ -38,32 +38,33 @@ func TestTheWatchdogEndsAProxyThatHangs(t *testing.T) {
 }
 
 func TestRestartUnderLoadRefusesNobody(t *testing.T) {
-	m := onMachine(t)
-	i := instance{name: "restarted", target: m.echo(t, "tcp")}
-	address := m.proxy(t, i)
+	onEachSystemd(t, func(t *testing.T, m *machine) {
+		i := instance{name: "restarted", target: m.echo(t, "tcp")}
+		address := m.proxy(t, i)
 
-	restarted := make(chan struct{})
-	var clients sync.WaitGroup
-	for range 4 {
-		clients.Go(func() {
-			for {
-				if err := m.ask("tcp", address); err != nil {
-					t.Error(err)
-					return
+		restarted := make(chan struct{})
+		var clients sync.WaitGroup
+		for range 4 {
+			clients.Go(func() {
+				for {
+					if err := m.ask("tcp", address); err != nil {
+						t.Error(err)
+						return
+					}
+					select {
+					case <-restarted:
+						return
+					default:
+					}
 				}
-				select {
-				case <-restarted:
-					return
-				default:
-				}
-			}
-		})
-	}
-	for range 5 {
-		m.run(t, "systemctl", "restart", i.unit())
-	}
-	close(restarted)
-	clients.Wait()
+			})
+		}
+		for range 5 {
+			m.run(t, "systemctl", "restart", i.unit())
+		}
+		close(restarted)
+		clients.Wait()
+	})
 }
 
 // The client that waits for a proxy that cannot start must not make systemd try for ever.

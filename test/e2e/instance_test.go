@@ -25,8 +25,12 @@ func (m *machine) proxy(t *testing.T, i instance) (address string) {
 }
 
 func (i instance) files() map[string]string {
+	settings := "TARGET=" + i.target + "\n"
+	if i.options != "" {
+		settings += "OPTIONS=" + i.options + "\n"
+	}
 	files := map[string]string{
-		"/etc/proxyd/" + i.name + ".conf":                          "TARGET=" + i.target + "\nOPTIONS=" + i.options + "\n",
+		"/etc/proxyd/" + i.name + ".conf":                          settings,
 		"/etc/systemd/system/" + i.socketUnit() + ".d/listen.conf": "[Socket]\nListenStream=" + i.listen + "\n",
 	}
 	if i.service != "" {

@@ -28,6 +28,7 @@ var bootScript string
 // machine is a systemd with all that it runs.
 type machine struct {
 	dir    string
+	system string // the root directory of the system below its files
 	cgroup string // its name, in the root of the cgroup hierarchy
 	init   *exec.Cmd
 	output bytes.Buffer  // of the boot script, for its complaints
@@ -38,13 +39,13 @@ type machine struct {
 	units   *units
 }
 
-// newMachine is one that is to be booted. What its tree has is put over the files of this machine.
+// newMachine is one that is to be booted. What its tree has is put over the files of the system.
 func newMachine(bus *systemBus) (*machine, error) {
 	dir, err := os.MkdirTemp("", "proxyd-e2e")
 	if err != nil {
 		return nil, err
 	}
-	m := &machine{dir: dir, cgroup: filepath.Base(dir), ended: make(chan struct{})}
+	m := &machine{dir: dir, system: bus.system, cgroup: filepath.Base(dir), ended: make(chan struct{})}
 	units := filepath.Join(m.tree(), "etc/systemd/system")
 	if err = os.MkdirAll(units, 0o755); err == nil {
 		err = os.Symlink(bus.unit, filepath.Join(units, "dbus.service")) // as "systemctl enable" does
@@ -81,7 +82,7 @@ func (m *machine) start() error {
 	}
 	defer notify.Close()
 
-	m.init = exec.Command("/bin/sh", "-e", "-c", bootScript, "boot.sh", m.cgroup)
+	m.init = exec.Command("/bin/sh", "-e", "-c", bootScript, "boot.sh", m.cgroup, m.system)
 	m.init.Dir = m.dir
 	m.init.Stdout, m.init.Stderr = &m.output, &m.output
 	m.init.SysProcAttr = &syscall.SysProcAttr{

@@ -1,15 +1,18 @@
 // Package e2e tests what an administrator has after the installation: the units, on a real systemd with its own journal
 // and bus. It boots in half a second, in namespaces of its own over the files of this machine. There is one for each
-// daemon that may be the system bus, which the tests share, and more where the package is installed and taken away.
+// daemon that may be the system bus, and one over the files of a newer Debian, which the tests share, and more where the
+// package is installed and taken away.
 // Nothing of it reaches the machine, and nothing of it is left.
 package e2e
 
 import (
+	"bytes"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 
 	"example.org/socketproxy/internal/testenv"
@@ -20,13 +23,31 @@ import (
 type systemBus struct {
 	name, unit, debianPackage string
 
+	system string // the root directory of the system below
+
 	booted     *machine // for the tests that share it, unless
 	unbootable error    // says why there is none
 }
 
 var buses = []*systemBus{
-	{name: "dbus-daemon", unit: "/lib/systemd/system/dbus.service", debianPackage: "dbus"},
-	{name: "dbus-broker", unit: "/lib/systemd/system/dbus-broker.service", debianPackage: "dbus-broker"},
+	{name: "dbus-daemon", unit: "/lib/systemd/system/dbus.service", debianPackage: "dbus", system: "/"},
+	{name: "dbus-broker", unit: "/lib/systemd/system/dbus-broker.service", debianPackage: "dbus-broker", system: "/"},
+	debian13,
+}
+
+// debian13 is the dbus-daemon of a system with another systemd. findDebian13 knows its directory.
+var debian13 = &systemBus{name: "Debian 13", unit: "/lib/systemd/system/dbus.service", debianPackage: "dbus"}
+
+// findDebian13 makes the system where that is possible: see the script.
+func findDebian13() error {
+	find := exec.Command("../debian13")
+	find.Stderr = new(bytes.Buffer)
+	root, err := find.Output()
+	if err != nil {
+		return fmt.Errorf("%w: %v: %s", errNoDebian13, err, find.Stderr)
+	}
+	debian13.system = strings.TrimSpace(string(root))
+	return nil
 }
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
@@ -110,12 +131,21 @@ func (bus *systemBus) possible() error {
 	if _, err := exec.LookPath("make"); err != nil {
 		return fmt.Errorf("%w (Debian package make)", err)
 	}
-	return permitted()
+	if err := permitted(); err != nil || bus != debian13 {
+		return err
+	}
+	if _, err := exec.LookPath("debootstrap"); err != nil {
+		return fmt.Errorf("%w (Debian package debootstrap)", err)
+	}
+	return findDebian13()
 }
 
 // errForbidden says that the kernel does not let even root do what a boot needs, which is the one lack that no package
 // mends, and so no failure where it is forbidden to skip.
 var errForbidden = errors.New("no overlay in namespaces of its own")
+
+// errNoDebian13 says that there is no network or no such mirror, for which it is left out everywhere.
+var errNoDebian13 = errors.New("no Debian 13")
 
 // permitted tries what a boot needs of the kernel.
 func permitted() error {
@@ -142,6 +172,17 @@ func onMachine(t *testing.T) *machine {
 // onEachBus runs a test on each machine, together with others.
 func onEachBus(t *testing.T, test func(t *testing.T, m *machine)) {
 	t.Helper()
+	onEach(t, buses, test)
+}
+
+// onEachSystemd runs a test under the systemd of this machine and that of a newer Debian, together with others.
+func onEachSystemd(t *testing.T, test func(t *testing.T, m *machine)) {
+	t.Helper()
+	onEach(t, []*systemBus{buses[0], debian13}, test)
+}
+
+func onEach(t *testing.T, buses []*systemBus, test func(t *testing.T, m *machine)) {
+	t.Helper()
 	t.Parallel()
 	for _, bus := range buses {
 		t.Run(bus.name, func(t *testing.T) {
@@ -162,7 +203,7 @@ func aloneOnEachBus(t *testing.T, test func(t *testing.T, m *machine)) {
 // machine is the one that tests share.
 func (bus *systemBus) machine(t *testing.T) *machine {
 	t.Helper()
-	if errors.Is(bus.unbootable, errForbidden) {
+	if errors.Is(bus.unbootable, errForbidden) || errors.Is(bus.unbootable, errNoDebian13) {
 		t.Skipf("cannot boot a systemd here: %v", bus.unbootable)
 	}
 	if bus.unbootable != nil {

@@ -11,27 +11,29 @@ import (
 
 // The examples are installed as the comment in them says, one after the other, since both are for port 80.
 func TestExamplesServeNginx(t *testing.T) {
-	m := onMachine(t)
 	testenv.Need(t, "nginx", "nginx-light")
 	testenv.Need(t, "curl", "curl")
-	for _, example := range []string{"nginx", "nginx-private-network"} {
-		t.Run(example, func(t *testing.T) {
-			dir := filepath.Join("../../units/examples", example)
-			m.copy(t, filepath.Join(dir, "proxied-nginx.conf"), "/etc/nginx/")
-			for _, unit := range []string{"proxy-to-nginx.socket", "proxy-to-nginx.service", "proxied-nginx.service"} {
-				m.copy(t, filepath.Join(dir, unit), "/etc/systemd/system/")
-			}
-			m.startUnit(t, "proxy-to-nginx.socket", proxyToNginx, proxiedNginx)
-			m.servesNginx(t)
-			for _, unit := range []string{proxyToNginx, proxiedNginx} {
-				if state := m.property(t, unit, "Unit.ActiveState"); state != "active" {
-					t.Errorf("%s is %v", unit, state)
-				}
-			}
-			m.healsNginx(t)
-			m.idleStopsNginx(t)
-		})
+	onEachSystemd(t, func(t *testing.T, m *machine) {
+		for _, example := range []string{"nginx", "nginx-private-network"} {
+			t.Run(example, func(t *testing.T) { m.tryNginxExample(t, filepath.Join("../../units/examples", example)) })
+		}
+	})
+}
+
+func (m *machine) tryNginxExample(t *testing.T, dir string) {
+	m.copy(t, filepath.Join(dir, "proxied-nginx.conf"), "/etc/nginx/")
+	for _, unit := range []string{"proxy-to-nginx.socket", "proxy-to-nginx.service", "proxied-nginx.service"} {
+		m.copy(t, filepath.Join(dir, unit), "/etc/systemd/system/")
 	}
+	m.startUnit(t, "proxy-to-nginx.socket", proxyToNginx, proxiedNginx)
+	m.servesNginx(t)
+	for _, unit := range []string{proxyToNginx, proxiedNginx} {
+		if state := m.property(t, unit, "Unit.ActiveState"); state != "active" {
+			t.Errorf("%s is %v", unit, state)
+		}
+	}
+	m.healsNginx(t)
+	m.idleStopsNginx(t)
 }
 
 const (

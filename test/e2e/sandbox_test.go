@@ -7,22 +7,24 @@ import (
 )
 
 func TestTheSandboxIsTight(t *testing.T) {
-	m := onMachine(t)
-	// The threshold is in tenths.
-	text, err := output(m.command("systemd-analyze", "security", "--no-pager", "--threshold=10", "proxyd@any.service"))
-	if err != nil {
-		t.Errorf("%v\n%s", err, text)
-	}
+	onEachSystemd(t, func(t *testing.T, m *machine) {
+		// The threshold is in tenths.
+		text, err := output(m.command("systemd-analyze", "security", "--no-pager", "--threshold=10", "proxyd@any.service"))
+		if err != nil {
+			t.Errorf("%v\n%s", err, text)
+		}
+	})
 }
 
 func TestTheUnitsAreFreeOfMistakes(t *testing.T) {
-	m := onMachine(t)
-	i := instance{name: "verified", target: "127.0.0.1:1"}
-	m.proxy(t, i)
-	text, err := output(m.command("systemd-analyze", "verify", "--man=no", i.unit(), i.socketUnit()))
-	if err != nil || strings.Contains(text, "proxyd") {
-		t.Errorf("%v\n%s", err, text)
-	}
+	onEachSystemd(t, func(t *testing.T, m *machine) {
+		i := instance{name: "verified", target: "127.0.0.1:1"}
+		m.proxy(t, i)
+		text, err := output(m.command("systemd-analyze", "verify", "--man=no", i.unit(), i.socketUnit()))
+		if err != nil || strings.Contains(text, "proxyd") {
+			t.Errorf("%v\n%s", err, text)
+		}
+	})
 }
 
 // What is left in the sandbox is enough for every kind of backend.
@@ -84,15 +86,16 @@ PrivateNetwork=yes
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			m := onMachine(t)
-			address := m.proxy(t, instance{
-				name:    "sandbox-" + strings.ReplaceAll(test.name, " ", "-"),
-				target:  test.target(t, m),
-				service: test.service,
+			onEachSystemd(t, func(t *testing.T, m *machine) {
+				address := m.proxy(t, instance{
+					name:    "sandbox-" + strings.ReplaceAll(test.name, " ", "-"),
+					target:  test.target(t, m),
+					service: test.service,
+				})
+				if err := m.ask("tcp", address); err != nil {
+					t.Error(err)
+				}
 			})
-			if err := m.ask("tcp", address); err != nil {
-				t.Error(err)
-			}
 		})
 	}
 }
