@@ -76,6 +76,9 @@ func (o *options) shown() bus.Options {
 		AcceptProxyTimeoutUSec:  bus.Usec(o.acceptProxyTimeout),
 		ConnectTimeoutUSec:      bus.Usec(o.connectTimeout),
 		ConnectRetryUSec:        bus.Usec(o.connectRetry),
+		HalfCloseTimeoutUSec:    bus.Usec(o.halfCloseTimeout),
+		AbortOnClose:            o.abortOnClose,
+		TCPUserTimeoutUSec:      bus.Usec(o.tcpUserTimeout),
 		IdleTimeoutUSec:         bus.Usec(o.idleTimeout),
 		DrainTimeoutUSec:        bus.Usec(o.drainTimeout),
 	}

@@ -34,6 +34,14 @@ Forward the clients of listening sockets to one backend, in both directions.
                             does not listen yet (5s)
      --idle-timeout=SPAN    Close a connection after this long without a byte in
                             either direction (infinity)
+     --half-close-timeout=SPAN
+                            Close a connection after this long without a byte
+                            once one side has sent all it will (1min)
+     --abort-on-close=BOOL  Give up a client that finishes sending while it
+                            waits for the backend (no)
+     --tcp-user-timeout=SPAN
+                            Give up a TCP peer that has acknowledged nothing
+                            for this long (infinity: the kernel decides)
      --drain-timeout=SPAN   On SIGTERM, let connections finish this long (5s)
      --name=NAME            The name of this instance on the bus (its unit's)
      --bus=auto|system|session|none|ADDRESS

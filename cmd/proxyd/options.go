@@ -29,6 +29,9 @@ type options struct {
 	connectRetry            time.Duration
 	drainTimeout            time.Duration
 	idleTimeout             time.Duration
+	halfCloseTimeout        time.Duration
+	abortOnClose            bool
+	tcpUserTimeout          time.Duration
 	name                    string // "": that of the unit
 	bus                     busChoice
 	logLevel                slog.Level
@@ -62,6 +65,8 @@ func parseOptions(args []string) (*options, error) {
 		connectRetry:       forward.DefaultConnectRetry,
 		drainTimeout:       forward.DefaultDrainTimeout,
 		idleTimeout:        forward.Infinity,
+		halfCloseTimeout:   forward.DefaultHalfCloseTimeout,
+		tcpUserTimeout:     forward.Infinity,
 		bus:                busChoice{bus.SystemAddress(), true},
 		logLevel:           slog.LevelInfo,
 	}
@@ -117,6 +122,9 @@ func (o *options) define(flags *pflag.FlagSet) {
 	option("connect-retry", "", span(&o.connectRetry))
 	option("drain-timeout", "", span(&o.drainTimeout))
 	option("idle-timeout", "", timeout(&o.idleTimeout))
+	option("half-close-timeout", "", timeout(&o.halfCloseTimeout))
+	option("abort-on-close", "", boolean(&o.abortOnClose))
+	option("tcp-user-timeout", "", timeout(&o.tcpUserTimeout))
 	option("listen", "", o.addListen)
 	option("name", "", o.setName)
 	option("bus", "", o.setBus)
@@ -197,6 +205,21 @@ func span(d *time.Duration) func(string) error {
 	}
 }
 
+// boolean takes what systemd takes: parse_boolean() in its src/basic/parse-util.c.
+func boolean(b *bool) func(string) error {
+	return func(value string) error {
+		switch strings.ToLower(value) {
+		case "1", "yes", "y", "true", "t", "on":
+			*b = true
+		case "0", "no", "n", "false", "f", "off":
+			*b = false
+		default:
+			return errors.New("neither yes nor no")
+		}
+		return nil
+	}
+}
+
 // timeout is a span of which 0 means none at all, as it does for the time-outs of units.
 func timeout(d *time.Duration) func(string) error {
 	return func(value string) error {
@@ -233,8 +256,18 @@ func inWordsOfGetopt(err error) error {
 	return err
 }
 
+// minRuntime keeps clients from starting an activated proxyd too often with a short --exit-idle-time=: systemd gives a unit
+// up after five starts in ten seconds, and a socket after twenty in two (DefaultStartLimitBurst= of systemd-system.conf(5),
+// TriggerLimitBurst= of systemd.socket(5)). With this there are four at most.
+const minRuntime = 3 * time.Second
+
 func (o *options) config(listeners []*forward.Listener, log *slog.Logger) forward.Config {
+	var runtime time.Duration
+	if len(listeners) > len(o.listen) { // some are from the service manager, which starts this process again
+		runtime = minRuntime
+	}
 	return forward.Config{
+		MinRuntime:              runtime,
 		Target:                  o.target,
 		Listeners:               listeners,
 		ConnectionsMax:          o.connectionsMax,
@@ -244,6 +277,9 @@ func (o *options) config(listeners []*forward.Listener, log *slog.Logger) forwar
 		ConnectTimeout:          o.connectTimeout,
 		ConnectRetry:            o.connectRetry,
 		IdleTimeout:             o.idleTimeout,
+		HalfCloseTimeout:        o.halfCloseTimeout,
+		AbortOnClose:            o.abortOnClose,
+		TCPUserTimeout:          o.tcpUserTimeout,
 		ProxyProtocol:           o.proxyProtocol,
 		AcceptProxy:             o.acceptProxy,
 		AcceptProxyTimeout:      o.acceptProxyTimeout,

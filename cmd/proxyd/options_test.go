@@ -46,6 +46,8 @@ func TestDefaultsAreThoseOfTheManual(t *testing.T) {
 		connectRetry:       5 * time.Second,
 		drainTimeout:       5 * time.Second,
 		idleTimeout:        forward.Infinity,
+		halfCloseTimeout:   time.Minute,
+		tcpUserTimeout:     forward.Infinity,
 		bus:                busChoice{bus.SystemAddress(), true},
 		logLevel:           slog.LevelInfo,
 	}
@@ -85,6 +87,13 @@ func TestOptionsSetWhatTheirNamesSay(t *testing.T) {
 		{"--drain-timeout=infinity", func(o *options) { o.drainTimeout = forward.Infinity }},
 		{"--drain-timeout=0", func(o *options) { o.drainTimeout = 0 }},
 		{"--idle-timeout=1h", func(o *options) { o.idleTimeout = time.Hour }},
+		{"--half-close-timeout=2min", func(o *options) { o.halfCloseTimeout = 2 * time.Minute }},
+		{"--half-close-timeout=0", func(o *options) { o.halfCloseTimeout = forward.Infinity }},
+		{"--abort-on-close=yes", func(o *options) { o.abortOnClose = true }},
+		{"--abort-on-close=True", func(o *options) { o.abortOnClose = true }},
+		{"--abort-on-close=on --abort-on-close=0", func(o *options) { o.abortOnClose = false }},
+		{"--tcp-user-timeout=30s", func(o *options) { o.tcpUserTimeout = 30 * time.Second }},
+		{"--tcp-user-timeout=0", func(o *options) { o.tcpUserTimeout = forward.Infinity }},
 		{"--idle-timeout=0", func(o *options) { o.idleTimeout = forward.Infinity }},
 		{"--log-level=debug", func(o *options) { o.logLevel = slog.LevelDebug }},
 		{"--log-level=3", func(o *options) { o.logLevel = slog.LevelError }},
@@ -143,7 +152,8 @@ func sources(t *testing.T, texts ...string) (sources []forward.Source) {
 func TestConfigCarriesEveryOption(t *testing.T) {
 	opts := parsed(t, "-c1", "--connections-max-per-source=2", "--exit-idle-time=3", "--proxy-protocol=v2",
 		"--source-prefix-ipv6=48", "--accept-proxy=192.0.2.1", "--accept-proxy-timeout=7",
-		"--connect-timeout=4", "--connect-retry=5", "--idle-timeout=6", "127.0.0.1:80")
+		"--connect-timeout=4", "--connect-retry=5", "--idle-timeout=6", "--half-close-timeout=8", "--abort-on-close=yes",
+		"--tcp-user-timeout=9", "127.0.0.1:80")
 	listeners, log := []*forward.Listener{}, discardLog()
 	want := forward.Config{
 		Target:                  opts.target,
@@ -158,6 +168,9 @@ func TestConfigCarriesEveryOption(t *testing.T) {
 		ConnectTimeout:          4 * time.Second,
 		ConnectRetry:            5 * time.Second,
 		IdleTimeout:             6 * time.Second,
+		HalfCloseTimeout:        8 * time.Second,
+		AbortOnClose:            true,
+		TCPUserTimeout:          9 * time.Second,
 		Log:                     log,
 	}
 	if got := opts.config(listeners, log); !reflect.DeepEqual(got, want) {
@@ -211,6 +224,9 @@ func TestEveryOptionIsShownAsItIsSet(t *testing.T) {
 		"connect-timeout":            "7s",
 		"connect-retry":              "1min",
 		"idle-timeout":               "1h 30min",
+		"half-close-timeout":         "2min",
+		"abort-on-close":             "yes",
+		"tcp-user-timeout":           "30s",
 		"drain-timeout":              "infinity",
 	}
 	args := []string{"/target"}
@@ -369,6 +385,8 @@ func (o *options) args() []string {
 		fmt.Sprint("--source-prefix-ipv6=", o.sourcePrefixIPv6), "--accept-proxy-timeout=" + timespan.Format(o.acceptProxyTimeout),
 		"--connect-timeout=" + timespan.Format(o.connectTimeout), "--connect-retry=" + timespan.Format(o.connectRetry),
 		"--drain-timeout=" + timespan.Format(o.drainTimeout), "--idle-timeout=" + timespan.Format(o.idleTimeout),
+		"--half-close-timeout=" + timespan.Format(o.halfCloseTimeout), fmt.Sprint("--abort-on-close=", o.abortOnClose),
+		"--tcp-user-timeout=" + timespan.Format(o.tcpUserTimeout),
 		"--log-level=" + logLevels[priorityOf(o.logLevel)].name, "--bus=" + cmp.Or(o.bus.address, "none"),
 	}
 	if o.bus.quiet {

@@ -24,6 +24,9 @@ type Options struct {
 	ConnectTimeoutUSec      uint64   `option:"connect-timeout" default:"10s"`
 	ConnectRetryUSec        uint64   `option:"connect-retry" default:"5s"`
 	IdleTimeoutUSec         uint64   `option:"idle-timeout" default:"infinity"`
+	HalfCloseTimeoutUSec    uint64   `option:"half-close-timeout" default:"1min"`
+	AbortOnClose            bool     `option:"abort-on-close" default:"no"`
+	TCPUserTimeoutUSec      uint64   `option:"tcp-user-timeout" default:"infinity"`
 	DrainTimeoutUSec        uint64   `option:"drain-timeout" default:"5s"`
 }
 

@@ -66,7 +66,7 @@ func (l *loop) acceptFrom(i int) {
 		case 0:
 			l.backoff[i] = 0
 			if !inherits && isInet(l.sa.family()) {
-				setStreamOptions(client)
+				listener.setStreamOptions(client)
 			}
 			l.admit(client, i)
 		case unix.EAGAIN:
@@ -156,9 +156,6 @@ func (l *loop) open(fd int32, address address, listener int, expects bool) {
 		l.accepted(c)
 	}
 	l.proxy.observers.countChanged()
-	if l.proxy.cfg.IdleTimeout != Infinity {
-		l.arm(sweepIdle, after(l.now, l.proxy.cfg.IdleTimeout))
-	}
 	if errno := l.watch(fd, interest, c.token(client)); errno != 0 {
 		c.errno = uint16(errno)
 		l.cut(c.ref(client), ReasonResources)

@@ -14,7 +14,13 @@ type linger struct {
 	since    int64
 }
 
-func brokenReason(s side) Reason {
+// brokenReason tells a peer that has reset the connection from one that no longer answers: tcp(7), TCP_KEEPCNT,
+// TCP_USER_TIMEOUT and tcp_retries2, which give the last ICMP error where there was one.
+func brokenReason(s side, errno sysErr) Reason {
+	switch errno {
+	case unix.ETIMEDOUT, unix.EHOSTUNREACH, unix.ENETUNREACH, unix.EHOSTDOWN, unix.ENETDOWN:
+		return [...]Reason{client: ReasonClientTimeout, backend: ReasonBackendTimeout}[s]
+	}
 	return [...]Reason{client: ReasonClientReset, backend: ReasonBackendReset}[s]
 }
 
@@ -27,7 +33,7 @@ func (l *loop) broke(c *conn, s side, errno sysErr) {
 	}
 	if !c.closing {
 		c.errno = uint16(errno)
-		c.reason = brokenReason(s)
+		c.reason = brokenReason(s, errno)
 	}
 	if c.dial != 0 || c.end[s.other()].is(broken) {
 		l.close(c, true)
@@ -42,6 +48,25 @@ func (l *loop) broke(c *conn, s side, errno sysErr) {
 	r := c.ref(s)
 	l.pump(c, s)
 	if l.lookup(r) != nil && !c.flush { // else it lingers already
+		l.startLinger(c)
+	}
+}
+
+// peerLeft ends a connection one of whose peers is gone, once all that it had sent is delivered: nobody is left to read
+// what the other peer may still send.
+func (l *loop) peerLeft(c *conn, s side) {
+	if c.closing {
+		return
+	}
+	if c.relay[s.other()].held != 0 {
+		l.broke(c, s, unix.EPIPE)
+		return
+	}
+	c.closing = true
+	c.reason = ReasonFinished
+	c.end[s].set(broken | ended)
+	r := c.ref(s)
+	if l.settle(c); l.lookup(r) != nil {
 		l.startLinger(c)
 	}
 }
@@ -89,7 +114,7 @@ func (l *loop) settle(c *conn) {
 			return
 		}
 	}
-	l.close(c, true)
+	l.close(c, c.reason != ReasonFinished)
 }
 
 func (l *loop) startLinger(c *conn) {
@@ -124,7 +149,7 @@ func (l *loop) sweepLinger() {
 			g.progress, g.since = progress, l.now
 		}
 		if l.now-g.since >= lingerMax {
-			l.close(c, true)
+			l.close(c, c.reason != ReasonFinished)
 			continue
 		}
 		l.lingering = append(l.lingering, g)

@@ -20,6 +20,7 @@ const (
 
 	DefaultAcceptProxyTimeout = 10 * time.Second
 	DefaultSourcePrefixIPv6   = 64 // what one site or one host gets at the least: RFC 6177
+	DefaultHalfCloseTimeout   = time.Minute
 )
 
 // ProxyProtocol says which PROXY protocol header, if any, opens each backend connection.
@@ -58,6 +59,9 @@ type Config struct {
 	// has none; Infinity: never.
 	ExitIdleTime time.Duration
 
+	// MinRuntime is how long the Proxy runs before ExitIdleTime may end it. If 0, there is no such bound.
+	MinRuntime time.Duration
+
 	// ConnectTimeout bounds one attempt to connect to one address. If 0, an attempt that does not succeed at once has
 	// failed; Infinity leaves it to the kernel.
 	ConnectTimeout time.Duration
@@ -69,6 +73,19 @@ type Config struct {
 	// IdleTimeout ends a connection in which no byte moved, in either direction, for that long. If 0, that is at
 	// once; Infinity: never.
 	IdleTimeout time.Duration
+
+	// HalfCloseTimeout ends a connection one of whose directions has come to its end, and in which no byte moved for that
+	// long. If 0 or Infinity: never.
+	HalfCloseTimeout time.Duration
+
+	// TCPUserTimeout is how long bytes sent to a peer over TCP may be unacknowledged before the connection is broken: tcp(7),
+	// TCP_USER_TIMEOUT. If 0 or Infinity, the kernel decides, which gives up after some 15 minutes.
+	TCPUserTimeout time.Duration
+
+	// AbortOnClose gives up a client that sends its FIN while the backend is being connected, even if bytes came before it.
+	// If false, only a client that is known to be gone is given up: one that has closed its AF_UNIX socket, has reset
+	// the connection, or has sent nothing but a FIN.
+	AbortOnClose bool
 
 	// ProxyProtocol chooses the header sent to the backend ahead of the client's bytes. The zero value sends none.
 	ProxyProtocol ProxyProtocol
@@ -102,7 +119,8 @@ func (c *Config) validate() error {
 	case c.SourcePrefixIPv6 < 0 || c.SourcePrefixIPv6 > 128:
 		return fmt.Errorf("an IPv6 prefix of %d bits", c.SourcePrefixIPv6)
 	}
-	for _, span := range []time.Duration{c.ExitIdleTime, c.ConnectTimeout, c.ConnectRetry, c.IdleTimeout, c.AcceptProxyTimeout} {
+	for _, span := range []time.Duration{c.ExitIdleTime, c.ConnectTimeout, c.ConnectRetry, c.IdleTimeout, c.AcceptProxyTimeout,
+		c.HalfCloseTimeout, c.MinRuntime, c.TCPUserTimeout} {
 		if span < 0 {
 			return fmt.Errorf("negative time span %v", span)
 		}

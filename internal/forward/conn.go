@@ -20,7 +20,8 @@ const (
 	writable                      // a write may take something: likewise
 	finSeen                       // its FIN has arrived; bytes may be queued ahead of it
 	ended                         // everything it will ever send has been read
-	broken                        // reset or failed; what it had sent can still be read
+	gone                          // AF_UNIX: closed, or shut down in both directions; what it had sent can still be read
+	broken                        // reset or failed; likewise, or given up
 	tcp                           // else AF_UNIX, most likely
 	exact                         // a short read does not mean that the socket is empty
 	noSplice                      // splice(2) cannot serve this socket

@@ -229,7 +229,7 @@ func (l *loop) dialAddress(c *conn, i int, sa *sockaddr) sysErr {
 	}
 	l.dialOf(c).attempts[i].fd = fd
 	if isInet(sa.family()) {
-		setStreamOptions(fd)
+		l.proxy.cfg.Listeners[c.from].setStreamOptions(fd)
 	}
 	result := connect(fd, sa)
 	if result != 0 && result != unix.EINPROGRESS {
@@ -346,6 +346,7 @@ func (l *loop) connected(c *conn, i int) {
 	l.proxy.addressAnswered(a.address)
 	a.fd = -1 // it is the connection's now
 	l.endDial(c)
+	l.armExpiry(c)
 	if header := l.header(c); header != nil {
 		c.relay[client].held = l.hold(heldBytes{memory: header, overhead: len(header)})
 	}

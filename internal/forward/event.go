@@ -22,14 +22,19 @@ type Reason uint8
 
 // The reasons. The first group ends connections, the second turns clients away before they become one.
 const (
-	ReasonFinished      Reason = iota // both directions came to their end
-	ReasonClientReset                 // the client's side broke; the backend was reset
-	ReasonBackendReset                // the backend's side broke; the client was reset
-	ReasonConnectFailed               // the backend could not be reached
-	ReasonIdle                        // Config.IdleTimeout passed without a byte
-	ReasonKilled                      // ended by CloseConnection or CloseConnections
-	ReasonDeadline                    // cut at the end of a drain or of the process
-	ReasonResources                   // out of file descriptors or memory
+	ReasonFinished       Reason = iota // both directions came to their end
+	ReasonClientReset                  // the client's side broke; the backend was reset
+	ReasonBackendReset                 // the backend's side broke; the client was reset
+	ReasonClientTimeout                // the client no longer answers: its kernel acknowledged nothing, or no keepalive
+	ReasonBackendTimeout               // the same of the backend
+	ReasonConnectFailed                // the backend could not be reached
+	ReasonIdle                         // Config.IdleTimeout passed without a byte
+	ReasonHalfClose                    // Config.HalfCloseTimeout passed, after the end of one direction, without a byte in the other
+	ReasonDrainIdle                    // idle for as long as a drain may take
+	ReasonClientGone                   // the client went away before the backend was connected
+	ReasonKilled                       // ended by CloseConnection or CloseConnections
+	ReasonDeadline                     // reset at the end of a drain or of the process
+	ReasonResources                    // out of file descriptors or memory
 
 	ReasonLimit       // Config.ConnectionsMax reached
 	ReasonSourceLimit // Config.ConnectionsMaxPerSource reached
@@ -39,7 +44,8 @@ const (
 
 func (r Reason) String() string {
 	return [...]string{
-		"finished", "client-reset", "backend-reset", "connect-failed", "idle-timeout", "killed", "deadline", "resources",
+		"finished", "client-reset", "backend-reset", "client-timeout", "backend-timeout", "connect-failed", "idle-timeout", "half-close-timeout",
+		"drain-idle", "client-gone", "killed", "deadline", "resources",
 		"limit", "source-limit", "draining", "proxy-header",
 	}[r]
 }

@@ -262,7 +262,7 @@ func TestAFaultEndsAConnectionForItsReason(t *testing.T) {
 		"no descriptor for any pipe": {
 			"unix to unix, upload, eager: pipe2 1+ EMFILE", ReasonFinished},
 		"a client that times out": {
-			"tcp to unix, answer, lazy: recvfrom 1 ETIMEDOUT", ReasonClientReset},
+			"tcp to unix, answer, lazy: recvfrom 1 ETIMEDOUT", ReasonClientTimeout},
 		"a backend that a splice finds gone": {
 			"tcp to tcp, upload, lazy: splice-out 1 EPIPE", ReasonBackendReset},
 		"a backend that only reads no more": {

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// flushTime is how long before a deadline the last bytes are taken, so that they are delivered by then; a fifth of the
-// whole time where that is less.
+// flushTime is how long after a deadline what was taken before it may still be delivered, where its reader is slow; as long
+// as the whole time where that is less.
 const flushTime = time.Second
 
 // lifecycle owns the Proxy's state: running, draining, drained, exiting, and the times at which it changes by itself.
@@ -26,8 +26,9 @@ type lifecycle struct {
 	exitIdleTime time.Duration
 	exit         bool      // end once drained
 	kill         bool      // end now
-	deadline     time.Time // connections are cut; zero: never
-	flushAt      time.Time // nothing more is read from them; zero: never, or done
+	deadline     time.Time // connections are reset, once what was taken from them is delivered; zero: never
+	flushed      bool      // that was done
+	cutAt        time.Time // those that are left are reset at once; zero: never, or done
 }
 
 func (y *lifecycle) init(p *Proxy) {
@@ -88,20 +89,20 @@ func (y *lifecycle) step() (next time.Duration, end bool) {
 		return y.stepRunning(connections)
 	}
 	now := time.Now()
-	if connections > 0 && !y.flushAt.IsZero() && !now.Before(y.flushAt) {
-		y.flushAt = time.Time{}
+	if connections > 0 && !y.flushed && !y.deadline.IsZero() && !now.Before(y.deadline) {
+		y.flushed = true
 		y.eachConnection((*loop).flushAndReset)
 	}
-	if connections > 0 && !y.deadline.IsZero() && !now.Before(y.deadline) {
-		y.deadline = time.Time{}
+	if connections > 0 && !y.cutAt.IsZero() && !now.Before(y.cutAt) {
+		y.cutAt = time.Time{}
 		y.eachConnection(func(l *loop, r ref) { l.cut(r, ReasonDeadline) })
 	}
 	if y.proxy.NumConnections() > 0 {
 		switch {
-		case !y.flushAt.IsZero():
-			return max(y.flushAt.Sub(now), 0), false
-		case !y.deadline.IsZero():
+		case !y.flushed && !y.deadline.IsZero():
 			return max(y.deadline.Sub(now), 0), false
+		case !y.cutAt.IsZero():
+			return max(y.cutAt.Sub(now), 0), false
 		}
 		return Infinity, false
 	}
@@ -109,7 +110,7 @@ func (y *lifecycle) step() (next time.Duration, end bool) {
 		y.setState(StateExiting) // Resume comes too late from here on
 		return 0, true
 	}
-	y.deadline, y.flushAt = time.Time{}, time.Time{}
+	y.deadline, y.cutAt = time.Time{}, time.Time{}
 	y.setState(StateDrained)
 	return Infinity, false
 }
@@ -123,7 +124,8 @@ func (y *lifecycle) stepRunning(connections int) (next time.Duration, end bool) 
 		return Infinity, false // idle will tell
 	}
 	y.watchIdle.Store(false)
-	left := y.exitIdleTime - time.Duration(y.proxy.clock()-y.idleSince.Load())
+	now := y.proxy.clock()
+	left := max(y.exitIdleTime-time.Duration(now-y.idleSince.Load()), y.proxy.cfg.MinRuntime-time.Duration(now))
 	if left > 0 {
 		return left, false
 	}
@@ -194,13 +196,17 @@ func (y *lifecycle) eachConnection(f func(*loop, ref)) {
 	}
 }
 
-// setDeadline is counted from now; 0 and Infinity mean none.
+// setDeadline is counted from now; 0 and Infinity mean none. A connection in which nothing has moved for as long before is
+// not expected to move a byte in that time: it ends now, with a FIN to both peers.
 func (y *lifecycle) setDeadline(timeout time.Duration) {
-	y.deadline, y.flushAt = time.Time{}, time.Time{}
-	if timeout > 0 && timeout != Infinity {
-		now := time.Now()
-		y.deadline = now.Add(timeout)
-		y.flushAt = y.deadline.Add(-min(flushTime, timeout/5))
+	y.deadline, y.cutAt, y.flushed = time.Time{}, time.Time{}, false
+	if timeout <= 0 || timeout == Infinity {
+		return
+	}
+	y.deadline = time.Now().Add(timeout)
+	y.cutAt = y.deadline.Add(min(flushTime, timeout))
+	for _, l := range y.proxy.loops {
+		l.call(func() { l.endIdle(timeout) })
 	}
 }
 
@@ -215,7 +221,7 @@ func (p *Proxy) State() State {
 	return p.lifecycle.state
 }
 
-// DrainDeadline is when the connections of a drain are cut; zero if they are not.
+// DrainDeadline is when the connections of a drain are reset; zero if they are not.
 func (p *Proxy) DrainDeadline() time.Time {
 	p.lifecycle.mu.Lock()
 	defer p.lifecycle.mu.Unlock()
@@ -241,9 +247,11 @@ func (p *Proxy) SetExitIdleTime(span time.Duration) {
 
 // DrainOptions are the terms of a drain.
 type DrainOptions struct {
-	Timeout time.Duration // after which the connections are cut; 0 and Infinity: never
-	Exit    bool          // end the Proxy once it is drained
-	Refuse  bool          // turn newcomers away with a reset, rather than leave them in the backlog
+	// Timeout is how long connections may go on; what is left then is reset. One that has been idle for that long is not
+	// waited for: it ends with a FIN. If 0 or Infinity, there is no end to it.
+	Timeout time.Duration
+	Exit    bool // end the Proxy once it is drained
+	Refuse  bool // turn newcomers away with a reset, rather than leave them in the backlog
 }
 
 // Drain stops accepting and returns; connections may go on until they end. It fails with [ErrDraining] or [ErrExiting],

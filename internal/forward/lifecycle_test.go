@@ -366,12 +366,12 @@ func TestExitCutsWhoIsLeftAtItsDeadline(t *testing.T) {
 	}
 }
 
-// flushNow brings forward what Exit and Drain do shortly before their deadline.
+// flushNow brings forward what Exit and Drain do at their deadline.
 func (p *Proxy) flushNow() {
 	y := &p.lifecycle
 	y.mu.Lock()
 	defer y.mu.Unlock()
-	y.flushAt = time.Now()
+	y.deadline = time.Now()
 	y.poke()
 }
 

@@ -22,6 +22,8 @@ type Listener struct {
 	name    string
 	path    string // of the socket file that Listen made; "": none
 	inode   uint64 // of that file: what has taken its place since is not ours
+	inet    bool
+	options []socketOption // beyond those of every TCP socket, for the sockets of both sides
 
 	// inherits says that accepted sockets have the stream options from this one, which saves two calls for each of them.
 	// The clients that were in the backlog before the options were set do not: it is set once the backlog was empty.
@@ -58,16 +60,12 @@ func newListener(fd int32, name string) (*Listener, error) {
 	}
 	var sa sockaddr
 	getsockname(fd, &sa)
-	if isInet(sa.family()) {
-		setStreamOptions(fd)
+	l := &Listener{fd: fd, address: sa.String(), name: name, inet: isInet(sa.family())}
+	if l.inet {
+		l.options = changedKeepalive(fd)
+		l.setStreamOptions(fd)
 	}
-	return &Listener{fd: fd, address: sa.String(), name: name}, nil
-}
-
-// setStreamOptions are those of every TCP socket: bytes go on as they come, and a peer that has vanished is noticed.
-func setStreamOptions(fd int32) {
-	setOption(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY)
-	setOption(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE)
+	return l, nil
 }
 
 func isInet(family uint16) bool { return family == unix.AF_INET || family == unix.AF_INET6 }
@@ -167,7 +165,7 @@ func bindAndListen(fd int32, sa *sockaddr) error {
 	if sa.family() == unix.AF_UNIX {
 		path = sa.unixName()
 	} else {
-		setOption(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR)
+		setOption(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, &on)
 	}
 	errno := bind(fd, sa)
 	if errno == unix.EADDRINUSE && strings.HasPrefix(path, "/") && isStale(sa) {

@@ -39,12 +39,14 @@ type loop struct {
 	turn     int   // bytes that streams may still move before the next look for events
 	slice    int   // bytes that the first of again may still move before it goes to the end
 
-	headers   []pendingHeader
-	proxied   map[uint32]proxied // by connection slot
-	dials     []dial
-	lingering []linger
-	sweeps    [sweepKinds]int64 // when each is due
-	due       int64             // the earliest of them
+	headers     []pendingHeader
+	proxied     map[uint32]proxied // by connection slot
+	dials       []dial
+	aborts      []abort // in the order of their times
+	lingering   []linger
+	undelivered map[uint64]int    // by connection: bytes that the kernel had for its peers at the last look of sweepExpired
+	sweeps      [sweepKinds]int64 // when each is due
+	due         int64             // the earliest of them
 
 	accepting bool    // the listeners are wanted in the epoll set
 	watched   []bool  // by listener: it is in the epoll set
@@ -69,7 +71,8 @@ const (
 	sweepHeaders = iota // PROXY headers that are late
 	sweepDials          // attempts and pauses that are over
 	sweepLinger         // closing connections
-	sweepIdle           // connections without a byte for Config.IdleTimeout
+	sweepExpiry         // connections in which nothing moves: see expiry.go
+	sweepAborts         // clients that have gone while the backend is being connected
 	sweepAccept         // accepting again after a back-off
 	sweepPipes          // pipes that nobody needs
 	sweepKinds
@@ -181,8 +184,13 @@ func (l *loop) handle(c *conn, s side, events uint32) {
 	if unblocked {
 		e.set(writable)
 	}
-	if events&unix.EPOLLRDHUP != 0 {
+	if events&unix.EPOLLRDHUP != 0 && !e.is(finSeen) {
 		e.set(finSeen)
+		c.active = l.now
+		l.armExpiry(c)
+	}
+	if events&unix.EPOLLHUP != 0 && !e.is(tcp) {
+		e.set(gone)
 	}
 	if events&unix.EPOLLPRI != 0 {
 		e.set(exact | noSplice)
@@ -192,21 +200,35 @@ func (l *loop) handle(c *conn, s side, events uint32) {
 		l.broke(c, s, socketError(e.fd))
 		return
 	}
+	r := c.ref(s)
 	if c.expects {
-		l.readHeader(c)
+		if l.readHeader(c); l.lookup(r) == nil || c.expects {
+			return
+		}
+	}
+	if c.dial != 0 { // the client's bytes wait in its socket until the backend is there
+		if e.is(finSeen | gone) {
+			l.clientLeft(c)
+		}
 		return
 	}
-	if c.dial != 0 {
-		return // the client's bytes wait in its socket until the backend is there
-	}
 	if unblocked {
-		r := c.ref(s)
 		l.pump(c, s.other())
 		if l.lookup(r) == nil {
 			return
 		}
 	}
-	l.pump(c, s)
+	switch {
+	case c.closing:
+		l.pump(c, s)
+		if l.lookup(r) != nil {
+			l.settle(c)
+		}
+	case e.is(gone) && c.relay[s].finished:
+		l.peerLeft(c, s)
+	default:
+		l.pump(c, s)
+	}
 }
 
 // arm brings a sweep forward to a time.
@@ -231,8 +253,10 @@ func (l *loop) sweep() {
 			l.sweepDials()
 		case sweepLinger:
 			l.sweepLinger()
-		case sweepIdle:
-			l.sweepIdle()
+		case sweepExpiry:
+			l.sweepExpired()
+		case sweepAborts:
+			l.sweepAborted()
 		case sweepAccept:
 			l.watchListeners()
 		case sweepPipes:
@@ -249,26 +273,6 @@ func (l *loop) sweepPipes() {
 	l.pipes.trim()
 	if len(l.pipes.free) > 0 {
 		l.arm(sweepPipes, l.now+pipeTrimTime)
-	}
-}
-
-// sweepIdle ends the connections that were idle for too long. It looks at all of them, so that moving a byte costs no
-// more than a store; an eighth of the time-out lies between two looks at the least.
-func (l *loop) sweepIdle() {
-	next := after(l.now, l.proxy.cfg.IdleTimeout)
-	idle := l.refs(func(c *conn) bool {
-		if c.dial != 0 || c.closing {
-			return false
-		}
-		expires := after(c.active, l.proxy.cfg.IdleTimeout)
-		next = min(next, expires)
-		return expires <= l.now
-	})
-	for _, r := range idle {
-		l.cut(r, ReasonIdle)
-	}
-	if l.registry.live > 0 {
-		l.arm(sweepIdle, max(next, after(l.now, l.proxy.cfg.IdleTimeout/8)))
 	}
 }
 

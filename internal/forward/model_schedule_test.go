@@ -16,6 +16,7 @@ const (
 	linksMax  = 4
 	spinCalls = 20_000 // more than any schedule has work for
 	idleTime  = time.Hour
+	halfTime  = time.Minute    // of a half-closed connection
 	drainTime = 24 * time.Hour // a drain's deadline comes by an operation, not by itself
 	smallSize = 4 << 10
 )
@@ -129,6 +130,7 @@ func newSchedule(t *rapid.T, backendTCP bool, header ProxyProtocol) *schedule {
 	room := rapid.SampledFrom([]int{128 << 10, smallSize}).Draw(t, "send buffers")
 	pipes := rapid.SampledFrom([]int64{pipeBudgetMax, pipeSmall, 0}).Draw(t, "bytes for pipes")
 	idle := rapid.SampledFrom([]time.Duration{Infinity, idleTime}).Draw(t, "idle timeout")
+	halfClosed := rapid.SampledFrom([]time.Duration{Infinity, halfTime}).Draw(t, "half-close timeout")
 
 	target := streamtest.AbstractName()
 	if m.backendTCP {
@@ -152,7 +154,8 @@ func newSchedule(t *rapid.T, backendTCP bool, header ProxyProtocol) *schedule {
 	}
 	m.gate, err = newGate(room, Config{
 		Target: parsed, Listeners: m.listener[:], ConnectionsMax: linksMax, ProxyProtocol: header, Loops: 1,
-		ExitIdleTime: Infinity, IdleTimeout: idle, ConnectTimeout: Infinity, ConnectRetry: Infinity,
+		ExitIdleTime: Infinity, IdleTimeout: idle, HalfCloseTimeout: halfClosed,
+		ConnectTimeout: Infinity, ConnectRetry: Infinity,
 	})
 	must(t, err)
 	m.pipes.total = pipes
@@ -337,22 +340,26 @@ func (m *schedule) close(t *rapid.T, reset bool) {
 	}
 }
 
-// pause moves the clock. Who was idle for long enough is cut.
+// pause moves the clock. A connection that was idle for long enough is cut.
 func (m *schedule) pause(t *rapid.T, d time.Duration) {
 	m.untilIdle(t)
-	idle := map[*link]uint64{}
+	idle := map[*link]conn{}
 	for _, c := range m.links {
-		if p := m.conn(c); p != nil && p.dial == 0 && !p.closing && d >= m.cfg.IdleTimeout {
-			idle[c] = p.relay[client].bytes + p.relay[backend].bytes
+		if p := m.conn(c); p != nil && p.dial == 0 && !p.closing &&
+			(d >= m.cfg.IdleTimeout || d >= m.cfg.HalfCloseTimeout && p.halfClosed()) {
+			idle[c] = *p
 		}
 		c.wait(d)
 	}
 	m.advance(d, spinCalls)
 	m.untilIdle(t)
-	for c, bytes := range idle {
+	for c, before := range idle {
 		if p := m.conn(c); p == nil {
 			c.cut()
-		} else if p.relay[client].bytes+p.relay[backend].bytes == bytes {
+			for s := range c.spared {
+				c.spared[s] = before.relay[side(s).other()].finished && !before.holds()
+			}
+		} else if p.active == before.active {
 			c.wrong(t, "it is idle and stays")
 		}
 	}
@@ -382,15 +389,15 @@ func (m *schedule) resume(t *rapid.T) {
 	}
 }
 
-// flush is the time before a deadline when nothing more is taken from the peers.
+// flush is the deadline of a drain, when nothing more is taken from the peers.
 func (m *schedule) flush(t *rapid.T) {
 	m.drain(t)
 	for _, c := range m.links {
-		if p := m.conn(c); p != nil {
+		if p := m.conn(c); p != nil && !(p.closing && p.reason == ReasonFinished) { // which ends well
 			m.promiseWhatWasTaken(c, p)
 		}
 	}
-	m.isDue(&m.lifecycle.flushAt)
+	m.isDue(&m.lifecycle.deadline)
 }
 
 // promiseWhatWasTaken is about the bytes that the Proxy has in hand, or has handed on.
@@ -406,6 +413,7 @@ func (m *schedule) promiseWhatWasTaken(c *link, p *conn) {
 	}
 }
 
+// deadline is the time after which nothing is delivered either.
 func (m *schedule) deadline(*rapid.T) {
 	if !m.draining {
 		return
@@ -415,7 +423,7 @@ func (m *schedule) deadline(*rapid.T) {
 			c.cut()
 		}
 	}
-	m.isDue(&m.lifecycle.deadline)
+	m.isDue(&m.lifecycle.cutAt)
 }
 
 // isDue has the lifecycle do what it does at a time.

@@ -23,7 +23,10 @@ import (
 //     drain is near, what was taken from the peers is.
 //   - A promise holds as long as the peer reads: for one that does not, a broken connection stays for lingerMax.
 //   - A TCP peer sees a break as a reset and never as a FIN. AF_UNIX has no reset: there it may look like a FIN.
-//   - The Proxy forgets a connection that is broken or both of whose streams have ended, and no other.
+//   - A half-closed connection in which nothing moves for Config.HalfCloseTimeout is cut too. The peer that knows of the
+//     other's end, and has had all its bytes, need not see it.
+//   - The Proxy forgets a connection that is broken or both of whose streams have ended, or one of whose peers has closed its
+//     AF_UNIX socket, once what that peer had sent is delivered; and no other.
 
 // peer is one end of a connection, in the hands of the test.
 type peer struct {
@@ -72,6 +75,7 @@ type link struct {
 	peer   [2]peer
 	stream [2]stream // by the side they come from
 	broken bool
+	spared [2]bool       // peers that need not see the break
 	waited time.Duration // by the clock, since it broke or somebody read
 }
 
@@ -106,17 +110,22 @@ func (c *link) write(t *rapid.T, s side, n int) {
 		switch {
 		case err == unix.EAGAIN:
 			return
-		case (err == unix.ECONNRESET || err == unix.EPIPE) && c.broken:
-			p.told = true
+		case (err == unix.ECONNRESET || err == unix.EPIPE) && (c.broken || c.left(s.other())):
+			c.broken, p.told = true, true
 			return
 		case err != nil:
 			c.wrong(t, "the %s cannot write: %v", sideName(s), err)
 		}
 		n -= m
 		out.sent += m
-		c.broken = c.broken || c.peer[s.other()].closed
+		if c.broken = c.broken || c.peer[s.other()].closed; c.broken {
+			c.wait(0)
+		}
 	}
 }
+
+// left reports whether a peer is known to be gone altogether.
+func (c *link) left(s side) bool { return c.peer[s].closed && !c.peer[s].tcp }
 
 // receive reads until n bytes are read or there are no more, and returns how many.
 func (c *link) receive(t *rapid.T, s side, n int, buf []byte) (got int) {
@@ -223,7 +232,7 @@ func (c *link) unsettled(known bool) string {
 		case p.fd < 0 && !p.closed && !c.broken:
 			return "it has not reached the " + name
 		case p.fd < 0:
-		case c.broken && (in.end == unended || !hungUp(p.fd)):
+		case c.broken && (in.end == unended || !c.spared[s] && !hungUp(p.fd)):
 			return "the " + name + " does not see the break"
 		case c.broken:
 		case in.read < in.total():
@@ -232,7 +241,7 @@ func (c *link) unsettled(known bool) string {
 			return "the FIN is missing at the " + name
 		}
 	}
-	over := c.broken || c.stream[client].finished && c.stream[backend].finished
+	over := c.broken || c.stream[client].finished && c.stream[backend].finished || c.left(client) || c.left(backend)
 	switch {
 	case over && known:
 		return "the Proxy still has it"
@@ -245,7 +254,7 @@ func (c *link) unsettled(known bool) string {
 // mayBeHalfOpen says whether the break may look like the end of one way: to write to an AF_UNIX socket whose peer has closed
 // is the same error as where it reads no more. What that peer has sent is then delivered for as long as it takes.
 func (c *link) mayBeHalfOpen() bool {
-	return c.peer[client].closed && !c.peer[client].tcp || c.peer[backend].closed && !c.peer[backend].tcp
+	return c.left(client) || c.left(backend)
 }
 
 func (c *link) stalls() bool { return c.peer[client].stalled || c.peer[backend].stalled }

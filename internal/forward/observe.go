@@ -118,7 +118,7 @@ func (l *loop) report(kind EventKind, c *conn) {
 	}
 	h := happening{kind: kind, record: l.record(c), reason: c.reason}
 	switch {
-	case c.reason == ReasonConnectFailed:
+	case c.reason == ReasonConnectFailed, c.reason == ReasonClientGone && c.dial != 0:
 		h.err = l.dials[c.dial-1].err
 	case c.errno != 0:
 		h.err = sysErr(c.errno)

@@ -88,6 +88,9 @@ func Start(cfg Config) (*Proxy, error) {
 	p.observers = newObservers(p)
 	p.lifecycle.init(p)
 	p.slots = newSlots(cfg.ConnectionsMax, cfg.ConnectionsMaxPerSource, p.lifecycle.released, p.lifecycle.idle)
+	for _, listener := range cfg.Listeners {
+		listener.setUserTimeout(cfg.TCPUserTimeout)
+	}
 	for range cfg.Loops {
 		l, err := newLoop(p)
 		if err != nil {

@@ -218,6 +218,10 @@ func (l *loop) finish(c *conn, from side) {
 			errno = cause
 		}
 		l.broke(c, to, errno)
+		return
+	}
+	if c.end[from].is(gone) {
+		l.peerLeft(c, from)
 	}
 }
 
@@ -233,10 +237,13 @@ func (l *loop) writeFailed(c *conn, from side, errno sysErr) {
 	l.drop(r)
 	r.finished = true
 	c.errno = uint16(errno)
-	c.reason = brokenReason(to)
+	c.reason = brokenReason(to, errno)
 	if c.relay[to].finished {
 		l.bothFinished(c)
+		return
 	}
+	c.active = l.now
+	l.armExpiry(c)
 }
 
 // bothFinished closes a connection both of whose relays have come to their end; with a reset if bytes were lost.

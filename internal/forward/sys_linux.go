@@ -116,8 +116,8 @@ func getname(call uintptr, fd int32, sa *sockaddr) sysErr {
 // on is what a socket option is set to. A local variable would be on the heap, by the directive of raw.
 var on int32 = 1
 
-func setOption(fd int32, level, opt int) {
-	raw(unix.SYS_SETSOCKOPT, uintptr(fd), uintptr(level), uintptr(opt), uintptr(unsafe.Pointer(&on)), unsafe.Sizeof(on), 0)
+func setOption(fd int32, level, opt int, value *int32) {
+	raw(unix.SYS_SETSOCKOPT, uintptr(fd), uintptr(level), uintptr(opt), uintptr(unsafe.Pointer(value)), unsafe.Sizeof(*value), 0)
 }
 
 // resetOnClose makes close(2) on a TCP socket send a reset and drop what was not sent: socket(7), SO_LINGER.
@@ -161,6 +161,15 @@ func peerCredentials(fd int32) (cred unix.Ucred) {
 func unacknowledged(fd int32) int {
 	var n int32
 	if _, errno := raw(unix.SYS_IOCTL, uintptr(fd), unix.SIOCOUTQ, uintptr(unsafe.Pointer(&n)), 0, 0, 0); errno != 0 {
+		return 1 // it may be so
+	}
+	return int(n)
+}
+
+// unread is how many bytes a socket has received that were not read yet: tcp(7) and unix(7), SIOCINQ.
+func unread(fd int32) int {
+	var n int32
+	if _, errno := raw(unix.SYS_IOCTL, uintptr(fd), unix.SIOCINQ, uintptr(unsafe.Pointer(&n)), 0, 0, 0); errno != 0 {
 		return 1 // it may be so
 	}
 	return int(n)

@@ -12,8 +12,8 @@ import (
 func TestIdleExitStopsBothAndLosesNobody(t *testing.T) {
 	m := onMachine(t)
 	const (
-		rounds, each = 40, 5 // 200 clients
-		idleTime     = 200 * time.Millisecond
+		rounds, each = 8, 10
+		lifetime     = 3 * time.Second // at least, of a proxy that was started by its socket
 	)
 	backend := "/run/idle-backend/socket"
 	m.write(t, "/etc/systemd/system/idle-backend.service", `[Unit]
@@ -36,10 +36,10 @@ After=idle-backend.service
 			t.Fatal(err)
 		}
 		var clients sync.WaitGroup
-		for range each {
+		for i := range each {
 			clients.Go(func() {
-				// One client each 2 ms, from 20 ms before the idle time is over until 20 ms after it.
-				time.Sleep(idleTime + time.Duration(round-rounds/2)*time.Millisecond)
+				// One client each 20 ms, from 100 ms before the exit until 100 ms after it, and later in each round.
+				time.Sleep(lifetime + time.Duration(20*(i-each/2)+2*round)*time.Millisecond)
 				if err := m.ask("tcp", address); err != nil {
 					t.Error(err)
 				}
@@ -48,7 +48,7 @@ After=idle-backend.service
 		clients.Wait()
 	}
 	starts := strings.Count(m.run(t, "journalctl", "--no-pager", "--quiet", "--unit=proxyd@idle.service"), "Forwarding")
-	if starts < 5 {
+	if starts < 3 {
 		t.Errorf("%d starts in %d rounds: hardly any client met an exit", starts, rounds)
 	}
 	m.until(t, "idle-backend.service", "Unit.ActiveState", equals("inactive"))

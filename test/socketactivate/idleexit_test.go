@@ -24,8 +24,8 @@ func TestIdleExitLosesNobody(t *testing.T) {
 	for _, kind := range []string{streamtest.TCP4, streamtest.Path} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			const clients, each, starts = 2, 100 / slowdown, 3
-			listener := streamtest.NewBackend(t, kind) // only in that it listens
+			const clients, each, starts = 2, 100 / slowdown, 2 // a proxyd lives for three seconds
+			listener := streamtest.NewBackend(t, kind)         // only in that it listens
 			m := manage(t, listener, "--exit-idle-time=1ms", streamtest.NewEcho(t, streamtest.Path).Target)
 			streamtest.Together(t, clients, func(int) error {
 				began := time.Now()

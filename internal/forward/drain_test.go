@@ -1,0 +1,82 @@
+package forward
+
+import (
+	"testing"
+	"time"
+
+	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
+)
+
+// What has been idle for as long as a drain may take is not waited for, and sees the end of the stream.
+func TestDrainEndsIdleConnectionsAtOnceAndCleanly(t *testing.T) {
+	const timeout = 300 * time.Millisecond
+	for name, begin := range map[string]func(*Proxy) error{
+		"drain": func(p *Proxy) error { return p.Drain(DrainOptions{Timeout: timeout}) },
+		"exit":  func(p *Proxy) error { return p.Exit(timeout) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			networks(t, func(t *testing.T, clients, backend string) {
+				r := newRig(t, clients, backend)
+				closed := r.Subscribe(3, EventClosed)
+				idle, idleServer := r.pair()
+				time.Sleep(timeout)
+				busy, busyServer := r.pair()
+				streamtest.Send(t, busy, "x")
+				streamtest.Receive(t, busyServer, "x")
+				since := time.Now()
+				if err := begin(r.Proxy); err != nil {
+					t.Fatal(err)
+				}
+				ends(t, closed, ReasonDrainIdle)
+				if took := time.Since(since); took > timeout/2 {
+					t.Errorf("the idle connection ended after %v", took)
+				}
+				streamtest.ExpectEnding(t, idle, streamtest.End)
+				streamtest.ExpectEnding(t, idleServer, streamtest.End)
+				ends(t, closed, ReasonDeadline)
+				soon(t, "the rest of the drain", time.Since(since), timeout)
+			})
+		})
+	}
+}
+
+// Bytes that a reader has not taken yet are no idleness: an end of the stream would hide that they are lost.
+func TestDrainLeavesAStalledReaderItsTime(t *testing.T) {
+	const timeout = 200 * time.Millisecond
+	r := newRig(t, "tcp", "tcp")
+	closed := r.Subscribe(1, EventClosed)
+	client, _ := r.pair()
+	r.fill(1, 0, client)
+	time.Sleep(timeout)
+	if err := r.Drain(DrainOptions{Timeout: timeout}); err != nil {
+		t.Fatal(err)
+	}
+	ends(t, closed, ReasonDeadline)
+}
+
+func TestDrainWithoutADeadlineEndsNoIdleConnection(t *testing.T) {
+	r := newRig(t, "tcp", "tcp")
+	client, server := r.pair()
+	if err := r.Drain(DrainOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	streamtest.Send(t, client, "still here")
+	streamtest.Receive(t, server, "still here")
+}
+
+// The service manager gives up a unit that starts five times in ten seconds, and no client may bring that about.
+func TestExitIdleTimeWaitsForTheMinimumRuntime(t *testing.T) {
+	const runtime = 400 * time.Millisecond
+	for name, span := range map[string]time.Duration{"0": 0, "shorter": runtime / 8, "as long": runtime} {
+		t.Run(name, func(t *testing.T) {
+			since := time.Now()
+			r := newRig(t, "tcp", "tcp", exitIdle(span), func(c *Config) { c.MinRuntime = runtime })
+			r.dial().Close()
+			r.accept().Close()
+			r.SetExitIdleTime(span / 2)
+			proctest.Wait(t, "the Proxy ends", r.Done())
+			soon(t, "its life", time.Since(since), runtime)
+		})
+	}
+}
