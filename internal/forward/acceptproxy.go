@@ -63,36 +63,37 @@ func (l *loop) expectHeader(c *conn) {
 // readHeader takes what has come of a header, and nothing of what follows it: a look shows where the header ends, and
 // the payload stays in the socket. An incomplete header is taken out, because it need not fit in the socket's buffer.
 func (l *loop) readHeader(c *conn) {
-	h := &l.headers[c.dial-1]
-	for {
-		n, errno := peek(c.end[client].fd, l.buf[:headerV2Max])
-		if errno == unix.EAGAIN {
-			return
-		}
-		if errno != 0 {
-			l.broke(c, client, errno)
-			return
-		}
+	h, e := &l.headers[c.dial-1], &c.end[client]
+	for e.is(readable) {
+		n, errno := peek(e.fd, l.buf[:headerV2Max])
 		if n == 0 {
 			l.refuseHeader(c, "it closed the connection before its PROXY header was complete")
 			return
 		}
-		before := len(h.taken)
-		h.taken = append(h.taken, l.buf[:n]...)
-		size, err := proxyHeaderSize(h.taken)
-		if err != nil {
-			l.refuseHeader(c, err.Error())
-			return
+		size, before := 0, len(h.taken)
+		if errno == 0 {
+			h.taken = append(h.taken, l.buf[:n]...)
+			var err error
+			if size, err = proxyHeaderSize(h.taken); err != nil {
+				l.refuseHeader(c, err.Error())
+				return
+			}
+			h.taken = h.taken[:before]
+			if size != 0 {
+				n = min(n, size-before)
+			}
+			n, errno = read(e.fd, l.buf[:n])
 		}
-		if size != 0 {
-			n = min(n, size-before)
-		}
-		if n, errno = read(c.end[client].fd, l.buf[:n]); errno != 0 {
+		switch errno {
+		case 0:
+			h.taken = append(h.taken, l.buf[:n]...)
+		case unix.EAGAIN:
+			e.clear(readable)
+		default:
 			l.broke(c, client, errno)
 			return
 		}
-		h.taken = h.taken[:before+n]
-		if len(h.taken) == size {
+		if size != 0 && len(h.taken) == size {
 			l.headerComplete(c)
 			return
 		}

@@ -16,6 +16,7 @@ type houseKind struct {
 	name             string
 	clients, backend string
 	header           ProxyProtocol
+	front            string // the PROXY header that each client must begin with; "": none
 	before           string // an address that is tried before the backend's: "", "absent", "hole"
 	only             string // the scenarios that differ from those of other kinds, by name; "": all
 }
@@ -28,6 +29,8 @@ var houseKinds = []*houseKind{
 	{name: "tcp to tcp with PROXY v1", clients: "tcp", backend: "tcp", header: ProxyProtocolV1, only: "echo"},
 	{name: "unix to unix with PROXY v2", clients: "unix", backend: "unix", header: ProxyProtocolV2, only: "echo"},
 	{name: "tcp to unix with PROXY v2", clients: "tcp", backend: "unix", header: ProxyProtocolV2, only: "upload"},
+	{name: "tcp to tcp after a PROXY header v1", clients: "tcp", backend: "tcp", front: headerTCP4, only: "echo"},
+	{name: "unix to unix after a PROXY header v2", clients: "unix", backend: "unix", front: headerTCP6, only: "answer"},
 	{name: "tcp to tcp after another address", clients: "tcp", backend: "tcp", before: "absent", only: "echo"},
 	{name: "unix to unix after another address", clients: "unix", backend: "unix", before: "absent", only: "echo"},
 	{name: "tcp to tcp after a black hole", clients: "tcp", backend: "tcp", before: "hole", only: "echo"},
@@ -299,7 +302,7 @@ func (h *house) kernelBusy() bool {
 	busy := h.stage == asking && !allReadable(h.byServer) || h.stage == answering && !allReadable(h.byClient)
 	for _, r := range h.victims() {
 		c := h.loop.lookup(r)
-		if c.dial != 0 {
+		if c.dial != 0 && !c.expects {
 			busy = busy || h.loop.dials[c.dial-1].phase != dialPausing && h.houseKind.before != "hole"
 			continue
 		}
@@ -389,7 +392,13 @@ func (h *house) turn() bool {
 	switch h.stage {
 	case settling:
 		if len(h.byClient) < bystanders {
-			h.byClient = append(h.byClient, h.connect())
+			fd := h.connect()
+			if h.front != "" {
+				if n, errno := sendSome(fd, []byte(h.front)); n != len(h.front) {
+					h.violation("a bystander cannot send its header: %v", errno)
+				}
+			}
+			h.byClient = append(h.byClient, fd)
 			return true
 		}
 		if !h.settle() {
@@ -492,7 +501,7 @@ func (h *house) begin() {
 		l.setAccepting(false)
 	}
 	h.layer.begin(h.trial.faults)
-	h.peers[client] = &actor{house: h, side: client, fd: h.connect(), steps: h.trial.scenario.client}
+	h.peers[client] = &actor{house: h, side: client, fd: h.connect(), steps: h.trial.scenario.client, front: h.front}
 }
 
 // ended says whether the connection is gone, and the peers have seen it.
@@ -502,7 +511,8 @@ func (h *house) ended() bool {
 			return false
 		}
 	}
-	return h.loop.counts.accepted > h.before.Accepted && h.loop.registry.live == bystanders && h.loop.watched[0]
+	n := h.stats()
+	return n.Accepted+n.Refused > h.before.Accepted+h.before.Refused && h.loop.registry.live == bystanders && h.loop.watched[0]
 }
 
 func (h *house) stats() Stats {
@@ -533,7 +543,8 @@ func (h *house) check() {
 			closed = append(closed, *e)
 		}
 	}
-	if len(opened) != 1 || len(closed) != 1 || opened[0].Connection.ID != closed[0].Connection.ID {
+	refused := len(opened) == 0 && len(closed) == 1 && closed[0].Kind == EventRefused
+	if !refused && (len(opened) != 1 || len(closed) != 1 || opened[0].Connection.ID != closed[0].Connection.ID) {
 		h.violation("%d connections were opened and %d closed", len(opened), len(closed))
 		return
 	}
@@ -565,6 +576,7 @@ func (h *house) checkReturned() {
 	want("connection slots in use", len(l.slab)*slabSize-len(l.free), bystanders)
 	want("held entries in use", len(l.held)-1-len(l.heldFree), 0)
 	want("dials", len(l.dials), 0)
+	want("headers awaited", len(l.headers), 0)
 	want("relays that wait for their turn", len(l.again), 0)
 	inPool := 0
 	for _, p := range l.pipes.free {
@@ -585,12 +597,17 @@ func (h *house) checkReturned() {
 
 func (h *house) checkStats(e *Event) {
 	now := h.stats()
-	failed := uint64(0)
-	if e.Reason == ReasonConnectFailed {
-		failed = 1
+	var accepted, refused, failed uint64
+	switch {
+	case e.Kind == EventRefused:
+		refused = 1
+	case e.Reason == ReasonConnectFailed:
+		accepted, failed = 1, 1
+	default:
+		accepted = 1
 	}
 	want := Stats{
-		h.before.Accepted + 1, h.before.Refused, h.before.Failed + failed,
+		h.before.Accepted + accepted, h.before.Refused + refused, h.before.Failed + failed,
 		h.before.BytesToBackend + bystanders + e.Connection.BytesToBackend,
 		h.before.BytesToClient + bystanders + e.Connection.BytesToClient,
 	}
@@ -652,6 +669,9 @@ func (k *houseKind) open(t *testing.T) *house {
 	target := h.openBackend()
 	cfg := testConfig(t, target, h.listener)
 	cfg.Loops, cfg.ProxyProtocol = 1, k.header
+	if k.front != "" {
+		acceptProxy(&cfg)
+	}
 	if k.before == "hole" {
 		cfg.ConnectRetry = 2 * DefaultConnectTimeout // of which the hole takes a half
 	}
@@ -668,7 +688,7 @@ func (k *houseKind) open(t *testing.T) *house {
 		t.Fatal(err)
 	}
 	h.proxy, h.loop = p, p.loops[0]
-	h.events = p.Subscribe(1000, EventOpened, EventClosed)
+	h.events = p.Subscribe(1000, EventOpened, EventClosed, EventRefused)
 	return h
 }
 

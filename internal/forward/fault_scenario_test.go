@@ -189,7 +189,8 @@ type actor struct {
 	side   side
 	fd     int
 	steps  []step
-	header ProxyProtocol // what is still to come of it
+	front  string        // what is still to be sent of the client's header
+	header ProxyProtocol // what is still to come of the backend's
 	head   []byte
 
 	stalled bool
@@ -232,6 +233,16 @@ func (p *actor) act() (progress bool) {
 			p.take(buffer[:n])
 			progress = true
 		}
+	}
+	if p.front != "" { // in ever smaller pieces
+		n, errno := sendSome(p.fd, []byte(p.front[:(len(p.front)+1)/2]))
+		if errno != 0 && errno != unix.EAGAIN {
+			p.front, p.failed = "", true
+			p.giveUp()
+			return true
+		}
+		p.front = p.front[max(n, 0):]
+		return progress || n > 0
 	}
 	for len(p.steps) > 0 {
 		s := p.steps[0]
