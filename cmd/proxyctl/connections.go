@@ -93,7 +93,7 @@ func connectionsTable(named, detailed bool) connectionTable {
 		column{header: "TO-BACKEND", right: true}, column{header: "TO-CLIENT", right: true})
 	if detailed {
 		t.columns = append(t.columns,
-			column{header: "CONNECTED"}, column{header: "LISTENER"}, column{header: "PID"}, column{header: "UID"})
+			column{header: "CONNECTED"}, column{header: "LISTENER"}, column{header: "PID"}, column{header: "UID"}, column{header: "PROXY"})
 	}
 	return t
 }
@@ -123,7 +123,7 @@ func (t *connectionTable) addOne(instance *bus.Instance, c bus.Connection) {
 		cell{text: formatBytes(c.BytesToBackend), value: c.BytesToBackend},
 		cell{text: formatBytes(c.BytesToClient), value: c.BytesToClient})
 	if t.detailed {
-		row = append(row, cell{value: c.Connected.UnixMicro()}, cell{value: c.Listener}, cell{value: c.PID}, cell{value: c.UID})
+		row = append(row, cell{value: c.Connected.UnixMicro()}, cell{value: c.Listener}, cell{value: c.PID}, cell{value: c.UID}, cell{value: c.Proxy})
 	}
 	t.rows = append(t.rows, row)
 }

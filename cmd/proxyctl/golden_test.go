@@ -27,12 +27,14 @@ func threeInstances(t *testing.T) (b *bustest.Bus, web *fake) {
 			"age-usec": dbus.MakeVariant(uint64(age.Microseconds())), "idle-usec": dbus.MakeVariant(uint64(idle.Microseconds())),
 		}
 	}
+	proxied := extras(26*time.Hour, 1500*time.Millisecond)
+	proxied["proxy"] = dbus.MakeVariant("10.0.0.1:50412")
 	local := extras(90*time.Second, 0)
 	local["listener"], local["pid"], local["uid"] = dbus.MakeVariant("/run/web.sock"), dbus.MakeVariant(uint32(815)), dbus.MakeVariant(uint32(1000))
 	web.mu.Lock()
 	defer web.mu.Unlock()
 	web.connections = []connectionStruct{
-		{17, "open", "192.0.2.7:40112", "127.0.0.1:3000", usec(noon.Add(-26 * time.Hour)), 512, 3_400_000, extras(26*time.Hour, 1500*time.Millisecond)},
+		{17, "open", "192.0.2.7:40112", "127.0.0.1:3000", usec(noon.Add(-26 * time.Hour)), 512, 3_400_000, proxied},
 		{18, "client-closed", "[2001:db8:85a3:8d3:1319:8a2e:370:7348]:40113", "127.0.0.1:3000", usec(noon.Add(-time.Hour)), 1024, 0, extras(time.Hour, time.Hour)},
 		{23, "connecting", "unix:pid=815,uid=1000", "127.0.0.1:3000", usec(noon.Add(-90 * time.Second)), 0, 0, local},
 	}

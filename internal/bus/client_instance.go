@@ -141,6 +141,7 @@ type Connection struct {
 	ListenerName   string
 	Age, Idle      time.Duration
 	PID, UID       *uint32 // of clients on AF_UNIX sockets, nil for others
+	Proxy          *string // the address of the proxy whose PROXY header names the client, nil where there is none
 }
 
 // Filter selects connections that meet all of its conditions; the zero value selects every connection.
@@ -344,6 +345,10 @@ func (c *Connection) extra(extras map[string]dbus.Variant) {
 	assign(&age, extras["age-usec"].Value())
 	assign(&idle, extras["idle-usec"].Value())
 	c.Age, c.Idle = Span(age), Span(idle)
+	var proxy string
+	if assign(&proxy, extras["proxy"].Value()) {
+		c.Proxy = &proxy
+	}
 	var pid, uid uint32
 	if assign(&pid, extras["pid"].Value()) {
 		c.PID = &pid

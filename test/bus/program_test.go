@@ -19,6 +19,7 @@ import (
 	control "example.org/socketproxy/internal/bus"
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -75,6 +76,45 @@ func TestASecondOneOfTheSameNameSaysSoAndInheritsIt(t *testing.T) {
 			return err == nil && string(text) == fmt.Sprintf("as 1 %q\n", second.address)
 		})
 	})
+}
+
+// Behind a proxy in front, the client is who the header names, and the proxy is told beside it.
+func TestAcceptProxyShowsTheClientAndTheProxy(t *testing.T) {
+	t.Parallel()
+	daemon := bustest.Start(t, bustest.Options{})
+	p := startProxyd(t, daemon, web, "--name=web", "--accept-proxy=127.0.0.1")
+	proxy := daemon.Connect(t).Object(web, path)
+	rows := func() (rows [][]any) {
+		t.Helper()
+		must(t, proxy.Call(iface+".ListConnections", 0, map[string]dbus.Variant{}, uint64(0), uint32(0)).Store(&rows))
+		return rows
+	}
+	subscriber := daemon.Connect(t)
+	signals := make(chan *dbus.Signal, 100)
+	must(t, subscriber.Object(web, path).Call(iface+".Subscribe", 0).Err)
+	subscriber.Signal(signals)
+	c := streamtest.Dial(t, streamtest.TCP(p.address))
+	proctest.Eventually(t, "the header is awaited", func() bool { return len(rows()) == 1 })
+	equal(t, "state", rows()[0][1], any("proxy-header"))
+	equal(t, "client", rows()[0][2], any(c.LocalAddr().String()))
+
+	streamtest.Send(t, c, "PROXY TCP4 192.0.2.1 198.51.100.1 1000 80\r\n")
+	streamtest.Echoes(t, c, "x")
+	row := rows()[0]
+	equal(t, "state", row[1], any("open"))
+	equal(t, "client", row[2], any("192.0.2.1:1000"))
+	equal(t, "proxy", row[7].(map[string]dbus.Variant)["proxy"].Value(), any(c.LocalAddr().String()))
+
+	bad := streamtest.Dial(t, streamtest.TCP(p.address))
+	streamtest.Send(t, bad, "GET /")
+	streamtest.ExpectEnding(t, bad, streamtest.BrokenOff)
+	var told []string
+	for len(told) < 2 {
+		if s := proctest.Wait(t, "the signals", signals); strings.HasPrefix(s.Name, iface+".Connection") {
+			told = append(told, fmt.Sprint(strings.TrimPrefix(s.Name, iface+"."), s.Body[:2]))
+		}
+	}
+	equal(t, "signals", strings.Join(told, "; "), fmt.Sprintf("ConnectionNew[%v 192.0.2.1:1000]; ConnectionRefused[%s proxy-header]", row[0], bad.LocalAddr()))
 }
 
 func TestTheBusIsTheOneAskedFor(t *testing.T) {
