@@ -86,6 +86,11 @@ func parseOptions(args []string) (*options, error) {
 		return nil, startError(fmt.Sprintf("Failed to parse target: %s: %v", flags.Arg(0), err))
 	}
 	opts.target = target
+	for _, listen := range opts.listen {
+		if err := target.CheckLoop(listen); err != nil {
+			return nil, startError(fmt.Sprintf("Failed to parse target: %s: %v", flags.Arg(0), err))
+		}
+	}
 	return opts, nil
 }
 

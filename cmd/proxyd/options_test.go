@@ -289,6 +289,9 @@ func TestBadInputGetsOneLineThatNamesItAndExitStatus1(t *testing.T) {
 
 		{[]string{""}, "Failed to parse target: : empty target"},
 		{[]string{"a:99999"}, "Failed to parse target: a:99999: port 99999 is not between 1 and 65535"},
+		{[]string{"http://a/"}, "Failed to parse target: http://a/: write a:80; a target is no URL"},
+		{[]string{"--listen=8080", "localhost:8080"}, "Failed to parse target: localhost:8080: this is where the proxy itself listens, " +
+			"at 8080, so that each client would come back as another one; give the address of the backend"},
 		{[]string{"/" + strings.Repeat("x", 107)},
 			"Failed to parse target: /" + strings.Repeat("x", 107) + ": socket path of 108 bytes is longer than 107"},
 

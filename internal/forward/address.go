@@ -3,7 +3,6 @@ package forward
 import (
 	"encoding/binary"
 	"fmt"
-	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -176,12 +175,32 @@ func (a *address) describeSource(prefixIPv6 int) string {
 	return fmt.Sprintf("address family %d", a.family)
 }
 
+// zoneIndex returns the index of an interface by its name or number, 0 where there is none.
 func zoneIndex(zone string) uint32 {
 	if n, err := strconv.ParseUint(zone, 10, 32); err == nil {
 		return uint32(n)
 	}
-	if iface, err := net.InterfaceByName(zone); err == nil {
-		return uint32(iface.Index)
+	// Not net.InterfaceByName, which wants AF_NETLINK: the unit's sandbox lacks it. Any socket does: netdevice(7).
+	fd, errno := socket(unix.AF_UNIX)
+	if errno != 0 {
+		return 0
 	}
-	return 0
+	defer closeFD(fd)
+	request, err := unix.NewIfreq(zone)
+	if err != nil || unix.IoctlIfreq(int(fd), unix.SIOCGIFINDEX, request) != nil {
+		return 0
+	}
+	return request.Uint32()
+}
+
+// checkZone finds what is wrong with the zone of an IPv6 address: connect(2) and bind(2) want one for link-local addresses,
+// which are the same ones on every interface. example is how the address is written with one.
+func checkZone(ip netip.Addr, example string) error {
+	switch zone := ip.Zone(); {
+	case zone != "" && zoneIndex(zone) == 0:
+		return fmt.Errorf("no network interface %q", zone)
+	case zone == "" && ip.Is6() && !ip.Is4In6() && ip.IsLinkLocalUnicast():
+		return fmt.Errorf("a link-local address needs its network interface; write %s, with the right one for eth0", example)
+	}
+	return nil
 }

@@ -71,7 +71,7 @@ func TestHeadStartIsAllThatASilentAddressCostsAndOnlyOneClient(t *testing.T) {
 			log, buf := newTestLog(slog.LevelInfo)
 			r, silent := holedRig(t, holes, func(c *Config) { c.Log = log })
 			least := time.Duration(holes * headStart)
-			if took := r.took(); took < least || took > least+500*time.Millisecond {
+			if took := r.took(); took < least || took > least+3*time.Second {
 				t.Errorf("the first client waited for %v, want %v", took, least)
 			}
 			fastest := min(r.took(), r.took(), r.took()) // the machine may be busy

@@ -220,8 +220,9 @@ func (r *rig) accept() streamtest.Stream {
 // pair is a client and what the backend sees of it.
 func (r *rig) pair() (client, server streamtest.Stream) {
 	r.t.Helper()
-	client = r.dial()
-	return client, r.accept()
+	client, server = r.dial(), r.accept()
+	proctest.Eventually(r.t, "the Proxy is connected", func() bool { return r.Backend().Connecting == 0 })
+	return client, server
 }
 
 // turnedAway connects a client, which must be reset; this may come before the client knows that it is connected.

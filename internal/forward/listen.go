@@ -112,8 +112,8 @@ func ParseListenAddress(s string) (ListenAddress, error) {
 	if err != nil {
 		return a, errors.New("neither a path, @NAME, PORT, IPv4:PORT nor [IPv6]:PORT")
 	}
-	if zone := ap.Addr().Zone(); zone != "" && zoneIndex(zone) == 0 {
-		return a, fmt.Errorf("no network interface %q", zone)
+	if err := checkZone(ap.Addr(), netip.AddrPortFrom(ap.Addr().WithZone("eth0"), ap.Port()).String()); err != nil {
+		return a, err
 	}
 	a.sa = inetSockaddr(ap)
 	return a, nil

@@ -62,6 +62,7 @@ func TestParseListenAddressRefuses(t *testing.T) {
 		"::1:80":                              syntax,
 		"run/web.sock":                        syntax,
 		"[fe80::1%nosuch]:80":                 `no network interface "nosuch"`,
+		"[fe80::1]:80":                        "a link-local address needs its network interface; write [fe80::1%eth0]:80, with the right one for eth0",
 	} {
 		_, err := ParseListenAddress(text)
 		if err == nil {
@@ -72,6 +73,11 @@ func TestParseListenAddressRefuses(t *testing.T) {
 	}
 }
 
+// isBareLinkLocal reports whether an address means nothing without its interface.
+func isBareLinkLocal(ip netip.Addr) bool {
+	return ip.Is6() && !ip.Is4In6() && ip.IsLinkLocalUnicast() && ip.Zone() == ""
+}
+
 func FuzzParseListenAddress(f *testing.F) {
 	for _, seed := range []string{"80", "127.0.0.1:80", "[::1]:80", "/path", "@name", "[fe80::1%1]:1", "", "x"} {
 		f.Add(seed)
@@ -80,7 +86,7 @@ func FuzzParseListenAddress(f *testing.F) {
 		a, err := ParseListenAddress(text)
 		if strings.HasPrefix(text, "/") || strings.HasPrefix(text, "@") {
 			equal(t, text+" is accepted", err == nil, len(text) > 1 && isUnixName(text))
-		} else if ap, no := netip.ParseAddrPort(text); no == nil && ap.Addr().Zone() == "" {
+		} else if ap, no := netip.ParseAddrPort(text); no == nil && ap.Addr().Zone() == "" && !isBareLinkLocal(ap.Addr()) {
 			equal(t, text+" is accepted", err == nil, true)
 			equal(t, text, a.sa.String(), netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()).String())
 		} else if port, no := strconv.ParseUint(text, 10, 64); no == nil {

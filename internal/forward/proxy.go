@@ -69,6 +69,10 @@ func Start(cfg Config) (*Proxy, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
+	places, err := cfg.places()
+	if err != nil {
+		return nil, err
+	}
 	if cfg.Loops == 0 {
 		cfg.Loops = min(runtime.GOMAXPROCS(0), loopsMax)
 	}
@@ -84,7 +88,7 @@ func Start(cfg Config) (*Proxy, error) {
 		cfg.AcceptProxyTimeout = DefaultAcceptProxyTimeout
 	}
 	files := raiseFileLimit()
-	p := &Proxy{cfg: cfg, started: time.Now(), files: files, pipes: newPipeBudget(pipeFiles(files)), resolver: newResolver(cfg.Target)}
+	p := &Proxy{cfg: cfg, started: time.Now(), files: files, pipes: newPipeBudget(pipeFiles(files)), resolver: newResolver(cfg.Target, places)}
 	p.observers = newObservers(p)
 	p.lifecycle.init(p)
 	p.slots = newSlots(cfg.ConnectionsMax, cfg.ConnectionsMaxPerSource, p.lifecycle.released, p.lifecycle.idle)

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -25,6 +26,7 @@ type resolver struct {
 	host   string
 	port   uint16
 	pause  time.Duration
+	places []place // where the proxy itself listens
 	lookIP func(ctx context.Context, network, host string) ([]netip.Addr, error)
 
 	ctx    context.Context
@@ -39,9 +41,9 @@ type resolver struct {
 	expires   time.Time // of addresses or err
 }
 
-func newResolver(t Target) *resolver {
+func newResolver(t Target, places []place) *resolver {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &resolver{host: t.host, port: t.port, pause: resolvePause, lookIP: goResolver.LookupNetIP, ctx: ctx, cancel: cancel}
+	return &resolver{host: t.host, port: t.port, places: places, pause: resolvePause, lookIP: goResolver.LookupNetIP, ctx: ctx, cancel: cancel}
 }
 
 // lookup returns the outcome of the last look-up where that is recent; else it calls done with that of the next one later, from
@@ -71,6 +73,9 @@ func (r *resolver) resolve() {
 		err = fmt.Errorf("cannot resolve %s: %w", r.host, explain(r.host, err))
 	}
 	addresses := allAddresses(ips, r.port)
+	if err == nil {
+		addresses, err = r.leaveOutLoops(addresses)
+	}
 
 	r.mu.Lock()
 	r.addresses, r.err, r.expires = addresses, err, time.Now().Add(resolveKeep)
@@ -84,6 +89,21 @@ func (r *resolver) resolve() {
 	for _, done := range waiting {
 		done(addresses, err)
 	}
+}
+
+// leaveOutLoops takes the addresses out at which the proxy itself listens. One that has no other is a mistake.
+func (r *resolver) leaveOutLoops(addresses []sockaddr) (others []sockaddr, err error) {
+	for i := range addresses {
+		if slices.ContainsFunc(r.places, func(p place) bool { return p.takes(&addresses[i]) }) {
+			err = fmt.Errorf("cannot resolve %s: its address %s is where the proxy itself listens", r.host, addresses[i].String())
+			continue
+		}
+		others = append(others, addresses[i])
+	}
+	if len(others) > 0 {
+		return others, nil
+	}
+	return nil, err
 }
 
 // forget has the name looked up again as soon as that may be.

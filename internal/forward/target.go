@@ -41,6 +41,9 @@ func ParseTarget(s string) (Target, error) {
 		}
 		return Target{text: s, fixed: []sockaddr{unixSockaddr(s)}}, nil
 	}
+	if err := checkNotation(s); err != nil {
+		return Target{}, err
+	}
 	host, port, err := splitHostPort(s)
 	if err != nil {
 		return Target{}, err
@@ -50,8 +53,8 @@ func ParseTarget(s string) (Target, error) {
 		return Target{}, err
 	}
 	if ip, err := netip.ParseAddr(host); err == nil {
-		if zone := ip.Zone(); zone != "" && zoneIndex(zone) == 0 {
-			return Target{}, fmt.Errorf("no network interface %q", zone)
+		if err := checkZone(ip, fmt.Sprintf("[%s%%eth0]:%s", ip, port)); err != nil {
+			return Target{}, err
 		}
 		return Target{text: s, fixed: []sockaddr{inetSockaddr(netip.AddrPortFrom(ip, number))}}, nil
 	}
@@ -68,6 +71,49 @@ func ParseTarget(s string) (Target, error) {
 func (t Target) String() string { return t.text }
 
 func (t Target) isZero() bool { return t.text == "" }
+
+// checkNotation knows the notations of other programs, and says how their targets are written here.
+func checkNotation(s string) error {
+	for _, prefix := range []string{"unix://", "unix:", "unix@", "unix-connect:"} {
+		if len(s) > len(prefix) && strings.EqualFold(s[:len(prefix)], prefix) && strings.ContainsRune("/@", rune(s[len(prefix)])) {
+			return fmt.Errorf("write %s for an AF_UNIX socket", plain(s[len(prefix):], "/PATH"))
+		}
+	}
+	if scheme, rest, ok := strings.Cut(s, "://"); ok {
+		host, _, _ := strings.Cut(rest, "/")
+		if !strings.Contains(host[strings.LastIndexByte(host, ']')+1:], ":") {
+			host += map[string]string{"http": ":80", "ws": ":80", "https": ":443", "wss": ":443"}[strings.ToLower(scheme)]
+		}
+		if _, err := ParseTarget(host); err != nil {
+			host = "HOST:PORT"
+		}
+		return fmt.Errorf("write %s; a target is no URL", plain(host, "HOST:PORT"))
+	}
+	if port := strings.TrimPrefix(s, ":"); port != "" && strings.Trim(port, "0123456789") == "" {
+		return fmt.Errorf("write 127.0.0.1:%s for a port of this machine; a port alone names no backend", port)
+	}
+	if host, path, ok := strings.Cut(s, "/"); ok {
+		if _, err := ParseTarget(host); err == nil && (path == "" || strings.Contains(host, ":")) {
+			return fmt.Errorf("write %s; a target has no path", plain(host, "HOST:PORT"))
+		}
+		return errors.New("an AF_UNIX socket is written with its whole path, which begins with /")
+	}
+	if ip, err := netip.ParseAddr(s); err == nil && ip.Is6() {
+		host, _, _ := splitHostPort(s)
+		if _, err := netip.ParseAddr(host); err != nil {
+			return fmt.Errorf("write [%s]:PORT", s)
+		}
+	}
+	return nil
+}
+
+// plain is what a message suggests, as far as everybody can read and type it.
+func plain(suggested, general string) string {
+	if strings.ContainsFunc(suggested, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return general
+	}
+	return suggested
+}
 
 func checkUnixName(s string) error {
 	switch {
@@ -136,6 +182,9 @@ func checkHostName(host string) error {
 	name := strings.TrimSuffix(host, ".")
 	if name == "" || len(name) > 253 {
 		return fmt.Errorf("%q is not a host name", host)
+	}
+	if last := name[strings.LastIndexByte(name, '.')+1:]; strings.Trim(last, "0123456789") == "" {
+		return fmt.Errorf("%q is not an IPv4 address of four numbers up to 255", host)
 	}
 	for label := range strings.SplitSeq(name, ".") {
 		if label == "" || len(label) > 63 || strings.HasPrefix(label, "-") || strings.HasSuffix(label, "-") {

@@ -9,8 +9,14 @@ import (
 	"example.org/socketproxy/internal/streamtest"
 )
 
-func TestANameIsLookedUpInDNS(t *testing.T) {
+// The two share the file that they are about.
+func TestNamesAreLookedUpAsResolvConfSays(t *testing.T) {
 	m := onMachine(t)
+	m.namesAreLookedUpInDNS(t)
+	m.resolvConfOutsideTheSandboxIsNamed(t)
+}
+
+func (m *machine) namesAreLookedUpInDNS(t *testing.T) {
 	m.serveDNS(t, "127.0.0.54:53", "backend.example.test", net.IPv4(127, 0, 0, 55))
 	m.write(t, "/etc/resolv.conf", "nameserver 127.0.0.54\n")
 	port := freePort()
@@ -18,6 +24,22 @@ func TestANameIsLookedUpInDNS(t *testing.T) {
 	address := m.proxy(t, instance{name: "dns", target: "backend.example.test:" + port, options: "--connect-retry=0"})
 	if err := m.ask("tcp", address); err != nil {
 		t.Error(err)
+	}
+}
+
+// Without a file to read, the name server of this machine would be asked, and the log would tell of that one.
+func (m *machine) resolvConfOutsideTheSandboxIsNamed(t *testing.T) {
+	m.run(t, "rm", "--force", "/etc/resolv.conf")
+	m.run(t, "ln", "--symbolic", "/mnt/wsl/resolv.conf", "/etc/resolv.conf")
+	i := instance{name: "unresolved", target: "backend.example.test:80", options: "--connect-retry=0"}
+	address := m.proxy(t, i)
+	if err := m.ask("tcp", address); err == nil {
+		t.Fatal("a name was resolved")
+	}
+	const want = "cannot resolve backend.example.test: cannot read /etc/resolv.conf: no such file or directory; " +
+		"it is a link to /mnt/wsl/resolv.conf, which BindReadOnlyPaths=/mnt/wsl shows to a unit with a sandbox"
+	if message := m.entry(t, "_SYSTEMD_UNIT="+i.unit(), "PRIORITY=4")["MESSAGE"]; !strings.Contains(message, want) {
+		t.Errorf("the log has %q", message)
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"example.org/socketproxy/internal/streamtest"
 )
 
 func TestTheSandboxIsTight(t *testing.T) {
@@ -71,6 +73,20 @@ func TestTheSandboxLeavesWhatBackendsNeed(t *testing.T) {
 			name:    "a socket of the session of a user",
 			target:  func(t *testing.T, m *machine) string { return m.echoAt(t, "/run/user/1000") },
 			service: "[Service]\nProtectHome=no\n",
+		},
+		{
+			name: "a link-local address on an interface by its name",
+			target: func(t *testing.T, m *machine) string {
+				m.run(t, "ip", "link", "add", "local0", "type", "veth", "peer", "name", "local1")
+				t.Cleanup(func() { m.run(t, "ip", "link", "del", "local0") })
+				for _, link := range []string{"local0", "local1"} {
+					m.run(t, "ip", "link", "set", link, "up")
+				}
+				m.run(t, "ip", "address", "add", "fe80::9/64", "dev", "local0", "nodad")
+				address := "[fe80::9%local0]:" + freePort()
+				m.listen(t, "tcp", address).Serve(streamtest.Echo)
+				return address
+			},
 		},
 		{
 			name: "a port in the private network of its service",

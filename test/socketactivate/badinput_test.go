@@ -106,7 +106,7 @@ func TestBadInputOfProxydsOwnNamesOptionAndValueAndOpensNothing(t *testing.T) {
 			"neither a path, @NAME, PORT, IPv4:PORT nor [IPv6]:PORT"},
 		{"--log-level=loud", "Failed to parse --log-level= argument: loud"},
 		{"127.0.0.1:99999", "Failed to parse target: 127.0.0.1:99999: port 99999 is not between 1 and 65535"},
-		{":80", "Failed to parse target: :80: empty host"},
+		{":80", "Failed to parse target: :80: write 127.0.0.1:80 for a port of this machine; a port alone names no backend"},
 		{"", "Failed to parse target: : empty target"},
 		{"127.0.0.1:no-such-service", `Failed to parse target: 127.0.0.1:no-such-service: unknown service "no-such-service"`},
 		{"/" + strings.Repeat("x", 107), "Failed to parse target: /" + strings.Repeat("x", 107) +
