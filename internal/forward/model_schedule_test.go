@@ -343,9 +343,11 @@ func (m *schedule) close(t *rapid.T, reset bool) {
 // pause moves the clock. A connection that was idle for long enough is cut.
 func (m *schedule) pause(t *rapid.T, d time.Duration) {
 	m.untilIdle(t)
-	idle := map[*link]conn{}
+	idle, dialling := map[*link]conn{}, map[*link]bool{}
 	for _, c := range m.links {
-		if p := m.conn(c); p != nil && p.dial == 0 && !p.closing &&
+		p := m.conn(c)
+		dialling[c] = p != nil && p.dial != 0
+		if p != nil && p.dial == 0 && !p.closing &&
 			(d >= m.cfg.IdleTimeout || d >= m.cfg.HalfCloseTimeout && p.halfClosed()) {
 			idle[c] = *p
 		}
@@ -353,6 +355,11 @@ func (m *schedule) pause(t *rapid.T, d time.Duration) {
 	}
 	m.advance(d, spinCalls)
 	m.untilIdle(t)
+	for c := range dialling { // which takes longer than abortGrace on a busy machine
+		if dialling[c] && m.conn(c) == nil && c.stream[client].finished {
+			c.cut()
+		}
+	}
 	for c, before := range idle {
 		if p := m.conn(c); p == nil {
 			c.cut()
