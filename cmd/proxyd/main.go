@@ -79,8 +79,7 @@ func serve(opts *options, log *slog.Logger, ctl *logControl, signals <-chan os.S
 	startReports(&reports, proxy, log)
 	stopControl := startControl(opts, proxy, log, ctl)
 	stopOnSignals(proxy, signals, opts.drainTimeout, log)
-	stopControl()
-	reports.Wait()
+	finish(signals, func() { stopControl(); reports.Wait() })
 	return nil
 }
 
@@ -112,8 +111,26 @@ func stopOnSignals(proxy *forward.Proxy, signals <-chan os.Signal, drainTimeout 
 	case <-proxy.Done():
 	case sig := <-signals:
 		log.Info(fmt.Sprintf("Received %s, cutting %s.", signalName(sig), countConnections(proxy.NumConnections())))
+		signal.Reset(unix.SIGTERM, unix.SIGINT) // a third one ends the process, whatever it is doing
 		proxy.Kill()
 		<-proxy.Done()
+	}
+}
+
+// finishTime bounds what is done once the proxy has ended, all of which has bounds of its own.
+const finishTime = 2 * time.Second
+
+// finish does what is left, and leaves it when a signal comes: nothing outside this process keeps it from ending.
+func finish(signals <-chan os.Signal, rest func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		rest()
+	}()
+	select {
+	case <-done:
+	case <-signals:
+	case <-time.After(finishTime):
 	}
 }
 

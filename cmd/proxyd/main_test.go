@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/streamtest"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
@@ -76,9 +77,19 @@ type service struct {
 // startService runs proxyd in front of a backend that sends everything back.
 func startService(t *testing.T, args ...string) *service {
 	t.Helper()
+	s := startServiceOn(t, listenNotify(t), args...)
+	if got := s.next(t); !strings.HasPrefix(got, "READY=1\nSTATUS=") {
+		t.Errorf("the service manager got %q", got)
+	}
+	return s
+}
+
+// startServiceOn starts one that reports to this socket, and does not wait for it.
+func startServiceOn(t *testing.T, notify *notifySocket, args ...string) *service {
+	t.Helper()
 	dir := t.TempDir()
 	s := &service{
-		notifySocket: listenNotify(t),
+		notifySocket: notify,
 		socket:       filepath.Join(dir, "listen"),
 		signals:      make(chan os.Signal, 1),
 		status:       make(chan int, 1),
@@ -86,9 +97,6 @@ func startService(t *testing.T, args ...string) *service {
 	backend := echoServer(t, filepath.Join(dir, "backend"))
 	args = append(args, "--listen="+s.socket, backend)
 	go func() { s.status <- run(args, io.Discard, &s.stderr, s.signals) }()
-	if got := s.next(t); !strings.HasPrefix(got, "READY=1\nSTATUS=") {
-		t.Errorf("the service manager got %q", got)
-	}
 	return s
 }
 
@@ -102,7 +110,13 @@ func echoServer(t *testing.T, path string) string {
 // connect returns a connection that is known to be forwarded.
 func (s *service) connect(t *testing.T) net.Conn {
 	t.Helper()
-	c := streamtest.Dial(t, streamtest.Unix(s.socket))
+	var raw net.Conn
+	proctest.Eventually(t, "proxyd listens", func() (yes bool) {
+		var err error
+		raw, err = net.Dial("unix", s.socket)
+		return err == nil
+	})
+	c := streamtest.Adopt(t, raw)
 	streamtest.Echoes(t, c, "there and back\n")
 	return c
 }

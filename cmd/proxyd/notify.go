@@ -15,6 +15,9 @@ import (
 // statusInterval keeps busy proxies from flooding the service manager, which reads them all in one thread.
 const statusInterval = time.Second
 
+// notifyAgain is how soon a state is sent again for which the service manager had no room.
+const notifyAgain = 100 * time.Millisecond
+
 // reporter tells the service manager how the proxy is doing, by sd_notify(3).
 type reporter struct {
 	proxy reported
@@ -40,7 +43,7 @@ func startReports(reports *sync.WaitGroup, proxy *forward.Proxy, log *slog.Logge
 
 	interval, err := daemon.SdWatchdogEnabled(true)
 	if err != nil {
-		log.Warn(fmt.Sprintf("the watchdog is off: %v", err))
+		log.Warn(fmt.Sprintf("The watchdog is off: %v.", err))
 	}
 	if interval > 0 {
 		reports.Go(func() { r.feedWatchdog(interval, proxy.Done()) })
@@ -48,30 +51,41 @@ func startReports(reports *sync.WaitGroup, proxy *forward.Proxy, log *slog.Logge
 }
 
 // follow reports that the proxy accepts, then its status whenever that has changed, and its end. It returns when
-// changes is closed, which is when the proxy has ended.
+// changes is closed, which is when the proxy has ended. What the service manager had no room for is sent again: the
+// readiness until it has arrived, the end as long as there is time.
 func (r *reporter) follow(changes <-chan *forward.Event) {
-	_, status := r.status()
-	r.send(daemon.SdNotifyReady + "\nSTATUS=" + status)
-	pause := time.After(statusInterval)
+	states := daemon.SdNotifyReady + "\n" // to be sent with the next status
+	sent := ""                            // the last status
 	stopping := false
+	var pause <-chan time.Time // nil: it may be sent now
+	report := func() {
+		_, status := r.status()
+		if states == "" && status == sent {
+			return
+		}
+		if r.send(states + "STATUS=" + status) {
+			states, sent = "", status
+			pause = time.After(statusInterval)
+		} else {
+			pause = time.After(notifyAgain)
+		}
+	}
 	for open := true; open; {
+		if pause == nil {
+			report()
+		}
 		select {
 		case _, open = <-changes:
 		case <-pause:
 			pause = nil
 		}
-		state, now := r.status()
-		switch {
-		case !stopping && (!open || state == forward.StateExiting):
-			stopping = true
-			r.send(daemon.SdNotifyStopping + "\nSTATUS=" + now)
-		case pause == nil && now != status:
-			r.send("STATUS=" + now)
-		default:
-			continue
+		if state, _ := r.status(); !stopping && (!open || state == forward.StateExiting) {
+			stopping, pause = true, nil
+			states += daemon.SdNotifyStopping + "\n"
 		}
-		status = now
-		pause = time.After(statusInterval)
+	}
+	if states != "" {
+		report()
 	}
 }
 
@@ -111,33 +125,48 @@ func countConnections(n int) string {
 }
 
 // feedWatchdog pings the service manager twice in the time it allows, as sd_watchdog_enabled(3) wants it, but only while
-// every loop of the proxy answers: a proxy that hangs is to be restarted.
+// every loop of the proxy answers: a proxy that hangs is to be restarted. A ping for which there was no room is sent again
+// soon.
 func (r *reporter) feedWatchdog(allowed time.Duration, ended <-chan struct{}) {
-	ticker := time.NewTicker(allowed / 2)
-	defer ticker.Stop()
+	timer := time.NewTimer(allowed / 2)
+	defer timer.Stop()
 	for {
 		select {
 		case <-ended:
 			return
-		case <-ticker.C:
+		case <-timer.C:
 		}
+		next := allowed / 2
 		ctx, cancel := context.WithTimeout(context.Background(), allowed/2)
 		err := r.proxy.Alive(ctx)
 		cancel()
-		if err == nil {
-			r.send(daemon.SdNotifyWatchdog)
-			continue
-		}
-		select {
-		case <-ended: // nobody is left to answer, and nobody is missed
+		switch {
+		case err == nil:
+			if !r.send(daemon.SdNotifyWatchdog) {
+				next = allowed / 20
+			}
+		case isClosed(ended): // nobody is left to answer, and nobody is missed
 		default:
-			r.log.Error(fmt.Sprintf("not feeding the watchdog: %v", err))
+			r.log.Error(fmt.Sprintf("The watchdog gets no ping: %v.", err))
 		}
+		timer.Reset(next)
 	}
 }
 
-func (r *reporter) send(state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
-		r.log.Warn(fmt.Sprintf("cannot notify the service manager: %v", err))
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
+}
+
+// send reports whether the service manager had room for it. Any other error is one that trying again would not heal.
+func (r *reporter) send(state string) bool {
+	err := sdNotify(state)
+	if err != nil && !notRead(err) {
+		r.log.Warn(fmt.Sprintf("Cannot notify the service manager: %v.", err))
+	}
+	return !notRead(err)
 }

@@ -252,3 +252,84 @@ func TestStatusText(t *testing.T) {
 		}
 	}
 }
+
+// fill leaves no room in the queue of the socket, as a service manager does that hangs.
+func (s *notifySocket) fill(t *testing.T) {
+	t.Helper()
+	for {
+		switch err := sdNotify("filler"); {
+		case notRead(err):
+			return
+		case err != nil:
+			t.Fatal(err)
+		}
+	}
+}
+
+// Nothing waits for a service manager that does not read, and what it must know is sent again when it does.
+func TestNotifyNeverWaitsForTheServiceManager(t *testing.T) {
+	for name, test := range map[string]struct {
+		args []string
+		end  func(*service)
+	}{
+		"a signal":           {nil, func(s *service) { s.signals <- unix.SIGTERM }},
+		"the idle exit":      {[]string{"--exit-idle-time=100ms"}, func(*service) {}},
+		"the end of a drain": {[]string{"--drain-timeout=100ms"}, func(s *service) { s.signals <- unix.SIGTERM }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			notify := listenNotify(t)
+			notify.fill(t)
+			s := startServiceOn(t, notify, test.args...)
+			if name != "the idle exit" {
+				s.connect(t)
+			}
+			test.end(s)
+			if name == "a signal" {
+				s.signals <- unix.SIGTERM
+			}
+			select {
+			case status := <-s.status:
+				if status != 0 {
+					t.Errorf("exit status %d, stderr: %s", status, s.stderr.String())
+				}
+			case <-time.After(5 * time.Second):
+				t.Fatal("it waits for the service manager")
+			}
+		})
+	}
+	t.Run("readiness is sent again", func(t *testing.T) {
+		notify := listenNotify(t)
+		notify.fill(t)
+		s := startServiceOn(t, notify)
+		s.connect(t)
+		notify.received() // the filler
+		if got := s.next(t); !strings.HasPrefix(got, "READY=1\nSTATUS=") {
+			t.Errorf("the service manager got %q", got)
+		}
+		s.signals <- unix.SIGTERM
+		<-s.status
+	})
+}
+
+func TestNotifySendsALostPingAgainSoon(t *testing.T) {
+	notify := listenNotify(t)
+	notify.fill(t)
+	synctest.Test(t, func(t *testing.T) {
+		p := &fakeProxy{alive: func(context.Context) error { return nil }}
+		ended, fed := make(chan struct{}), make(chan struct{})
+		go func() {
+			(&reporter{p, discardLog()}).feedWatchdog(10*time.Second, ended)
+			close(fed)
+		}()
+		time.Sleep(5*time.Second + time.Millisecond) // the first ping is lost
+		synctest.Wait()
+		notify.received()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if got := notify.received(); !slices.Equal(got, []string{"WATCHDOG=1"}) {
+			t.Errorf("within a second the service manager got %q", got)
+		}
+		close(ended)
+		<-fed
+	})
+}
