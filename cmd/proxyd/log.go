@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"strings"
 	"sync"
 
@@ -12,7 +13,7 @@ import (
 	"github.com/coreos/go-systemd/v22/journal"
 )
 
-// sink takes a finished message to where it is read; journal.Send is one.
+// sink takes a finished message to where it is read; sendToJournal is one.
 type sink func(message string, priority journal.Priority, fields map[string]string) error
 
 // newLogger logs to write what is at least as important as level.
@@ -27,7 +28,7 @@ func newLogger(write sink, level slog.Leveler) *slog.Logger {
 func newSink(stderr io.Writer) sink {
 	// An error means that JOURNAL_STREAM= is malformed, so that nothing says that stderr is the journal.
 	if ok, err := journal.StderrIsJournalStream(); ok && err == nil {
-		return journalOr(journalStream(stderr))
+		return attributed(journalStream(stderr))
 	}
 	return plainText(stderr)
 }
@@ -48,11 +49,28 @@ func journalStream(w io.Writer) sink {
 	}
 }
 
-// journalOr sends to the journal's socket, which takes fields, and falls back where it cannot be reached, as in a
+// attributed sends to the journal what the service manager is to attribute to its unit. For an entry from the journal's socket
+// the journal asks the kernel what unit its sender is in, which fails where the process has ended by then. So a message
+// without fields, such as why it does not start or what ends it, goes to stderr, the stream that the service manager has
+// opened in the name of the unit.
+func attributed(stream sink) sink {
+	withFields := journalOr(stream)
+	return func(message string, priority journal.Priority, fields map[string]string) error {
+		if len(fields) <= len(commonFields) {
+			return stream(message, priority, fields)
+		}
+		return withFields(message, priority, fields)
+	}
+}
+
+// commonFields are in every message.
+var commonFields = map[string]string{"SYSLOG_IDENTIFIER": syslogIdentifier}
+
+// journalOr sends to the journal's socket, which takes fields, and falls back where it is full or cannot be reached, as in a
 // service with RootDirectory= whose stderr is still connected.
 func journalOr(fallback sink) sink {
 	return func(message string, priority journal.Priority, fields map[string]string) error {
-		if journal.Send(message, priority, fields) == nil {
+		if sendToJournal(message, priority, fields) == nil {
 			return nil
 		}
 		return fallback(message, priority, fields)
@@ -73,7 +91,7 @@ func (h *logHandler) Enabled(_ context.Context, level slog.Level) bool {
 }
 
 func (h *logHandler) Handle(_ context.Context, record slog.Record) error {
-	fields := map[string]string{"SYSLOG_IDENTIFIER": syslogIdentifier}
+	fields := maps.Clone(commonFields)
 	for _, field := range h.fields {
 		fields[field.Key] = field.Value.String()
 	}

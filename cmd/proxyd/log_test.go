@@ -12,14 +12,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/journal"
 	"golang.org/x/sys/unix"
-
-	_ "unsafe" // for go:linkname
 )
-
-// journalSocket is where the journal package sends to, so that it can send to a test.
-//
-//go:linkname journalSocket github.com/coreos/go-systemd/v22/journal.journalSocket
-var journalSocket string
 
 // stderrIsJournal makes this process's stderr pass for the journal's stream.
 func stderrIsJournal(t *testing.T) {
@@ -196,5 +189,55 @@ func TestFieldNamesAreWhatTheJournalTakesFromClients(t *testing.T) {
 		if got := fieldName(key); got != want {
 			t.Errorf("%q becomes %q, want %q", key, got, want)
 		}
+	}
+}
+
+// The journal attributes an entry of its socket to no unit once the sender has ended; a line of stderr it always does.
+func TestLogOfWhatEndsTheStartGoesToTheStreamOfTheUnit(t *testing.T) {
+	stderrIsJournal(t)
+	listenJournal(t)
+	for _, test := range []struct{ args, want string }{
+		{"--connections-max=x 127.0.0.1:80", "<3>Failed to parse --connections-max= argument: x\n"},
+		{"127.0.0.1:99999", "<3>Failed to parse target: 127.0.0.1:99999"},
+		{"127.0.0.1:80", "<3>Didn't get any sockets passed in."},
+		{"--listen=/nonexistent/socket 127.0.0.1:80", "<3>cannot listen on /nonexistent/socket: no such file or directory\n"},
+	} {
+		status, _, stderr := runProxyd(strings.Fields(test.args)...)
+		if status != 1 || !strings.HasPrefix(stderr, test.want) {
+			t.Errorf("proxyd %s: exit status %d, stderr %q, want %q", test.args, status, stderr, test.want)
+		}
+	}
+}
+
+func TestLogOfTheLastMomentGoesToTheStreamOfTheUnit(t *testing.T) {
+	stderrIsJournal(t)
+	fd := listenJournal(t)
+	var stderr strings.Builder
+	ctl := newLogControl(&stderr)
+	q := &logQueue{target: ctl.sink, messages: make(chan logMessage, logQueueRoom), end: make(chan struct{}), ended: make(chan struct{})}
+	newLogger(q.send, slog.LevelInfo).Warn("Client 10.0.0.1:2 got no backend.", "client", "10.0.0.1:2")
+	close(q.end)
+	q.run()
+	if got, want := stderr.String(), "<4>Client 10.0.0.1:2 got no backend.\n"; got != want {
+		t.Errorf("stderr got %q, want %q", got, want)
+	}
+	if n, _, err := unix.Recvfrom(fd, make([]byte, 100), unix.MSG_DONTWAIT); err == nil {
+		t.Errorf("the journal's socket got %d bytes", n)
+	}
+}
+
+func TestLogDoesNotWaitForAJournalThatIsBehind(t *testing.T) {
+	stderrIsJournal(t)
+	listenJournal(t)
+	var stderr strings.Builder
+	log := newLogger(newSink(&stderr), slog.LevelInfo)
+	for n := 0; stderr.Len() == 0; n++ {
+		if n > 10_000 {
+			t.Skip("this kernel's queues have no end")
+		}
+		log.Warn("Refused client 10.0.0.1:2.", "client", "10.0.0.1:2")
+	}
+	if got, want := stderr.String(), "<4>Refused client 10.0.0.1:2.\n"; got != want {
+		t.Errorf("stderr got %q, want %q", got, want)
 	}
 }

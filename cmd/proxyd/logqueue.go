@@ -59,7 +59,9 @@ func (q *logQueue) run() {
 			q.write(m)
 		case <-q.end:
 			for len(q.messages) > 0 {
-				q.write(<-q.messages)
+				m := <-q.messages
+				m.fields = commonFields // see attributed: the process may have ended before the journal looks
+				q.write(m)
 			}
 			return
 		}
@@ -77,7 +79,7 @@ func (q *logQueue) write(m logMessage) {
 func (s sink) tellLost(n uint64) {
 	if n > 0 {
 		_ = s(fmt.Sprintf("The log was too slow, messages lost: %d.", n), journal.PriWarning,
-			map[string]string{"SYSLOG_IDENTIFIER": syslogIdentifier})
+			commonFields)
 	}
 }
 
