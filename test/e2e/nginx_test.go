@@ -60,7 +60,7 @@ func (m *machine) healsNginx(t *testing.T) {
 		m.run(t, "systemctl", "kill", "--signal="+signal, proxiedNginx)
 		m.until(t, proxiedNginx, "Service.MainPID", func(pid any) bool { return pid != nginx })
 	}
-	breakAndRepair := func(t *testing.T) {
+	breakAndRepair := func(t *testing.T, repaired func()) {
 		good, err := m.files.ReadFile(strings.TrimPrefix(nginxConf, "/"))
 		if err != nil {
 			t.Fatal(err)
@@ -70,6 +70,7 @@ func (m *machine) healsNginx(t *testing.T) {
 		kill(t, "KILL")
 		m.until(t, proxiedNginx, "Service.NRestarts", func(n any) bool { return n.(uint32) >= restarts+2 }) // the first has failed
 		m.put(t, nginxConf, string(good))
+		repaired()
 		m.servesNginx(t)
 	}
 	for _, way := range []struct {
@@ -78,11 +79,14 @@ func (m *machine) healsNginx(t *testing.T) {
 	}{
 		{"killed", func(t *testing.T) { kill(t, "KILL"); m.servesNginx(t) }},
 		{"ended by itself with status 0", func(t *testing.T) { kill(t, "QUIT"); m.servesNginx(t) }},
-		{"broken and repaired", breakAndRepair},
+		{"broken and repaired", func(t *testing.T) { breakAndRepair(t, func() {}) }},
 		{"broken for ExecStartPre and repaired", func(t *testing.T) {
 			m.write(t, "/etc/systemd/system/"+proxiedNginx+".d/check.conf", checkedByNginx)
 			m.run(t, "systemctl", "daemon-reload")
-			breakAndRepair(t)
+			breakAndRepair(t, func() {
+				// nginx -t listens for a moment, and resets the clients that come to it.
+				m.until(t, proxiedNginx, "Unit.ActiveState", equals("active"))
+			})
 		}},
 	} {
 		t.Run(way.name, way.ends)
