@@ -67,9 +67,10 @@ func TestRestartUnderLoadRefusesNobody(t *testing.T) {
 	})
 }
 
-// The client that waits for a proxy that cannot start must not make systemd try for ever.
+// The client that waits for a proxy that cannot start must not make systemd try for ever. It is not parallel, because among
+// other tests the starts may take longer than a second each, and systemd gives up sixty in a minute.
 func TestAProxyThatCannotStartIsGivenUp(t *testing.T) {
-	m := onMachine(t)
+	m := buses[0].machine(t)
 	i := instance{name: "wrong", target: m.echo(t, "tcp")}
 	address := m.proxy(t, i)
 	m.put(t, "/etc/proxyd/wrong.conf", "TARGET=127.0.0.1:99999\n") // after the check by the socket
