@@ -4,6 +4,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 func TestTheNextClientStartsAProxyThatWasKilled(t *testing.T) {
@@ -34,6 +35,26 @@ func TestTheWatchdogEndsAProxyThatHangs(t *testing.T) {
 	}
 	if err := m.ask("tcp", address); err != nil {
 		t.Error(err)
+	}
+}
+
+// Where the watchdog ends a proxy that was frozen for too long, it ends at once, and the next client gets a new one.
+func TestTheWatchdogLeavesNoClientHangingAfterAFreeze(t *testing.T) {
+	m := onMachine(t)
+	i := instance{name: "frozen", target: m.echo(t, "tcp"), service: "[Service]\nWatchdogSec=500ms\n"}
+	address := m.proxy(t, i)
+	m.connect(t, "tcp", address)
+	if text, err := output(m.command("systemctl", "freeze", i.unit())); err != nil {
+		t.Skipf("this machine freezes no unit: %v: %s", err, text)
+	}
+	time.Sleep(time.Second) // the watchdog's time, and a half
+	began := time.Now()
+	text, _ := output(m.command("systemctl", "thaw", i.unit())) // fails where the unit has ended
+	if err := m.ask("tcp", address); err != nil {
+		t.Errorf("%v, after %s", err, text)
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("the next client waited for %v", took)
 	}
 }
 
