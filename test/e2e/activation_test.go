@@ -82,6 +82,39 @@ func TestASocketWithWrongSettingsDoesNotStartAndSaysWhy(t *testing.T) {
 	}
 }
 
+func TestASocketUnitThatAcceptsIsRefused(t *testing.T) {
+	onEachSystemd(t, func(t *testing.T, m *machine) {
+		i := instance{name: "accepting", target: "127.0.0.1:1", listen: "127.0.0.1:" + freePort() + "\nAccept=yes"}
+		for file, text := range i.files() {
+			m.write(t, file, text)
+		}
+		m.run(t, "systemctl", "daemon-reload")
+		if text, err := output(m.command("systemctl", "start", i.socketUnit())); err == nil {
+			t.Errorf("it has started\n%s", text)
+		}
+		status, _ := output(m.command("systemctl", "status", "--full", i.socketUnit()))
+		if !strings.Contains(status, "accepting socket units not supported") {
+			t.Errorf("systemctl status shows\n%s", status)
+		}
+	})
+}
+
+// A socket that is no stream beside one that is makes a proxy that does not start. The log names the line.
+func TestADatagramSocketBesideAStreamSocketIsNamed(t *testing.T) {
+	m := onMachine(t)
+	port := freePort()
+	i := instance{name: "datagrams", target: "127.0.0.1:1", listen: "127.0.0.1:" + port + "\nListenDatagram=127.0.0.1:" + port}
+	m.proxy(t, i)
+	if text, err := output(m.command("systemctl", "start", i.unit())); err == nil {
+		t.Errorf("it has started\n%s", text)
+	}
+	want := `Passed in socket is not a stream socket. It is file descriptor 4, "` + i.socketUnit() + `": ` +
+		"take ListenDatagram= out of the socket unit, and leave ListenStream=."
+	if message := m.entry(t, "_SYSTEMD_UNIT="+i.unit(), "PRIORITY=3")["MESSAGE"]; message != want {
+		t.Errorf("the log has %q, want %q", message, want)
+	}
+}
+
 func TestASocketWithoutSettingsDoesNotStart(t *testing.T) {
 	m := onMachine(t)
 	const unit = "proxyd@unset.socket"
