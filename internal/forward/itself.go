@@ -54,8 +54,9 @@ func (c *Config) places() (places []place, err error) {
 	return places, nil
 }
 
-// place returns where the socket listens, false where this is another network than that of this process, or not known to be
-// the same. A service with PrivateNetwork= has its socket from outside.
+// place returns where the socket listens, false where a connection from this process to its address may end elsewhere: in
+// another network, such as a service with PrivateNetwork= has its socket from, or at another socket at the same port, which
+// BindToDevice= and ReusePort= of the socket unit allow.
 func (l *Listener) place() (p place, ok bool) {
 	p.text = l.address
 	if getsockname(l.fd, &p.sa) != 0 {
@@ -65,6 +66,11 @@ func (l *Listener) place() (p place, ok bool) {
 	p.ipv6Only = only != 0
 	if strings.HasPrefix(p.sa.unixName(), "/") {
 		return p, true // files belong to no network
+	}
+	device, err := unix.GetsockoptString(int(l.fd), unix.SOL_SOCKET, unix.SO_BINDTODEVICE)
+	shared, errno := getsockopt(l.fd, unix.SOL_SOCKET, unix.SO_REUSEPORT)
+	if err != nil || device != "" || errno != 0 || shared != 0 {
+		return p, false
 	}
 	fd, errno := socket(unix.AF_UNIX)
 	if errno != 0 {

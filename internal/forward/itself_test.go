@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"example.org/socketproxy/internal/streamtest"
+	"golang.org/x/sys/unix"
 )
 
 func TestLoopIsFoundOnTheCommandLine(t *testing.T) {
@@ -79,6 +80,24 @@ func TestLoopThroughASocketPassedInIsRefused(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), "this is where the proxy itself listens, at "+l.Address()) {
 				t.Errorf("error: %v", err)
 			}
+		})
+	}
+}
+
+// The proxy has a port on one device, or together with the backend: systemd.socket(5), BindToDevice= and ReusePort=.
+func TestListenerThatSharesItsPortIsNoLoop(t *testing.T) {
+	for name, set := range map[string]func(fd int) error{
+		"ReusePort=":    func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) },
+		"BindToDevice=": func(fd int) error { return unix.BindToDevice(fd, "lo") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			checkLeaks(t)
+			l := mustListen(t, "0.0.0.0:0")
+			if err := set(int(l.fd)); err != nil {
+				t.Skip(err)
+			}
+			_, port, _ := strings.Cut(l.Address(), ":")
+			start(t, testConfig(t, "127.0.0.1:"+port, l))
 		})
 	}
 }
