@@ -3,6 +3,8 @@ package e2e
 import (
 	"strings"
 	"testing"
+
+	"example.org/socketproxy/internal/testenv"
 )
 
 func TestTheFirstClientStartsTheProxy(t *testing.T) {
@@ -79,6 +81,40 @@ func TestASocketWithWrongSettingsDoesNotStartAndSaysWhy(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// Clients and backend may each be in a network namespace of their own: NetworkNamespacePath= in the socket is about the one,
+// in the service about the other.
+func TestClientsAndBackendsInOtherNetworkNamespaces(t *testing.T) {
+	m := onMachine(t)
+	testenv.Need(t, "ip", "iproute2")
+	testenv.Need(t, "socat", "socat")
+	m.run(t, "ip", "netns", "add", "blue")
+	t.Cleanup(func() { m.run(t, "ip", "netns", "del", "blue") })
+	m.run(t, "ip", "-n", "blue", "link", "set", "lo", "up")
+	const namespace = "NetworkNamespacePath=/run/netns/blue\n"
+
+	port := freePort()
+	m.proxy(t, instance{
+		name: "blue-clients", listen: "127.0.0.1:" + port, target: m.echo(t, "tcp"), socket: "[Socket]\n" + namespace,
+	})
+	if err := m.ask("tcp", "127.0.0.1:"+port); err == nil {
+		t.Error("it listens in the network of the machine")
+	}
+	client := m.command("ip", "netns", "exec", "blue", "socat", "-t20", "-", "TCP:127.0.0.1:"+port)
+	client.Stdin = strings.NewReader("question")
+	if echo, err := output(client); err != nil || echo != "question" {
+		t.Errorf("the client got %q, %v", echo, err)
+	}
+
+	backend := "127.0.0.1:" + freePort()
+	m.write(t, "/etc/systemd/system/blue-backend.service", "[Service]\n"+namespace+
+		"ExecStart=socat TCP-LISTEN:"+strings.TrimPrefix(backend, "127.0.0.1:")+",fork,reuseaddr EXEC:cat\n")
+	m.startUnit(t, "blue-backend.service")
+	address := m.proxy(t, instance{name: "blue-backend", target: backend, service: "[Service]\n" + namespace})
+	if err := m.ask("tcp", address); err != nil {
+		t.Error(err)
 	}
 }
 

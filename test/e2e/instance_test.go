@@ -9,6 +9,7 @@ type instance struct {
 	target  string
 	options string
 	service string // a drop-in of the service
+	socket  string // and one of the socket
 }
 
 // proxy sets an instance up as an administrator does, and starts its socket. It returns where its clients connect.
@@ -32,6 +33,9 @@ func (i instance) files() map[string]string {
 	files := map[string]string{
 		"/etc/proxyd/" + i.name + ".conf":                          settings,
 		"/etc/systemd/system/" + i.socketUnit() + ".d/listen.conf": "[Socket]\nListenStream=" + i.listen + "\n",
+	}
+	if i.socket != "" {
+		files["/etc/systemd/system/"+i.socketUnit()+".d/override.conf"] = i.socket
 	}
 	if i.service != "" {
 		files["/etc/systemd/system/"+i.unit()+".d/override.conf"] = i.service
