@@ -39,7 +39,7 @@ type connectionStruct struct {
 // startFake brings an instance onto the bus, with some properties that differ from the usual ones.
 func startFake(t *testing.T, b *bustest.Bus, name string, properties map[string]any) *fake {
 	t.Helper()
-	f := &fake{conn: b.Connect(t), subscribed: make(chan string, 9), asked: make(chan string, 999), called: make(chan string, 999), properties: map[string]any{
+	f := &fake{conn: b.Connect(t), subscribed: make(chan string, 999), asked: make(chan string, 999), called: make(chan string, 999), properties: map[string]any{
 		"Name": name, "Unit": "proxyd@" + name + ".service", "Version": "1.0", "Target": "127.0.0.1:3000", "ListenAddresses": []string{"[::]:8080"},
 		"ProcessID": uint32(4711), "StartTimestamp": usec(noon.Add(-3 * time.Hour)), "StartTimestampMonotonic": uint64(5_000_000),
 		"ConnectionsMaxPerSource": uint32(0), "SourcePrefixIPv6": uint32(64), "ProxyProtocol": "off", "AcceptProxy": []string{},

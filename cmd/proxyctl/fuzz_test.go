@@ -237,7 +237,7 @@ func FuzzMonitor(f *testing.F) {
 		}
 		event := events[int(kind)%len(events)]
 		happen := func(c *ctl) error {
-			m := &monitor{ctl: c, followed: map[string]*followed{owner: {name: name, clients: map[uint64]string{7: backend}}}}
+			m := &monitor{ctl: c, followed: map[string]*followed{owner: {name: name, clients: map[uint64]string{7: backend}, most: 9}}}
 			return m.handle(context.Background(), event)
 		}
 		want, refused := 1, false // lines

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"example.org/socketproxy/internal/bus"
@@ -33,8 +34,10 @@ type monitor struct {
 }
 
 type followed struct {
-	name    string
-	clients map[uint64]string // of the connections there are: the signal for their end does not name them
+	instance *bus.Instance
+	name     string
+	clients  map[uint64]string // of the connections there are: the signal for their end does not name them
+	most     int               // with more clients than this, the ends of some have not been told
 }
 
 func (m *monitor) run(ctx context.Context) error {
@@ -94,22 +97,26 @@ func (m *monitor) follow(ctx context.Context, instance *bus.Instance) {
 		}
 		return
 	}
-	m.followed[instance.Owner] = &followed{name: instance.Name}
-	m.learn(ctx, instance)
+	f := &followed{instance: instance, name: instance.Name}
+	m.followed[instance.Owner] = f
+	m.learn(ctx, f)
 }
 
-// learn asks for the connections of an instance that is followed.
-func (m *monitor) learn(ctx context.Context, instance *bus.Instance) {
-	clients := make(map[uint64]string)
-	m.followed[instance.Owner].clients = clients
-	connections, err := instance.Connections(ctx, bus.Filter{})
+// learn asks an instance that is followed for its connections.
+func (m *monitor) learn(ctx context.Context, f *followed) {
+	f.clients = make(map[uint64]string)
+	connections, err := f.instance.Connections(ctx, bus.Filter{})
 	if err != nil && ctx.Err() == nil {
-		m.cannot("list the connections of", instance, err)
+		m.cannot("list the connections of", f.instance, err)
 	}
 	for _, connection := range connections {
-		clients[connection.ID] = connection.Client
+		f.clients[connection.ID] = strings.Clone(connection.Client) // the answer is gone then
 	}
+	f.most = 2*len(connections) + clientsMin
 }
+
+// clientsMin is how many clients are remembered in any case. A client takes some hundred bytes.
+const clientsMin = 4096
 
 func (m *monitor) handle(ctx context.Context, event bus.Event) error {
 	switch e := event.(type) {
@@ -117,6 +124,9 @@ func (m *monitor) handle(ctx context.Context, event bus.Event) error {
 		return m.instanceChanged(ctx, e)
 	case bus.ConnectionNew:
 		if f := m.followed[e.Owner]; f != nil {
+			if len(f.clients) >= f.most {
+				m.learn(ctx, f)
+			}
 			f.clients[e.ID] = e.Client
 			return m.tell(f.name, "new", green, fmt.Sprintf("%d %s %s %s", e.ID, e.Client, m.terminal.arrow(), e.Backend),
 				object{{"id", e.ID}, {"client", e.Client}, {"backend", e.Backend}})
@@ -137,6 +147,11 @@ func (m *monitor) handle(ctx context.Context, event bus.Event) error {
 	case bus.PropertiesChanged:
 		if f := m.followed[e.Owner]; f != nil {
 			return m.propertiesChanged(f, e)
+		}
+	case bus.SignalsLost:
+		if f := m.followed[e.Owner]; f != nil {
+			m.learn(ctx, f)
+			return m.tell(f.name, "lost", red, count(e.N, "event"), object{{"events", e.N}})
 		}
 	case bus.EventsLost:
 		return m.eventsLost(ctx, e)
@@ -210,8 +225,8 @@ func (m *monitor) eventsLost(ctx context.Context, e bus.EventsLost) error {
 		}
 	}
 	for _, instance := range running {
-		if m.followed[instance.Owner] != nil {
-			m.learn(ctx, instance)
+		if f := m.followed[instance.Owner]; f != nil {
+			m.learn(ctx, f)
 		} else if err := m.instanceChanged(ctx, bus.InstanceChanged{Name: instance.Name, NewOwner: instance.Owner}); err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"os"
 	"strings"
 	"sync"
@@ -132,6 +133,42 @@ func TestMonitorCatchesUpOnEventsThatWereLost(t *testing.T) {
 	}
 }
 
+// An instance may be too busy to tell every end.
+func TestMonitorKeepsNoClientsWhoseEndItWasNotTold(t *testing.T) {
+	environment(t)
+	b := bustest.Start(t, bustest.Options{})
+	web := startFake(t, b, "web", nil)
+	out := newOutput()
+	c := &ctl{stdout: io.Discard, stderr: out, now: func() time.Time { return noon }}
+	c.destination.Address = b.Address()
+	running, err := c.running(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	m := &monitor{ctl: c, followed: make(map[string]*followed)}
+	m.follow(t.Context(), running[0])
+	owner := web.conn.Names()[0]
+	handle := func(event bus.Event) {
+		if err := m.handle(t.Context(), event); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for id := range uint64(10 * clientsMin) {
+		handle(bus.ConnectionNew{Owner: owner, ID: id, Client: "192.0.2.9:50000"})
+	}
+	if n := len(m.followed[owner].clients); n > clientsMin {
+		t.Errorf("%d clients are remembered", n)
+	}
+	handle(bus.SignalsLost{Owner: owner, N: 17})
+	if n := len(m.followed[owner].clients); n != 0 {
+		t.Errorf("%d clients are remembered after a gap, and there are none", n)
+	}
+	if out.String() != "" {
+		t.Error(out)
+	}
+}
+
 func TestMonitorPrintsWhatHappens(t *testing.T) {
 	environment(t)
 	for _, test := range []struct {
@@ -153,6 +190,7 @@ func TestMonitorPrintsWhatHappens(t *testing.T) {
 		web.emit(subscriber, bus.Interface, "ConnectionRemoved", uint64(25), "client-reset", uint64(0), uint64(0), uint64(0))
 		web.emit(subscriber, bus.Interface, "ConnectionNew", uint64(26), "/run/\x1b[31m", "127.0.0.1:3000")
 		web.emit(subscriber, bus.Interface, "ConnectionRefused", "192.0.2.9:50001", "limit")
+		web.emit(subscriber, bus.Interface, "SignalsLost", uint64(17))
 		web.emit(subscriber, "org.freedesktop.DBus.Properties", "PropertiesChanged", bus.Interface, map[string]dbus.Variant{
 			"State": dbus.MakeVariant(bus.StateDraining), "ConnectionsMax": dbus.MakeVariant(uint32(3)),
 			"DrainDeadline": dbus.MakeVariant(usec(noon)), "NConnections": dbus.MakeVariant(uint32(2)),

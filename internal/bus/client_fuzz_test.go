@@ -23,6 +23,7 @@ func FuzzEvents(f *testing.F) {
 	add(":1.5", Interface+".ConnectionNew", uint64(1), "192.0.2.1:80", "/run/web")
 	add(":1.5", Interface+".ConnectionRemoved", uint64(1), "finished", uint64(2), uint64(3), uint64(math.MaxUint64))
 	add(":1.5", Interface+".ConnectionRefused", "192.0.2.1:80", "limit")
+	add(":1.5", Interface+".SignalsLost", uint64(7))
 	add(":1.5", propertiesInterface+".PropertiesChanged", Interface, filter("State", "drained", "x", []string{"y"}), []string{"z"})
 	add(":1.5", propertiesInterface+".PropertiesChanged", peerInterface, filter(), []string{})
 	add(":1.5", propertiesInterface+".PropertiesChanged", Interface, map[string]map[string]int32{"a": {"b": 1}}, []dbus.ObjectPath{"/"})
@@ -67,6 +68,8 @@ func eventOf(sender, name, signature string, v []any) (event Event, known bool) 
 		return ConnectionRemoved{sender, v[0].(uint64), v[1].(string), v[2].(uint64), v[3].(uint64), spanOf(v[4].(uint64))}, true
 	case iface == Interface && member == "ConnectionRefused" && signature == "ss":
 		return ConnectionRefused{sender, v[0].(string), v[1].(string)}, true
+	case iface == Interface && member == "SignalsLost" && signature == "t":
+		return SignalsLost{sender, v[0].(uint64)}, true
 	case iface == propertiesInterface && member == "PropertiesChanged" && signature == "sa{sv}as":
 		if v[0] != Interface {
 			return nil, true

@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,6 +33,12 @@ type ConnectionRemoved struct {
 type ConnectionRefused struct {
 	Owner          string
 	Client, Reason string
+}
+
+// SignalsLost is the signal of that name: so many of the three above were left out by the instance.
+type SignalsLost struct {
+	Owner string
+	N     uint64
 }
 
 // PropertiesChanged tells new values, for [Properties.Update].
@@ -157,9 +164,16 @@ func (c *Client) Next(ctx context.Context) (Event, error) {
 	}
 }
 
-// event returns nil for what it does not know.
+// event returns nil for what it does not know. Its strings are copies: those that godbus decodes keep 4 KiB of its buffers
+// each, for as long as they are remembered.
 func event(signal *dbus.Signal) Event {
 	var err error
+	signal.Sender = strings.Clone(signal.Sender)
+	for i, value := range signal.Body {
+		if text, ok := value.(string); ok {
+			signal.Body[i] = strings.Clone(text)
+		}
+	}
 	switch signal.Name {
 	case Interface + ".ConnectionNew":
 		e := ConnectionNew{Owner: signal.Sender}
@@ -176,6 +190,11 @@ func event(signal *dbus.Signal) Event {
 	case Interface + ".ConnectionRefused":
 		e := ConnectionRefused{Owner: signal.Sender}
 		if err = dbus.Store(signal.Body, &e.Client, &e.Reason); err == nil {
+			return e
+		}
+	case Interface + ".SignalsLost":
+		e := SignalsLost{Owner: signal.Sender}
+		if err = dbus.Store(signal.Body, &e.N); err == nil {
 			return e
 		}
 	case "org.freedesktop.DBus.Properties.PropertiesChanged":

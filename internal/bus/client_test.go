@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -337,6 +338,34 @@ func TestSignalsThatMakeNoSenseAreLeftOut(t *testing.T) {
 	if e := event(forged); e != nil {
 		t.Errorf("a forged signal is %+v", e)
 	}
+}
+
+// A proxyctl that monitors remembers the clients of many signals.
+func TestAnEventKeepsNoBufferOfItsMessage(t *testing.T) {
+	msg := &dbus.Message{Type: dbus.TypeSignal, Headers: map[dbus.HeaderField]dbus.Variant{
+		dbus.FieldPath: dbus.MakeVariant(dbus.ObjectPath(Path)), dbus.FieldInterface: dbus.MakeVariant(Interface),
+		dbus.FieldMember: dbus.MakeVariant("ConnectionNew"), dbus.FieldSender: dbus.MakeVariant(":1.5"),
+		dbus.FieldSignature: dbus.MakeVariant(dbus.ParseSignatureMust("tss")),
+	}, Body: []any{uint64(1), "192.0.2.9:50000", "127.0.0.1:3000"}}
+	var encoded bytes.Buffer
+	must(t, msg.EncodeTo(&encoded, binary.LittleEndian))
+	const n = 4096
+	kept := make([]Event, 0, n)
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for range n {
+		decoded, err := dbus.DecodeMessage(bytes.NewReader(encoded.Bytes()))
+		must(t, err)
+		kept = append(kept, event(&dbus.Signal{Sender: decoded.Headers[dbus.FieldSender].Value().(string), Name: Interface + ".ConnectionNew", Body: decoded.Body}))
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	equal(t, "event", kept[0], Event(ConnectionNew{":1.5", 1, "192.0.2.9:50000", "127.0.0.1:3000"}))
+	if each := (int64(after.HeapAlloc) - int64(before.HeapAlloc)) / n; each > 1000 {
+		t.Errorf("an event keeps %d bytes", each)
+	}
+	runtime.KeepAlive(kept)
 }
 
 // signalTo is a signal of the interface as it goes over the socket, with a body that need not be what godbus can decode.

@@ -290,6 +290,9 @@ func TestRepliesAndSignalsAreOfTheDocumentedTypes(t *testing.T) {
 		t.Errorf("%s() is left out of this test", name)
 	}
 	for _, s := range documented(t).Signals {
+		if s.Name == "SignalsLost" { // TestSignalsThatAreLostAreToldWhereTheyAreMissing
+			continue
+		}
 		proctest.Eventually(t, "signal "+s.Name, func() bool { _, ok := seen.of(s.Name); return ok })
 		got, _ := seen.of(s.Name)
 		equal(t, "signal "+s.Name, got, s.signature(""))

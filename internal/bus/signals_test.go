@@ -274,6 +274,47 @@ func TestSignalsThatDoNotFitAreCountedInTheLog(t *testing.T) {
 	}
 }
 
+func TestSignalsThatAreLostAreToldWhereTheyAreMissing(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(s *Server) { s.pace.signals = rate.NewLimiter(10*signalBatch, signalBatch) })
+	l := r.subscriber()
+	const n = 2 * signalQueueMax
+	for range n {
+		c, err := net.Dial("unix", r.unix)
+		must(t, err)
+		c.Close()
+	}
+	proctest.Eventually(t, "they have gone", func() bool {
+		all := allProperties(t, l.Conn)
+		return all["NAccepted"].Value() == uint64(n) && all["NConnections"].Value() == uint32(0)
+	})
+	c, err := net.Dial("unix", r.unix)
+	must(t, err)
+	defer c.Close()
+	told, lost := 0, uint64(0)
+	for last := ""; told+int(lost) < 2*n+1; {
+		s := bustest.Receive(t, l.signals)
+		member, ok := strings.CutPrefix(s.Name, Interface+".")
+		switch {
+		case !ok:
+		case member == "SignalsLost":
+			equal(t, "signature", dbus.SignatureOf(s.Body...).String(), "t")
+			if last == member || told < signalQueueMax {
+				t.Errorf("%d are said to be lost after %d, the last of which was %s", s.Body[0], told, last)
+			}
+			lost += s.Body[0].(uint64)
+		default:
+			told++
+		}
+		if ok {
+			last = member
+		}
+	}
+	if lost == 0 {
+		t.Error("none was lost, which makes this no test")
+	}
+}
+
 func TestSubscriptionsEndWithTheBus(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

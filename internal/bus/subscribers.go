@@ -111,6 +111,8 @@ func (s *subscribers) close() {
 
 func (s *subscribers) send(name string, events *forward.Subscription) {
 	paid := 0 // signals; in batches, because to wait for each costs more than it does
+	var told, lost uint64
+	before := 0 // how many events that wait came before those that were lost
 	for e := range events.C {
 		if paid == 0 {
 			if s.session.pace.signals.WaitN(s.session.ctx, signalBatch) != nil {
@@ -131,6 +133,14 @@ func (s *subscribers) send(name string, events *forward.Subscription) {
 				c.ID, e.Reason.String(), c.BytesToBackend, c.BytesToClient, uint64(c.Age/time.Microsecond))
 		case forward.EventRefused:
 			s.session.emit(name, Interface, "ConnectionRefused", "ss", sendable(c.Client), e.Reason.String())
+		}
+		before = max(0, before-1)
+		if lost == told {
+			lost, before = events.Dropped(), len(events.C)
+		}
+		if lost > told && before == 0 {
+			s.session.emit(name, Interface, "SignalsLost", "t", lost-told)
+			told = lost
 		}
 	}
 	events.Close()
