@@ -36,7 +36,7 @@ type pendingHeader struct {
 	refusal  string // why there will be no connection, for the log
 }
 
-// proxied is what a header says beside the client's address, and whose header it is.
+// proxied is what is known of a connection because of its header, besides the client's address.
 type proxied struct {
 	proxy       address // the connection's own peer
 	destination netip.AddrPort
@@ -100,7 +100,7 @@ func (l *loop) readHeader(c *conn) {
 	}
 }
 
-// headerComplete makes a client of which all is known now a connection.
+// headerComplete makes the client a connection, under the address that the header gives it.
 func (l *loop) headerComplete(c *conn) {
 	source, destination, err := parseProxyHeader(l.headers[c.dial-1].taken)
 	if err != nil {
@@ -128,18 +128,18 @@ func (l *loop) refuseHeader(c *conn, why string) {
 	l.close(c, true)
 }
 
-// reportHeaderless reports the end of a client whose header did not make it a connection.
+// reportHeaderless reports the end of a client that never became a connection.
 func (l *loop) reportHeaderless(c *conn) {
 	l.counts.refused++
 	e := happening{kind: EventRefused, record: l.record(c), reason: c.reason}
 	switch why := l.headers[c.dial-1].refusal; {
 	case why != "":
 		e.err = errors.New(why)
-	case c.reason == ReasonClientReset:
+	case c.reason == ReasonResources:
+		e.err = sysErr(c.errno)
+	case c.errno != 0:
 		e.reason = ReasonProxyHeader
 		e.err = fmt.Errorf("its connection broke before its PROXY header was complete: %w", sysErr(c.errno))
-	case c.errno != 0:
-		e.err = sysErr(c.errno)
 	}
 	l.proxy.observers.add(e)
 }

@@ -371,7 +371,7 @@ func TestAcceptProxyClientsEndWithADrain(t *testing.T) {
 	}
 }
 
-// Whoever was accepted before the drain is served, if its header comes in time.
+// A client that was accepted before the drain is served, if its header comes in time.
 func TestDrainWaitsForAProxyHeader(t *testing.T) {
 	r := newRig(t, "tcp", "tcp", acceptProxy)
 	client := r.dial()

@@ -30,9 +30,9 @@ var proxyHeaders = theme{"PROXY headers", []testCase{
 	{"nothing of what follows a header is lost", bytesAfterTheHeader},
 	{"what is no header, or a malformed one, never reaches the backend", noHeader},
 	{"a client whose header does not come is ended in time", lateHeader},
-	{"a header from anybody else is not believed", headerOfAStranger},
-	{"who is no proxy in front needs no header", strangerWithoutHeader},
-	{"the clients behind a proxy in front have their shares each", sharesByTrueAddress},
+	{"a header from any other client is not believed", headerOfAStranger},
+	{"a client that is no proxy in front needs no header", strangerWithoutHeader},
+	{"each client that a proxy in front names has its own share", sharesByTrueAddress},
 	{"an IPv6 host with many addresses has one share", sharesByPrefix},
 	{"HAProxy takes the header of a client of a socket file: v1", headerOfALocalClient("v1", haproxyReader)},
 	{"HAProxy takes the header of a client of a socket file: v2", headerOfALocalClient("v2", haproxyReader)},
@@ -80,7 +80,7 @@ func passedOn(t testing.TB, server streamtest.Stream, text string) *proxyproto.H
 	}
 	got := make([]byte, len(text))
 	if _, err := io.ReadFull(reader, got); err != nil || string(got) != text {
-		t.Errorf("behind the header: %q, %v", got, err)
+		t.Errorf("after the header: %q, %v", got, err)
 	}
 	return header
 }
