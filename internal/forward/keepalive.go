@@ -40,12 +40,14 @@ func changedKeepalive(fd int32) (changed []socketOption) {
 // setUserTimeout bounds how long bytes may be unacknowledged: tcp(7), TCP_USER_TIMEOUT, in ms. 0 and Infinity leave it to the
 // kernel.
 func (l *Listener) setUserTimeout(span time.Duration) {
-	if span == 0 || span == Infinity || !l.inet {
+	if span == 0 || span == Infinity {
 		return
 	}
 	ms := min((span+time.Millisecond-1)/time.Millisecond, math.MaxInt32)
 	l.options = append(l.options, socketOption{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int32(ms)})
-	l.setStreamOptions(l.fd)
+	if l.inet {
+		l.setStreamOptions(l.fd) // else it is for the backend alone
+	}
 }
 
 // setStreamOptions sets those of every TCP socket: bytes go on as they come, and a peer that has vanished is noticed.

@@ -15,6 +15,7 @@ var environment = theme{"The machine around it", []testCase{
 	{"a process that was stopped for two seconds goes on", suspended},
 	{"a network that goes down and up again costs nothing", networkDownAndUp},
 	{"an address that goes and comes back costs nothing", addressGone},
+	{"a backend that vanishes with bytes under way is given up in time", vanishes},
 }}
 
 // A terminal changes its size, urgent data comes, a job is continued: signal(7) ignores these by default.
@@ -112,4 +113,32 @@ func interrupted(t testing.TB, s *service, b *streamtest.Backend, goes, comes fu
 	b.Serve(streamtest.Echo)
 	streamtest.Echoes(t, s.dial(), "a newcomer")
 	streamtest.Exchange(t, c, server, 1<<20)
+}
+
+// A virtual machine that is killed sends no reset, and the kernel tries for a quarter of an hour: tcp(7), tcp_retries2.
+func vanishes(t testing.TB, p *proxy) {
+	const span = 2 * time.Second
+	network := proctest.NewNetwork(t)
+	var b *streamtest.Backend
+	err := network.In(func() (err error) {
+		b, err = streamtest.TryListen(t, streamtest.TCP("127.0.0.1:8080"))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := p.start(t, setup{
+		listen: streamtest.Free(t, streamtest.Path), target: b.Target, userTimeout: span, wrap: network.Command(),
+	})
+	c, server := s.pair(b)
+	promptly(t, c, server)
+	network.SetUp("lo", false)
+	since := time.Now()
+	streamtest.Send(t, c, "is anybody there?")
+	if _, how := streamtest.Ending(c); how != streamtest.End && how != streamtest.BrokenOff {
+		t.Errorf("the client got %s", how)
+	}
+	if took := time.Since(since); took < span/2 || took > 4*span {
+		t.Errorf("the backend was given up after %v, with a time-out of %v", took, span)
+	}
 }

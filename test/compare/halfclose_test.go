@@ -21,6 +21,9 @@ var halfClose = theme{"Half-close", []testCase{
 	{"an end without a byte before it is passed on", endWithoutData},
 	{"an end is passed on while the other direction is busy", endBesideBulk},
 	{"a half-closed connection may wait for its answer", longHalfClosed},
+	{"a client that keeps its side open when its backend has closed keeps its slot no longer than it may", freedAfterFIN(theBackend)},
+	{"a backend that keeps its side open when its client has finished keeps its slot no longer than it may", freedAfterFIN(theClient)},
+	{"a client on a socket file that has gone leaves its slot at once", freedAfterHangUp},
 }}
 
 // The two sides of a proxy.
@@ -146,4 +149,60 @@ func longHalfClosed(t testing.TB, p *proxy) {
 	streamtest.Send(t, server, "answer")
 	server.Close()
 	streamtest.ExpectLast(t, c, "answer", streamtest.End)
+}
+
+// A client of a pool does not close what it may use again, and never looks whether the other side has: ghostunnel#371.
+func freedAfterFIN(side string) func(testing.TB, *proxy) {
+	return func(t testing.TB, p *proxy) {
+		const span = time.Second
+		b := streamtest.NewBackend(t, streamtest.TCP4)
+		s := p.start(t, setup{target: b.Target, connectionsMax: 1, halfClose: span})
+		c, server := s.pair(b)
+		finishing, staying := from(side, c, server)
+		streamtest.Finish(t, finishing)
+		streamtest.ExpectEnding(t, staying, streamtest.End)
+		since := time.Now()
+		s.servesAgain(b)
+		if took := time.Since(since); took < span/2 || took > 5*span {
+			t.Errorf("the slot was free after %v, with a time-out of %v", took, span)
+		}
+	}
+}
+
+func freedAfterHangUp(t testing.TB, p *proxy) {
+	b := streamtest.NewBackend(t, streamtest.TCP4)
+	s := p.start(t, setup{listen: streamtest.Free(t, streamtest.Path), target: b.Target, connectionsMax: 1})
+	c, server := s.pair(b)
+	streamtest.Send(t, c, "last words")
+	c.Close()
+	streamtest.ExpectLast(t, server, "last words", streamtest.End)
+	since := time.Now()
+	s.servesAgain(b) // and the backend has its side open still
+	if took := time.Since(since); took > time.Second {
+		t.Errorf("the slot was free after %v", took)
+	}
+}
+
+// servesAgain waits until a client reaches the backend, which one that found no slot does not.
+func (s *service) servesAgain(b *streamtest.Backend) {
+	s.t.Helper()
+	reached := make(chan struct{})
+	go func() {
+		defer close(reached)
+		if c, err := b.Listener.Accept(); err == nil {
+			c.Close()
+		}
+	}()
+	s.wait("there is a slot for another client", func() bool {
+		c := s.dialInVain("hello")
+		if c != nil {
+			defer c.Close()
+		}
+		select {
+		case <-reached:
+			return true
+		case <-time.After(50 * time.Millisecond):
+			return false
+		}
+	})
 }

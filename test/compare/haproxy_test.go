@@ -68,6 +68,15 @@ func init() {
 		if s.second.Text != "" {
 			frontend = append(frontend, fmt.Sprintf("bind %s backlog 4096", s.second.Text))
 		}
+		if s.halfClose != 0 {
+			defaults = append(defaults, "timeout client-fin "+milliseconds(s.halfClose), "timeout server-fin "+milliseconds(s.halfClose))
+		}
+		if s.abortOnClose {
+			defaults = append(defaults, "option abortonclose")
+		}
+		if s.userTimeout != 0 {
+			server = append(server, "tcp-ut "+milliseconds(s.userTimeout))
+		}
 		if s.drainTimeout != 0 {
 			global = append(global, "hard-stop-after "+milliseconds(s.drainTimeout))
 		}

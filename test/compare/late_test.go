@@ -14,6 +14,8 @@ var lateBackends = theme{"Backends that are away", []testCase{
 	{"a client is held while the backlog of an AF_UNIX backend is full", heldForBacklog},
 	{"a hundred clients are held, and none is lost", hundredHeld},
 	{"clients that come while the backend is restarted are served", heldWhileRestarted},
+	{"a client on a socket file that has gone in the meantime is forgotten", forgottenWhenGone(false)},
+	{"a client that has finished in the meantime is forgotten, where this is asked for", forgottenWhenGone(true)},
 	{"a backend that does not answer ends its client in time, and harms no other", blackHole},
 	{"a backend that does not answer at first is reached once it does", blackHoleHeals},
 }}
@@ -153,4 +155,25 @@ func blackHoleHeals(t testing.TB, p *proxy) {
 	clear()
 	full.Serve(streamtest.Echo)
 	streamtest.Receive(t, c, "first bytes")
+}
+
+// A client that has given up does not want its answer, and a request that nobody waits for may do harm when it is late.
+func forgottenWhenGone(finished bool) func(testing.TB, *proxy) {
+	return func(t testing.TB, p *proxy) {
+		const grace = 1500 * time.Millisecond // of the proxy, for what is under way
+		late := streamtest.Free(t, streamtest.TCP4)
+		listen := streamtest.Free(t, streamtest.Path)
+		if finished {
+			listen = streamtest.Free(t, streamtest.TCP4)
+		}
+		s := p.start(t, setup{listen: listen, target: late.Target(), retry: holding, abortOnClose: finished})
+		c := s.dial()
+		streamtest.Send(t, c, "nobody wants this")
+		<-time.After(2 * outage) // in which the proxy takes it
+		c.Close()
+		<-time.After(grace)
+		b := streamtest.Listen(t, late)
+		streamtest.Send(t, s.dial(), "somebody wants this")
+		streamtest.Receive(t, b.Accept(), "somebody wants this")
+	}
 }

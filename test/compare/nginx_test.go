@@ -62,6 +62,9 @@ func init() {
 		if s.uid == 0 {
 			global = append(global, "user root;") // it would not be allowed to connect to the sockets of the test
 		}
+		if s.userTimeout != 0 {
+			unable(t, "no TCP_USER_TIMEOUT")
+		}
 		if s.drainTimeout != 0 {
 			global = append(global, "worker_shutdown_timeout "+milliseconds(s.drainTimeout)+";")
 		}
@@ -103,7 +106,7 @@ func init() {
 			// Each worker has this limit for itself, and clients come to them unevenly: the others would have room still.
 			workers, connections = "1", s.hard
 		}
-		connect, idle := milliseconds(cmp.Or(s.connectTimeout, 10*time.Second)), milliseconds(cmp.Or(s.idleTimeout, time.Hour))
+		connect, idle := milliseconds(cmp.Or(s.connectTimeout, 10*time.Second)), milliseconds(cmp.Or(s.idleTimeout, s.halfClose, time.Hour)) // it has one time-out for both
 		text := fmt.Sprintf(nginxConfig, strings.Join(global, "\n"), workers, s.hard, connections, listen, target,
 			connect, idle, s.connectionsMax, strings.Join(server, "\n\t\t"))
 		return s.redirected(nginx.path, "-p", dir+string(os.PathSeparator), "-e", "stderr", "-c", writeConfig(t, dir, text))

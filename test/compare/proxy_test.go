@@ -85,6 +85,9 @@ type setup struct {
 	connectTimeout time.Duration      // of one attempt at one address
 	retry          time.Duration      // how long a client is held for a backend that does not listen yet
 	idleTimeout    time.Duration      // of a connection without a byte in either direction
+	halfClose      time.Duration      // time-out of a half-closed connection without a byte
+	userTimeout    time.Duration      // TCP_USER_TIMEOUT: how long a peer may acknowledge nothing
+	abortOnClose   bool               // a client that finishes while it waits for the backend is given up
 	drainTimeout   time.Duration      // how long connections may take to finish once it is stopped
 	proxyProtocol  string             // the header for the backend: v1, v2
 	acceptProxy    netip.Addr         // the proxy in front, which sends a header

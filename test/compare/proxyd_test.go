@@ -27,12 +27,17 @@ func init() {
 			{"connect-timeout", s.connectTimeout},
 			{"connect-retry", s.retry},
 			{"idle-timeout", cmp.Or(s.idleTimeout, time.Hour)}, // as the peers have, so that a clock that jumps could end it
+			{"half-close-timeout", s.halfClose},
+			{"tcp-user-timeout", s.userTimeout},
 			{"drain-timeout", s.drainTimeout},
 			{"accept-proxy-timeout", s.headerTimeout},
 		} {
 			if span.value != 0 {
 				args = append(args, "--"+span.option+"="+seconds(span.value))
 			}
+		}
+		if s.abortOnClose {
+			args = append(args, "--abort-on-close=yes")
 		}
 		if s.proxyProtocol != "" {
 			args = append(args, "--proxy-protocol="+s.proxyProtocol)

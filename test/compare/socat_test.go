@@ -1,6 +1,7 @@
 package compare
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"strings"
@@ -22,6 +23,8 @@ func init() {
 		switch {
 		case s.second.Text != "":
 			unable(t, "one listening socket")
+		case s.userTimeout != 0, s.abortOnClose:
+			unable(t, "no setting for it")
 		case s.proxyProtocol != "":
 			unable(t, "no PROXY protocol")
 		case s.acceptProxy.IsValid():
@@ -49,7 +52,7 @@ func init() {
 			connect = append(connect, fmt.Sprint("retry=", math.Ceil(float64(s.retry)/float64(pause))), "interval="+seconds(pause))
 		}
 		// -t: for how long a half-closed connection stays. It would be half a second.
-		argv := []string{socat.path, "-t", "3600", "-b", "65536"}
+		argv := []string{socat.path, "-t", seconds(cmp.Or(s.halfClose, time.Hour)), "-b", "65536"}
 		if s.idleTimeout != 0 {
 			argv = append(argv, "-T", seconds(s.idleTimeout))
 		}

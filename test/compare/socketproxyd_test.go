@@ -26,6 +26,8 @@ func init() {
 			unable(t, "no retry")
 		case s.idleTimeout != 0:
 			unable(t, "no idle time-out")
+		case s.halfClose != 0, s.userTimeout != 0:
+			unable(t, "no time-out for it")
 		case s.drainTimeout != 0:
 			unable(t, "it ends at once")
 		case s.acceptProxy.IsValid():

@@ -18,6 +18,7 @@ var stopping = theme{"Stopping", []testCase{
 	{"a stream that is under way at a stop arrives, or is reset", streamAtStop},
 	{"many streams that are under way at a stop arrive, or are reset", manyAtStop},
 	{"a question that was asked before a stop is answered, and then the proxy ends", questionAtStop},
+	{"a connection that has been idle for longer than the time for stopping is ended at once", idleAtStop},
 	{"a connection that stays is ended when the time for stopping is over", stopTakesItsTime},
 }}
 
@@ -114,6 +115,25 @@ func stopTakesItsTime(t testing.TB, p *proxy) {
 	}
 	if took := time.Since(told); took < span/2 {
 		t.Errorf("with %v for stopping the connection was ended after %v", span, took)
+	}
+	proctest.Eventually(t, "the proxy ends", s.isGone)
+}
+
+// While a proxy waits for connections in which nothing happens, newcomers wait for the next one.
+func idleAtStop(t testing.TB, p *proxy) {
+	const span = 2 * time.Second
+	b := streamtest.NewBackend(t, streamtest.TCP4)
+	s := p.start(t, setup{target: b.Target, drainTimeout: span})
+	c, server := s.pair(b)
+	streamtest.Send(t, c, "hello")
+	streamtest.Receive(t, server, "hello")
+	<-time.After(span + span/4)
+	told := time.Now()
+	s.finish()
+	streamtest.ExpectEnding(t, c, streamtest.End)
+	streamtest.ExpectEnding(t, server, streamtest.End)
+	if took := time.Since(told); took > span/2 {
+		t.Errorf("it was ended after %v", took)
 	}
 	proctest.Eventually(t, "the proxy ends", s.isGone)
 }
