@@ -248,24 +248,26 @@ func TestThePagerGetsWhatTheTerminalHasNoRoomFor(t *testing.T) {
 }
 
 func TestNamesStandForInstances(t *testing.T) {
-	instances := []*bus.Instance{{Name: "db"}, {Name: "proxyd@web"}, {Name: "web", Aliases: []string{"web-pid12"}}, {Name: "w?b"}}
+	instances := []*bus.Instance{{Name: "db"}, {Name: "my-db"}, {Name: "proxyd@web"}, {Name: "web", Aliases: []string{"web-pid12"}}, {Name: "w?b"}}
 	for name, want := range map[string]string{
-		"web":                             "web",
-		"web.service":                     "web",
-		"web-pid12":                       "web",
-		"org.example.SocketProxy1.web":    "web",
-		"proxyd@web.service":              "proxyd@web",
-		"org.example.SocketProxy1.w_3fb":  "w?b",
-		"w?b":                             "w?b",
-		"w*":                              "web, w?b",
-		"*web.service":                    "proxyd@web, web",
-		"[dw]?b":                          "web, w?b",
-		"*":                               "db, proxyd@web, web, w?b",
-		"d":                               "",
-		"":                                "",
-		"[":                               "",
-		"org.example.SocketProxy1":        "",
-		"org.example.SocketProxy1.nobody": "",
+		"web":                              "web",
+		"web.service":                      "web",
+		"web-pid12":                        "web",
+		"org.example.SocketProxy1.web":     "web",
+		"proxyd@web.service":               "proxyd@web",
+		"org.example.SocketProxy1.my-db":   "my-db",
+		"org.example.SocketProxy1.my_2ddb": "my-db",
+		"org.example.SocketProxy1.w_3fb":   "w?b",
+		"w?b":                              "w?b",
+		"w*":                               "web, w?b",
+		"*web.service":                     "proxyd@web, web",
+		"[dw]?b":                           "web, w?b",
+		"*":                                "db, my-db, proxyd@web, web, w?b",
+		"d":                                "",
+		"":                                 "",
+		"[":                                "",
+		"org.example.SocketProxy1":         "",
+		"org.example.SocketProxy1.nobody":  "",
 	} {
 		if got := namesOf(matching(instances, name)); got != want {
 			t.Errorf("%q stands for %q, want %q", name, got, want)

@@ -92,8 +92,11 @@ func withoutType(unit string) string {
 // one for which it is the unit or the bus name; else those that match it as a pattern of the shell.
 func matching(instances []*bus.Instance, name string) []*bus.Instance {
 	candidates := []string{name, withoutType(name)}
-	if instance, ok := bus.InstanceOf(name); ok {
-		candidates = append(candidates, instance)
+	if label, ok := strings.CutPrefix(name, bus.BaseName+"."); ok {
+		if instance, ok := bus.InstanceOf(name); ok {
+			label = instance
+		} // else it is a name without escapes, of which an instance may have one more
+		candidates = append(candidates, label)
 	}
 	for _, candidate := range candidates {
 		for _, instance := range instances {

@@ -60,7 +60,14 @@ func TestProxyctlSetsDrainsResumesAndEnds(t *testing.T) {
 		m.run(t, "proxyctl", "resume", i.name)
 		m.connect(t, "tcp", address)
 		m.run(t, "proxyctl", "close", i.name, "--client=127.0.0.1")
-		m.run(t, "proxyctl", "exit", i.name)
+		if status := m.run(t, "proxyctl", "status", i.unit()); !strings.Contains(status, "\n        Unit: "+i.unit()+"\n") {
+			t.Errorf("the status of the unit is\n%s", status)
+		}
+		socket := strings.TrimSuffix(i.unit(), ".service") + ".socket"
+		want := "steered has ended.\nThe next client starts steered again: " + socket + " is still active.\n"
+		if ended := m.run(t, "proxyctl", "exit", socket); !strings.HasSuffix(ended, want) {
+			t.Errorf("it says\n%s, want\n%s", ended, want)
+		}
 		m.until(t, i.unit(), "Unit.ActiveState", equals("inactive"))
 		if err := m.ask("tcp", address); err != nil {
 			t.Errorf("the next client: %v", err)
