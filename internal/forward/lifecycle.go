@@ -140,7 +140,7 @@ func (y *lifecycle) stepRunning(connections int) (next time.Duration, end bool) 
 	}
 	y.setAccepting(true)
 	// Not at once: accepting may be failing.
-	return min(max(y.exitIdleTime, acceptBackoffMin), countInterval), false
+	return countInterval, false
 }
 
 // backlog says whether a client waits at a listener.
