@@ -1,5 +1,5 @@
 # proxyd. The targets that people use: build, test, run, bench, install, uninstall, lint, clean; and those that prove more than
-# a test that one waits for: compare, faults, fuzz, floods, soak.
+# a test that one waits for: unprivileged, architectures, compare, faults, fuzz, floods, soak.
 
 GO      ?= go
 PREFIX  ?= /usr/local
@@ -60,6 +60,12 @@ build/proxyd build/proxyctl &: go.mod go.sum $(shell find cmd internal -name '*.
 
 test:
 	test/run $(TEST)
+
+unprivileged:
+	test/unprivileged $(TEST)
+
+architectures:
+	test/architectures $(TEST)
 
 lint:
 	test/lint
@@ -157,4 +163,4 @@ nfpm:
 clean:
 	rm -rf build
 
-.PHONY: all build test lint compare faults fuzz floods soak bench run install uninstall deb nfpm clean
+.PHONY: all build test unprivileged architectures lint compare faults fuzz floods soak bench run install uninstall deb nfpm clean
