@@ -195,19 +195,22 @@ func TestBoundsOnThePageAreThoseOfTheCode(t *testing.T) {
 	code := read(t, "../internal/bus/pace.go") + read(t, "../internal/bus/authority.go")
 	page := strings.Join(strings.Fields(plain(read(t, "org.example.SocketProxy1.5"))), " ")
 	for constant, sentence := range map[string]string{
-		"pageMax":           "A page holds %s connections at most",
-		"subscribersMax":    "There may be %s subscribers",
-		"signalQueueMax":    "%s signals wait",
-		"signalRate":        "%s signals a second at most",
-		"signalBurst":       "after a burst of %s. ",
-		"callsMax":          "%s calls are served at once",
-		"callsPerCallerMax": "%s for each caller",
-		"questionsMax":      "Of calls that wait for polkit there may be %s for each user.",
-		"workRate":          "For each user %s calls a second are served",
-		"workBurst":         "after a burst of %s.",
-		"rowsPerCall":       "%s connections in an answer count as one call more",
-		"auditBurst":        "after a burst of %s; the next line",
-		"textMax":           "may have %s bytes",
+		"pageMax":               "A page holds %s connections at most",
+		"subscribersMax":        "Root may have %s subscribers",
+		"looksPerCall":          "%s connections that a filter has looked at",
+		"subscribersPerUserMax": "as many, %s of each user",
+		"signalQueueMax":        "%s signals wait",
+		"signalRate":            "%s signals a second at most",
+		"signalBurst":           "after a burst of %s. ",
+		"callsPerUserMax":       "%s calls of each user are served at once",
+		"callsPerCallerMax":     "%s of each caller",
+		"askRate":               "asks the bus about %s new callers a second at most",
+		"questionsMax":          "Of calls that wait for polkit there may be %s for each user.",
+		"workRate":              "For each user %s calls a second are served",
+		"workBurst":             "after a burst of %s.",
+		"rowsPerCall":           "%s connections in an answer count as one call more",
+		"auditBurst":            "after a burst of %s; the next line",
+		"textMax":               "may have %s bytes",
 	} {
 		value := found(`(?m)^\s*`+constant+`\s*= (\d+)`, code)
 		if len(value) != 1 {

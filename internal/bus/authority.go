@@ -8,7 +8,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"example.org/socketproxy/internal/forward"
@@ -36,65 +35,15 @@ const (
 	auditBurst = 20
 )
 
-// caller is who sends calls, by word of the bus, with the budget of that user.
-type caller struct {
-	sender string
-	uid    uint32
-	pid    uint32 // 0: the bus does not know
-	*budget
+// trusts reports whether a caller may do everything: root, and on the bus of the user of this process that user. On the system
+// bus that user is one among others, because every instance runs as it, whatever its backend or its clients have made of it.
+func (t *session) trusts(who *caller) bool {
+	return who.uid == 0 || t.ownBus && int(who.uid) == os.Geteuid()
 }
 
-func (c *caller) trusted() bool { return c.uid == 0 || int(c.uid) == os.Geteuid() }
-
-// callersMax bounds how many callers are remembered.
-const callersMax = 1024
-
-// callers remembers who has which unique name; a bus gives each to one connection only.
-type callers struct {
-	mu     sync.Mutex
-	byName map[string]*caller
-}
-
-// known is nil where sender has not been asked about.
-func (c *callers) known(sender string) *caller {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.byName[sender]
-}
-
-func (c *callers) add(who *caller) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.byName) == callersMax {
-		clear(c.byName)
-	}
-	c.byName[who.sender] = who
-}
-
-// identify asks the bus who sender is.
-func (t *session) identify(sender string) (*caller, error) {
-	var credentials map[string]dbus.Variant
-	err := t.callBus("GetConnectionCredentials", []any{sender}, &credentials)
-	if errors.Is(err, context.DeadlineExceeded) {
-		return nil, errorf(errLimitsExceeded, "The bus is too busy to say who is asking")
-	}
-	if err != nil {
-		return nil, errorf(errAccessDenied, "The bus does not say who is asking: %v", err)
-	}
-	uid, ok := credentials["UnixUserID"].Value().(uint32)
-	if !ok {
-		return nil, errorf(errAccessDenied, "The bus does not say which user is asking")
-	}
-	pid, _ := credentials["ProcessID"].Value().(uint32)
-	who := &caller{sender, uid, pid, t.pace.budgetOf(uid)}
-	t.callers.add(who)
-	return who, nil
-}
-
-// authorize returns nil if the caller may do what the action is about: root and the user of this process always, others if
-// polkit says so.
+// authorize returns nil if the caller may do what the action is about: those who are trusted always, others if polkit says so.
 func (t *session) authorize(c *call, action string) error {
-	if c.caller.trusted() {
+	if t.trusts(c.caller) {
 		return nil
 	}
 	if action == actionLog {
@@ -141,7 +90,7 @@ func (t *session) askPolkit(c *call, action string) (a answer, err error) {
 		Details map[string]dbus.Variant
 	}
 	polkit := t.conn.Object(polkitName, polkitPath)
-	cancellation := c.sender + "/" + strconv.FormatUint(uint64(c.Serial()), 10)
+	cancellation := c.sender + "/" + strconv.FormatUint(uint64(c.serial), 10)
 	err = polkit.CallWithContext(ctx, polkitInterface+".CheckAuthorization", 0,
 		subject{"system-bus-name", map[string]dbus.Variant{"name": dbus.MakeVariant(c.sender)}},
 		action, map[string]string{"instance": sendable(t.Instance)}, flags, cancellation).Store(&a)
@@ -191,10 +140,13 @@ func (t *session) auditRefused(who *caller, action, what string, err error) {
 }
 
 func (t *session) log(level slog.Level, who *caller, action, what, outcome string) {
-	asking := fmt.Sprintf("User %d", who.uid)
-	if who.pid != 0 {
-		asking += fmt.Sprintf(" (process %d)", who.pid)
+	if !t.Log.Enabled(t.ctx, level) {
+		return
+	}
+	asking, pid := fmt.Sprintf("User %d", who.uid), t.processOf(who)
+	if pid != 0 {
+		asking += fmt.Sprintf(" (process %d)", pid)
 	}
 	t.Log.Log(t.ctx, level, fmt.Sprintf("%s asked to %s: %s.", asking, what, outcome),
-		"caller", who.sender, "caller_uid", who.uid, "caller_pid", who.pid, "action", action)
+		"caller", who.sender, "caller_uid", who.uid, "caller_pid", pid, "action", action)
 }

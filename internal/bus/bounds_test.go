@@ -177,6 +177,75 @@ func TestAFloodDoesNotShutRootOut(t *testing.T) {
 	}
 }
 
+// A call that wants no answer is dropped in silence, so none may be that its sender has the budget for.
+func TestAFloodOfAnotherUserDropsNoCallWithoutAnAnswer(t *testing.T) {
+	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+		r := newRigOn(t, daemon, func(s *Server) { s.pace.budgetOf(bustest.Nobody).work.SetBurst(1) })
+		flood := connectRawAs(t, daemon.Address(), bustest.Nobody)
+		message := frame(t, request{iface: peerInterface, member: "Ping"}, "", nil)
+		var work sync.WaitGroup
+		defer work.Wait()
+		defer flood.Close()
+		work.Go(func() { flood.repeat(1<<30, message) })
+		work.Go(func() { _, _ = io.Copy(io.Discard, flood.Conn) })
+		proctest.Eventually(t, "the flood is refused", r.server.pace.busy)
+		root := daemon.Connect(t)
+		for n := range uint32(10) {
+			root.Send(request{member: "SetConnectionsMax", args: []any{100 + n}, flags: dbus.FlagNoReplyExpected}.message(), nil)
+			proctest.Eventually(t, "the limit is set", func() bool { return r.ConnectionsMax() == 100+n })
+		}
+	})
+}
+
+func TestACallerIsAskedAboutOnce(t *testing.T) {
+	r := newCallRig(t)
+	questions, answer := 0, r.bus.answer
+	signature, body := encoded(t, uint32(bustest.Nobody))
+	r.bus.answer = func(call *dbus.Message) (string, []byte) {
+		if header[string](call, dbus.FieldMember) == "GetConnectionUnixUser" {
+			questions++
+			return signature, body
+		}
+		return answer(call)
+	}
+	ping := request{iface: peerInterface, member: "Ping"}.message()
+	ping.Headers[dbus.FieldSender] = dbus.MakeVariant(stranger)
+	message := withBody(ping, "", nil)
+	in := newFrames(fromMemory{bytes.NewReader(bytes.Repeat(message, callsPerCallerMax+1))}, r.receive, messageMax)
+	for range callsPerCallerMax + 1 { // the last of which is one too many to wait
+		_, err := in.next()
+		must(t, err)
+	}
+	r.calls.identified(<-r.calls.callers.answers)
+	for range callsPerCallerMax + 1 {
+		<-r.bus.replies
+	}
+	equal(t, "questions to the bus", questions, 1)
+}
+
+// One user may have many user ids: subuid(5).
+func TestUsersBeyondTheBoundShareABudget(t *testing.T) {
+	t.Parallel()
+	p := newPace()
+	p.users.SetLimit(0)
+	for uid := range uint32(2 * usersMax) {
+		b := p.budgetOf(uid)
+		b.work.SetLimit(0)
+		equal(t, fmt.Sprint("user ", uid, " may work"), b.mayWork(), true)
+	}
+	if n := len(p.budgets); n > usersMax+1 {
+		t.Errorf("%d budgets", n)
+	}
+	used := p.budgetOf(7)
+	equal(t, "the budget of a user is kept", p.budgetOf(7), used)
+	equal(t, "users beyond the bound have one budget", p.budgetOf(10*usersMax), p.budgetOf(11*usersMax))
+	for p.users.Allow() { // until all users but root have used up what they share
+		continue
+	}
+	equal(t, "root may work", p.budgetOf(0).mayWork(), true)
+	equal(t, "user 7 may work", used.mayWork(), false)
+}
+
 func TestSignalsOfStrangersAreLeftOut(t *testing.T) {
 	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
 		newRigOn(t, daemon)
@@ -205,16 +274,11 @@ func FuzzFrames(f *testing.F) {
 		if hasEmptyStruct(stream) {
 			return
 		}
-		type kept struct {
-			kind   dbus.Type
-			flags  dbus.Flags
-			sender string
-		}
-		var last kept
+		var last head
 		in := bytes.NewReader(stream)
-		frames := newFrames(fromMemory{in}, func(kind dbus.Type, flags dbus.Flags, sender string) bool {
-			last = kept{kind, flags, sender}
-			return true
+		frames := newFrames(fromMemory{in}, func(h head, _ func() ([]byte, error)) fate {
+			last = h
+			return passedOn
 		}, messageMax)
 		frames.begun = true
 		for {
@@ -225,7 +289,7 @@ func FuzzFrames(f *testing.F) {
 			if err != nil {
 				return
 			}
-			if want := (kept{msg.Type, msg.Flags, header[string](msg, dbus.FieldSender)}); last.sender != "" && last != want {
+			if want := (head{msg.Type, msg.Flags, msg.Serial(), header[string](msg, dbus.FieldSender), last.length}); last.sender != "" && last != want {
 				t.Errorf("%+v was asked for, and what came is %+v", last, want)
 			}
 			_ = fmt.Sprint(msg.Body...)
@@ -233,7 +297,7 @@ func FuzzFrames(f *testing.F) {
 	})
 }
 
-func keepAll(dbus.Type, dbus.Flags, string) bool { return true }
+func keepAll(head, func() ([]byte, error)) fate { return passedOn }
 
 // fromMemory is a bus of which everything has come that will.
 type fromMemory struct{ *bytes.Reader }

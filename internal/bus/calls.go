@@ -1,9 +1,9 @@
 package bus
 
 import (
-	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"example.org/socketproxy/internal/forward"
 	"github.com/godbus/dbus/v5"
@@ -11,115 +11,146 @@ import (
 
 // call is a method call that waits for its answer.
 type call struct {
+	head
 	*dbus.Message
-	sender string
 	member string
 	caller *caller
 }
 
-func (c *call) interactive() bool { return c.Flags&dbus.FlagAllowInteractiveAuthorization != 0 }
+func (c *call) interactive() bool { return c.flags&dbus.FlagAllowInteractiveAuthorization != 0 }
 
 func header[T any](msg *dbus.Message, field dbus.HeaderField) (value T) {
 	value, _ = msg.Headers[field].Value().(T)
 	return value
 }
 
-// calls serves the calls of a session, each in a goroutine, and no more of them than the bounds allow.
+// calls serves the calls of a session, each in a goroutine, and no more of them than the bounds allow. godbus never sees
+// them: it would serve any number at once, answer org.freedesktop.DBus.Peer with an id that is not the machine's, and give
+// errors names of its own.
 type calls struct {
 	session *session
 
 	mu       sync.Mutex
+	callers  callers
 	finished sync.Cond
 	closed   bool
-	total    int
-	bySender map[string]int // calls being served
+	serving  int
 }
 
 func newCalls(t *session) *calls {
-	c := &calls{session: t, bySender: map[string]int{}}
+	c := &calls{session: t, callers: newCallers()}
 	c.finished.L = &c.mu
 	return c
 }
 
-// take is called with each message that comes in, before godbus looks at it. It takes the calls away: godbus would serve
-// any number of them at once, answer org.freedesktop.DBus.Peer with an id that is not the machine's, and give errors
-// names of its own. It does not wait for anything, since the answers of the bus and of polkit come the same way.
-func (c *calls) take(msg *dbus.Message) {
-	if msg.Type != dbus.TypeMethodCall {
-		return
+// receive is called for each call by the goroutine that reads from the bus. It does not wait for anything, since the answers
+// of the bus and of polkit come the same way, and it looks no further into a call than its head until the user who sent it has
+// paid for it.
+func (c *calls) receive(h head, read func() ([]byte, error)) fate {
+	c.mu.Lock()
+	who := c.callerOf(h.sender)
+	err := errTooMany
+	switch {
+	case who == nil:
+	case who.budget != nil:
+		err = c.admit(who)
+	case len(who.waiting) < callsPerCallerMax && who.waitingBytes+h.length <= messageMax:
+		err = nil
 	}
-	taken := *msg
-	msg.Type = 0 // nothing to godbus
-	one := &call{
-		Message: &taken,
-		sender:  header[string](&taken, dbus.FieldSender),
-		member:  header[string](&taken, dbus.FieldMember),
+	admitted := err == nil && who.budget != nil
+	c.mu.Unlock()
+	if err != nil {
+		c.session.refuse(h, err)
+		return unwanted
 	}
-	t := c.session
-	if one.caller = t.callers.known(one.sender); one.caller != nil && !one.caller.work.Allow() {
-		t.refuse(one)
-		return
+	message, err := read()
+	switch {
+	case err != nil: // the connection to the bus has broken
+		if admitted {
+			c.finish(who)
+		}
+	case admitted:
+		c.serve(who, h, message)
+	default:
+		c.mu.Lock()
+		who.waiting = append(who.waiting, waitingCall{h, message})
+		who.waitingBytes += h.length
+		answered := who.budget != nil || who.err != nil
+		c.mu.Unlock()
+		if answered { // since it was looked at
+			c.serveWaiting(who)
+		}
+		if c.session.pace.busy() {
+			return unwanted
+		}
 	}
-	if err := c.admit(one.sender); errors.Is(err, errTooMany) {
-		t.refuse(one)
-		return
-	} else if err != nil {
-		t.reply(one, nil, err)
-		return
+	return taken
+}
+
+// serveWaiting serves what has waited for the bus to say who the caller is, as far as that user may have it.
+func (c *calls) serveWaiting(who *caller) {
+	c.mu.Lock()
+	waiting := who.waiting
+	who.waiting, who.waitingBytes = nil, 0
+	c.mu.Unlock()
+	for _, one := range waiting {
+		c.mu.Lock()
+		err := who.err
+		if err == nil {
+			err = c.admit(who)
+		}
+		c.mu.Unlock()
+		switch {
+		case err == nil:
+			c.serve(who, one.head, one.message)
+		case !hasLeft(err):
+			c.session.refuse(one.head, err)
+		}
 	}
+}
+
+// serve serves a call that was admitted.
+func (c *calls) serve(who *caller, h head, message []byte) {
 	go func() {
-		defer c.finish(one.sender)
-		t.answer(one)
+		defer c.finish(who)
+		if msg, err := decode(message); err == nil {
+			one := &call{h, msg, header[string](msg, dbus.FieldMember), who}
+			results, err := c.session.handle(one)
+			c.session.reply(one.head, results, err)
+		}
 	}()
 }
 
-// answer serves a call and replies.
-func (t *session) answer(c *call) {
-	if c.caller == nil {
-		var err error
-		if c.caller, err = t.identify(c.sender); err != nil {
-			t.reply(c, nil, err)
-			return
-		}
-		if !c.caller.work.Allow() {
-			t.refuse(c)
-			return
-		}
-	}
-	results, err := t.handle(c)
-	t.reply(c, results, err)
-}
-
-// refuse is for callers who ask for too much.
-func (t *session) refuse(c *call) {
-	if t.pace.refuse() {
-		t.reply(c, nil, errorf(errLimitsExceeded, "Too many calls"))
+// refuse says no to a call, where that is not too much to say.
+func (t *session) refuse(h head, err error) {
+	t.pace.refused.Store(time.Now().UnixNano())
+	if h.flags&dbus.FlagNoReplyExpected == 0 && t.pace.refusals.Allow() {
+		t.reply(h, nil, err)
 	}
 }
 
-var errTooMany = errors.New("too many calls at once")
+var errTooMany = errorf(errLimitsExceeded, "Too many calls")
 
-func (c *calls) admit(sender string) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// admit counts a call as being served until finish is called, unless its user or its caller has enough of them.
+func (c *calls) admit(who *caller) error {
 	switch {
 	case c.closed:
 		return forward.ErrExiting
-	case c.total >= callsMax || c.bySender[sender] >= callsPerCallerMax:
+	case who.serving >= callsPerCallerMax, who.budget.serving >= callsPerUserMax, !who.mayWork():
 		return errTooMany
 	}
-	c.total++
-	c.bySender[sender]++
+	c.serving++
+	who.serving++
+	who.budget.serving++
 	return nil
 }
 
-func (c *calls) finish(sender string) {
+func (c *calls) finish(who *caller) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.total--
-	if c.bySender[sender]--; c.bySender[sender] == 0 {
-		delete(c.bySender, sender)
-	}
+	c.serving--
+	who.serving--
+	who.budget.serving--
 	c.finished.Broadcast()
 }
 
@@ -128,7 +159,7 @@ func (c *calls) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed = true
-	for c.total > 0 {
+	for c.serving > 0 {
 		c.finished.Wait()
 	}
 }
@@ -183,16 +214,16 @@ func (t *session) find(c *call) (method, error) {
 }
 
 // reply answers a call, unless its sender does not want to hear.
-func (t *session) reply(c *call, results []any, err error) {
-	if c.Flags&dbus.FlagNoReplyExpected != 0 {
+func (t *session) reply(to head, results []any, err error) {
+	if to.flags&dbus.FlagNoReplyExpected != 0 {
 		return
 	}
 	msg := &dbus.Message{
 		Type:  dbus.TypeMethodReply,
 		Flags: dbus.FlagNoReplyExpected,
 		Headers: map[dbus.HeaderField]dbus.Variant{
-			dbus.FieldDestination: dbus.MakeVariant(c.sender),
-			dbus.FieldReplySerial: dbus.MakeVariant(c.Serial()),
+			dbus.FieldDestination: dbus.MakeVariant(to.sender),
+			dbus.FieldReplySerial: dbus.MakeVariant(to.serial),
 		},
 		Body: results,
 	}

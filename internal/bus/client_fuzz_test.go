@@ -46,9 +46,9 @@ func FuzzEvents(f *testing.F) {
 		queue.DeliverSignal("", "", &dbus.Signal{Sender: sender, Name: name, Body: values})
 		equal(t, "events", len(queue.queue) == 1, got != nil)
 		if changed, ok := got.(InstanceChanged); ok && changed.NewOwner != "" {
-			equal(t, "signals of a new instance are kept", queue.keep(dbus.TypeSignal, 0, changed.NewOwner), true)
+			equal(t, "signals of a new instance are kept", queue.keep(head{kind: dbus.TypeSignal, sender: changed.NewOwner}, nil), passedOn)
 		} else {
-			equal(t, "signals of a stranger are kept", queue.keep(dbus.TypeSignal, 0, sender), sender == driverName)
+			equal(t, "signals of a stranger are kept", queue.keep(head{kind: dbus.TypeSignal, sender: sender}, nil) == passedOn, sender == driverName)
 		}
 	})
 }

@@ -92,13 +92,15 @@ func (e *events) changed(c InstanceChanged) {
 }
 
 // keep leaves out what nobody has asked for: calls, and the signals of strangers.
-func (e *events) keep(kind dbus.Type, _ dbus.Flags, sender string) bool {
-	if kind != dbus.TypeSignal {
-		return kind != dbus.TypeMethodCall
+func (e *events) keep(h head, _ func() ([]byte, error)) fate {
+	switch {
+	case h.kind == dbus.TypeMethodCall, h.kind == dbus.TypeSignal && h.sender != driverName && !e.isInstance(h.sender):
+		return unwanted
 	}
-	if sender == driverName {
-		return true
-	}
+	return passedOn
+}
+
+func (e *events) isInstance(sender string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for instance := range e.instances {

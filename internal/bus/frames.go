@@ -15,11 +15,12 @@ import (
 const (
 	// messageMax (bytes) is far above what a call of this interface needs, and bounds what a caller can make this process
 	// hold, which is up to seven times as much once it is decoded; a bus passes 32 MiB on.
-	messageMax = 64 << 10
+	messageMax = 16 << 10
 
-	// discardPause is about as long as a busy sender takes to fill the socket.
-	discardBatch = 64
-	discardPause = 2 * time.Millisecond
+	// floodPause is how long messages gather that this process does not want, where fewer than floodBatch have come at once.
+	// dbus-broker sends 16 at a time, and the next ones when these have been read.
+	floodBatch = 16
+	floodPause = 2 * time.Millisecond
 
 	fieldsMax = 64 << 10 // bytes of a message up to its body
 
@@ -28,23 +29,43 @@ const (
 
 // frames stands between the socket of the bus and godbus, which closes the connection at the first message whose body it
 // cannot decode, and decodes whatever comes, however long it is. Here such a message is left out, unanswered, and so is what
-// nobody here wants.
+// this process does not want.
 type frames struct {
 	io.ReadWriteCloser
 	in      *bufio.Reader
-	keep    keeper
+	sort    sorter
 	max     uint64 // bytes of a message
 	message []byte // what is left of the present one
 
-	discarded int  // messages since the last pause
-	begun     bool // the lines of the authentication are over, messages follow
+	batch    int  // messages since the socket was empty
+	unwanted bool // there was such a one among them
+	begun    bool // the lines of the authentication are over, messages follow
 }
 
-// keeper says whether a message is wanted.
-type keeper func(kind dbus.Type, flags dbus.Flags, sender string) bool
+// head is what is known of a message before it is read whole.
+type head struct {
+	kind   dbus.Type
+	flags  dbus.Flags
+	serial uint32
+	sender string
+	length uint64 // bytes of the message
+}
 
-func newFrames(bus io.ReadWriteCloser, keep keeper, max uint64) *frames {
-	return &frames{ReadWriteCloser: bus, in: bufio.NewReaderSize(bus, fieldsMax), keep: keep, max: max}
+// fate is what becomes of a message.
+type fate int
+
+const (
+	passedOn fate = iota // to godbus, if that can decode it
+	ofTheBus             // passed on as it is: the bus has made it
+	taken                // by the sorter
+	unwanted             // by this process; a sorter may have taken it all the same
+)
+
+// sorter decides about a message by its head. To take it, it calls read.
+type sorter func(h head, read func() ([]byte, error)) fate
+
+func newFrames(bus io.ReadWriteCloser, sort sorter, max uint64) *frames {
+	return &frames{ReadWriteCloser: bus, in: bufio.NewReaderSize(bus, fieldsMax), sort: sort, max: max}
 }
 
 func (f *frames) Read(p []byte) (int, error) {
@@ -56,9 +77,7 @@ func (f *frames) Read(p []byte) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		if message != nil && decodes(message) {
-			f.message = message
-		}
+		f.message = message
 	}
 	n := copy(p, f.message)
 	f.message = f.message[n:]
@@ -78,29 +97,61 @@ func (f *frames) Write(p []byte) (int, error) {
 
 // next returns the next message, or nil where it is left out.
 func (f *frames) next() ([]byte, error) {
-	head, err := f.in.Peek(frameHead)
+	first, err := f.in.Peek(frameHead)
 	if err != nil {
 		return nil, err
 	}
-	order, err := byteOrder(head[0])
+	order, err := byteOrder(first[0])
 	if err != nil {
 		return nil, err
 	}
-	kind, flags := dbus.Type(head[1]), dbus.Flags(head[2])
-	fields := frameHead + uint64(order.Uint32(head[12:]))
-	length := (fields+7)&^7 + uint64(order.Uint32(head[4:]))
-	if length > f.max || fields > fieldsMax {
-		return nil, f.discard(length)
+	fields := frameHead + uint64(order.Uint32(first[12:]))
+	h := head{
+		kind: dbus.Type(first[1]), flags: dbus.Flags(first[2]), serial: order.Uint32(first[8:]),
+		length: (fields+7)&^7 + uint64(order.Uint32(first[4:])),
 	}
-	if head, err = f.in.Peek(int(fields)); err != nil {
+	if h.length > f.max || fields > fieldsMax {
+		_, err := f.in.Discard(int(h.length))
+		f.rest(unwanted)
 		return nil, err
 	}
-	if !f.keep(kind, flags, senderOf(head, order)) {
-		return nil, f.discard(length)
+	if first, err = f.in.Peek(int(fields)); err != nil {
+		return nil, err
 	}
-	message := make([]byte, length)
-	_, err = io.ReadFull(f.in, message)
-	return message, err
+	h.sender = senderOf(first, order)
+	var message []byte
+	read := func() ([]byte, error) {
+		message = make([]byte, h.length)
+		_, err = io.ReadFull(f.in, message)
+		return message, err
+	}
+	what := f.sort(h, read)
+	if what == passedOn || what == ofTheBus {
+		message, err := read()
+		if err != nil || what == passedOn && !decodes(message) {
+			return nil, err
+		}
+		return message, nil
+	}
+	if message == nil {
+		_, err = f.in.Discard(int(h.length))
+	}
+	f.rest(what)
+	return nil, err
+}
+
+// rest is called after each message that is not passed on. In a flood it waits for more of them, because each time this process
+// wakes costs more than a message.
+func (f *frames) rest(what fate) {
+	f.batch++
+	f.unwanted = f.unwanted || what == unwanted
+	if f.in.Buffered() > 0 {
+		return
+	}
+	if f.unwanted && f.batch < floodBatch {
+		time.Sleep(floodPause)
+	}
+	f.batch, f.unwanted = 0, false
 }
 
 func byteOrder(mark byte) (binary.ByteOrder, error) {
@@ -142,20 +193,6 @@ func senderOf(head []byte, order binary.ByteOrder) string {
 		}
 		at += length
 	}
-}
-
-// discard leaves the next n bytes out. After some messages it waits for many more, because each time this process wakes costs
-// more than a message. Not after each: dbus-broker sends 16 at a time, and the next ones when these have been read.
-func (f *frames) discard(n uint64) error {
-	if _, err := f.in.Discard(int(n)); err != nil {
-		return err
-	}
-	f.discarded++
-	if f.in.Buffered() == 0 && f.discarded >= discardBatch {
-		f.discarded = 0
-		time.Sleep(discardPause)
-	}
-	return nil
 }
 
 // decodes says whether godbus can make something of a message.

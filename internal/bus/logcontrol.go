@@ -28,7 +28,7 @@ type LogControl interface {
 	SyslogIdentifier() string
 }
 
-// actionLog is no action that polkit knows: as in systemd itself, the log is for root, and for this process's own user.
+// actionLog is no action that polkit knows: as in systemd itself, the log is for those alone who are trusted without polkit.
 const actionLog = "log control"
 
 var logProperties = map[string]property{
@@ -53,7 +53,7 @@ func setLog(what, value string, set func(string) error) (deed, error) {
 	if err := checkText(what, value); err != nil {
 		return deed{}, err
 	}
-	return deed{what: fmt.Sprintf("set the %s to %q", what, value), do: func() ([]any, error) {
+	return deed{what: fmt.Sprintf("set the %s to %q", what, value), logs: true, do: func() ([]any, error) {
 		if err := set(value); err != nil {
 			return nil, errorf(errInvalidArgs, "%v", err)
 		}

@@ -29,9 +29,32 @@ func TestTheLogIsControlledOverTheBus(t *testing.T) {
 	must(t, do(t, conn, logSetting("LogTarget", "journal")).Err)
 	equal(t, "level", get("LogLevel"), "debug")
 	equal(t, "target", get("LogTarget"), "journal")
-	r.log.says(t, `asked to set the log level to "debug": done.`)
-	r.log.says(t, `asked to set the log target to "journal": done.`)
+	r.log.says(t, `asked to set the log level to "debug": allowed.`)
+	r.log.says(t, `asked to set the log target to "journal": allowed.`)
 	equal(t, "reason", do(t, conn, logSetting("LogLevel", "loud")).Err.Error(), `unknown log level "loud"`)
+}
+
+// logReader is a log whose changes note what was logged before them.
+type logReader struct {
+	*fakeLog
+	log   *logBook
+	lines chan int
+}
+
+func (l *logReader) SetLogTarget(target string) error {
+	l.lines <- l.log.count("asked to set the log target")
+	return l.fakeLog.SetLogTarget(target)
+}
+
+// Or else the change could hide itself.
+func TestAChangeOfTheLogIsLoggedBeforeIt(t *testing.T) {
+	t.Parallel()
+	lines := make(chan int, 1)
+	r := newRig(t, func(s *Server) {
+		s.LogControl = &logReader{s.LogControl.(*fakeLog), s.Log.Handler().(*logBook), lines}
+	})
+	must(t, do(t, r.daemon.Connect(t), logSetting("LogTarget", "journal")).Err)
+	equal(t, "lines before the change", bustest.Receive(t, lines), 1)
 }
 
 func TestTheLogIsForRootAlone(t *testing.T) {

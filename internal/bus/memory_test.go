@@ -29,9 +29,9 @@ func newMemoryBus(t testing.TB) *memoryBus {
 }
 
 // enter connects a client.
-func (b *memoryBus) enter(keep keeper, options ...dbus.ConnOption) *dbus.Conn {
+func (b *memoryBus) enter(sort sorter, options ...dbus.ConnOption) *dbus.Conn {
 	b.t.Helper()
-	conn, err := dbus.NewConn(newFrames(b, keep, answerMax), options...)
+	conn, err := dbus.NewConn(newFrames(b, sort, answerMax), options...)
 	must(b.t, err)
 	must(b.t, conn.Auth(nil))
 	b.t.Cleanup(func() { conn.Close() })

@@ -2,12 +2,12 @@ package bus
 
 import (
 	"fmt"
+	"log/slog"
 	"maps"
 	"math"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"example.org/socketproxy/internal/forward"
 	"example.org/socketproxy/internal/timespan"
@@ -41,7 +41,8 @@ type member struct {
 // whatever has changed by then is for it to notice.
 type deed struct {
 	what   string // for the log
-	action string // in place of the member's, if not empty
+	action string // instead of the member's, if not empty
+	logs   bool   // it changes the log, and so is logged before it is done
 	do     func() ([]any, error)
 }
 
@@ -73,12 +74,18 @@ func (m member) serve(t *session, c *call) ([]any, error) {
 	if action == actionNone {
 		return d.do()
 	}
+	t.processOf(c.caller) // while it is there
 	if err := t.authorize(c, action); err != nil {
 		t.auditRefused(c.caller, action, d.what, err)
 		return nil, err
 	}
+	if d.logs {
+		t.log(slog.LevelInfo, c.caller, action, d.what, "allowed")
+	}
 	results, err := d.do()
-	t.audit(c.caller, action, d.what, err)
+	if !d.logs || err != nil {
+		t.audit(c.caller, action, d.what, err)
+	}
 	return results, err
 }
 
@@ -125,14 +132,23 @@ func prepareListConnections(t *session, c *call) (deed, error) {
 		limit = pageMax
 	}
 	return deed{what: "list connections", do: func() ([]any, error) {
-		found := t.Proxy.Connections(after, int(limit), matches)
-		c.caller.work.ReserveN(time.Now(), len(found)/rowsPerCall)
+		looked := 0
+		found := t.Proxy.Connections(after, int(limit), counting(&looked, matches))
+		c.caller.charge(len(found)/rowsPerCall + looked/looksPerCall)
 		rows := make([]row, len(found))
 		for i := range found {
 			rows[i] = newRow(&found[i])
 		}
 		return []any{rows}, nil
 	}}, err
+}
+
+// counting counts the connections that a filter looks at, for a call costs as many whether they match or not.
+func counting(looked *int, matches matcher) matcher {
+	return func(c *forward.Connection) bool {
+		*looked++
+		return matches == nil || matches(c)
+	}
 }
 
 func prepareGetConnection(t *session, c *call) (deed, error) {
@@ -165,7 +181,10 @@ func prepareCloseConnections(t *session, c *call) (deed, error) {
 	filter := c.Body[0].(map[string]dbus.Variant)
 	matches, err := parseFilter(filter)
 	return deed{what: "close " + describeFilter(filter), do: func() ([]any, error) {
-		return []any{uint32(t.Proxy.CloseConnections(matches))}, nil
+		looked := 0
+		closed := t.Proxy.CloseConnections(counting(&looked, matches))
+		c.caller.charge(looked / looksPerCall)
+		return []any{uint32(closed)}, nil
 	}}, err
 }
 
@@ -241,7 +260,7 @@ func prepareExit(t *session, _ *call) (deed, error) {
 }
 
 func prepareSubscribe(t *session, c *call) (deed, error) {
-	return deed{what: "subscribe", do: func() ([]any, error) { return nil, t.subscribers.add(c.sender) }}, nil
+	return deed{what: "subscribe", do: func() ([]any, error) { return nil, t.subscribers.add(c.caller) }}, nil
 }
 
 func prepareUnsubscribe(t *session, c *call) (deed, error) {

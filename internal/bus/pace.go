@@ -1,6 +1,8 @@
 package bus
 
 import (
+	"maps"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -10,23 +12,36 @@ import (
 
 // What callers may cost. The figures leave forwarding its time whatever anybody on the bus does.
 const (
-	callsMax          = 1024 // being served at once
+	callsPerUserMax   = 128 // being served at once
 	callsPerCallerMax = 32
-	subscribersMax    = 32
-	signalQueueMax    = 1024 // for each subscriber
-	pageMax           = 500  // connections in an answer
-	textMax           = 256  // bytes of a text in an argument; the address of a socket is shorter
+	subscribersMax    = 32 // of root, and as many of all others
+
+	subscribersPerUserMax = 8    // not of root
+	signalQueueMax        = 1024 // for each subscriber
+	pageMax               = 500  // connections in an answer
+	textMax               = 256  // bytes of a text in an argument; the address of a socket is shorter
 
 	// What one user may ask for. Work is counted in simple calls, of 100 to 200 µs of processor each, most of it to wake and
 	// to put to sleep.
 	workRate     = 200 // a second, sustained
 	workBurst    = 4000
-	rowsPerCall  = 25 // connections in an answer that cost as much as a call
-	questionsMax = 8  // put to polkit and not answered yet
-	usersMax     = 256
+	rowsPerCall  = 25  // connections in an answer that cost as much as a call
+	looksPerCall = 200 // connections that a filter looks at, which cost as much again
+	questionsMax = 8   // put to polkit and not answered yet
 
-	// Whoever asks for more is told so at this rate, and not answered beyond it: the bus bounds how many answers a caller may
-	// wait for.
+	// What all users but root may ask for together: one of them may have many user ids, see subuid(5).
+	usersRate  = 4 * workRate
+	usersBurst = 4 * workBurst
+	usersMax   = 1024 // whose budgets are kept apart
+
+	// The bus is asked who a caller is. Until it answers, the caller has no budget.
+	askedMax   = 512  // callers at once
+	askRate    = 1000 // a second
+	askBurst   = 1000
+	callersMax = 1024 // that are remembered
+
+	// A caller who asks for more is told so at this rate, and not answered beyond it: the bus bounds how many answers a caller
+	// may wait for.
 	refusalRate  = 50 // a second
 	refusalBurst = 100
 	busyTime     = 100 * time.Millisecond // after a refusal
@@ -41,8 +56,10 @@ type pace struct {
 	signals  *rate.Limiter
 	audit    *rate.Limiter
 	refusals *rate.Limiter
+	asks     *rate.Limiter // who a caller is
+	users    *rate.Limiter
 	unlogged atomic.Int64 // refusals that were not logged
-	refused  atomic.Int64 // when somebody asked for more than a share, in ns of time.Time.UnixNano
+	refused  atomic.Int64 // when a call was refused for being too much, in ns of time.Time.UnixNano
 
 	mu      sync.Mutex
 	budgets map[uint32]*budget // by uid
@@ -51,7 +68,9 @@ type pace struct {
 // budget is what one user may still ask for.
 type budget struct {
 	work      *rate.Limiter
-	questions chan struct{}
+	users     *rate.Limiter // of all users together; nil for root
+	questions chan struct{} // to polkit
+	serving   int           // calls; for the lock of [calls]
 }
 
 func newPace() *pace {
@@ -59,29 +78,52 @@ func newPace() *pace {
 		signals:  rate.NewLimiter(signalRate, signalBurst),
 		audit:    rate.NewLimiter(auditRate, auditBurst),
 		refusals: rate.NewLimiter(refusalRate, refusalBurst),
+		asks:     rate.NewLimiter(askRate, askBurst),
+		users:    rate.NewLimiter(usersRate, usersBurst),
 		budgets:  map[uint32]*budget{},
 	}
 }
 
+// budgetOf returns the budget of a user. Users beyond usersMax who all have used some of theirs share one.
 func (p *pace) budgetOf(uid uint32) *budget {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if b := p.budgets[uid]; b != nil {
+		return b
+	}
+	if uid != 0 && len(p.budgets) >= usersMax {
+		maps.DeleteFunc(p.budgets, func(_ uint32, b *budget) bool { return b.whole() })
+		if len(p.budgets) >= usersMax {
+			uid = math.MaxUint32 // (uid_t) -1 is no user
+		}
+	}
 	b := p.budgets[uid]
 	if b == nil {
-		if len(p.budgets) == usersMax {
-			clear(p.budgets)
+		b = &budget{work: rate.NewLimiter(workRate, workBurst), questions: make(chan struct{}, questionsMax)}
+		if uid != 0 {
+			b.users = p.users
 		}
-		b = &budget{rate.NewLimiter(workRate, workBurst), make(chan struct{}, questionsMax)}
 		p.budgets[uid] = b
 	}
 	return b
 }
 
-// refuse notes that somebody asked for too much, and says whether to tell so.
-func (p *pace) refuse() (tell bool) {
-	p.refused.Store(time.Now().UnixNano())
-	return p.refusals.Allow()
+// mayWork takes one call from the budget, if it is there.
+func (b *budget) mayWork() bool { return b.work.Allow() && (b.users == nil || b.users.Allow()) }
+
+// charge takes more, which a call has turned out to cost. What is not there is owed.
+func (b *budget) charge(calls int) {
+	now := time.Now()
+	b.work.ReserveN(now, min(calls, workBurst))
+	if b.users != nil {
+		b.users.ReserveN(now, min(calls, usersBurst))
+	}
 }
 
-// busy says that somebody has asked for too much just now.
+// whole reports whether a new budget would be no larger.
+func (b *budget) whole() bool {
+	return b.work.Tokens() >= workBurst && len(b.questions) == 0
+}
+
+// busy reports whether a call was refused just now.
 func (p *pace) busy() bool { return time.Now().UnixNano()-p.refused.Load() < int64(busyTime) }

@@ -34,8 +34,8 @@ type session struct {
 	stopWorking context.CancelFunc
 	conn        *dbus.Conn
 	socket      *socket
+	ownBus      bool // of the user of this process
 	calls       *calls
-	callers     callers
 	subscribers *subscribers
 	changed     chan struct{} // holds one: properties may have changed
 }
@@ -49,12 +49,11 @@ func (s *Server) connect(ctx context.Context) (*session, error) {
 		return nil, err
 	}
 	stop := context.AfterFunc(entering, func() { socket.Close() })
-	t := &session{Server: s, socket: socket, callers: callers{byName: map[string]*caller{}}, changed: make(chan struct{}, 1)}
+	t := &session{Server: s, socket: socket, ownBus: socket.listener() == os.Geteuid(), changed: make(chan struct{}, 1)}
 	t.calls = newCalls(t)
 	t.subscribers = newSubscribers(t)
-	t.conn, err = dbus.NewConn(newFrames(socket, t.wants, messageMax),
+	t.conn, err = dbus.NewConn(newFrames(socket, t.receive, messageMax),
 		dbus.WithAuth(dbus.AuthExternal(strconv.Itoa(os.Geteuid()))),
-		dbus.WithIncomingInterceptor(t.calls.take),
 		dbus.WithSignalHandler(t))
 	if err != nil {
 		socket.Close()
@@ -76,20 +75,20 @@ func (s *Server) connect(ctx context.Context) (*session, error) {
 	return t, nil
 }
 
-// wants leaves out, before it is looked into, what anybody may send any number of: signals, of which only those of the bus
-// mean anything here, and calls of users who have asked for too much, where they want no answer or have had enough.
-func (t *session) wants(kind dbus.Type, flags dbus.Flags, sender string) bool {
-	switch kind {
-	case dbus.TypeSignal:
-		return sender == driverName
+// receive is the [sorter] of a session.
+func (t *session) receive(h head, read func() ([]byte, error)) fate {
+	switch h.kind {
 	case dbus.TypeMethodCall:
-		if flags&dbus.FlagNoReplyExpected != 0 {
-			return !t.pace.busy()
+		return t.calls.receive(h, read)
+	case dbus.TypeMethodReply, dbus.TypeError, dbus.TypeSignal:
+		switch {
+		case h.sender == driverName:
+			return ofTheBus
+		case h.kind != dbus.TypeSignal: // which anybody may send, and mean nothing here
+			return passedOn
 		}
-		who := t.callers.known(sender)
-		return who == nil || who.work.Tokens() >= 1 || t.pace.refusals.Tokens() >= 1
 	}
-	return true
+	return unwanted
 }
 
 // serve owns the names until the connection breaks or ctx ends; then it finishes what it has begun. It calls owned once it
@@ -97,6 +96,7 @@ func (t *session) wants(kind dbus.Type, flags dbus.Flags, sender string) bool {
 func (t *session) serve(ctx context.Context, owned func()) error {
 	var followers sync.WaitGroup
 	followers.Go(t.followProperties)
+	followers.Go(t.calls.identify)
 	defer func() {
 		t.conn.Close()
 		t.stopWorking()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"strings"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/forward"
 	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
 	"example.org/socketproxy/internal/testenv"
 	"github.com/godbus/dbus/v5"
 	"golang.org/x/time/rate"
@@ -215,6 +217,40 @@ func TestSubscribersAreBounded(t *testing.T) {
 	again := r.daemon.Connect(t)
 	all[2].Close()
 	proctest.Eventually(t, "there is room after one has left", func() bool { return ask(t, again, "Subscribe").Err == nil })
+}
+
+func TestSubscribersOfAUserAreBoundedAndNeverKeepRootOut(t *testing.T) {
+	t.Parallel()
+	r, polkit, _ := newGuarded(t)
+	polkit.Answer("", bustest.Yes)
+	subscribe := func(uid uint32) string { return nameOf(ask(t, r.daemon.ConnectAs(t, uid), "Subscribe").Err) }
+	users := uint32(subscribersMax / subscribersPerUserMax)
+	for uid := uint32(1); uid <= users; uid++ { // daemon, bin and so on: dbus-daemon wants them to exist
+		for range subscribersPerUserMax {
+			equal(t, "error", subscribe(uid), "")
+		}
+		equal(t, "error of a user with too many", subscribe(uid), errLimitsExceeded)
+	}
+	equal(t, "error of another user", subscribe(bustest.Nobody), errLimitsExceeded)
+	equal(t, "error of root", nameOf(ask(t, r.daemon.Connect(t), "Subscribe").Err), "")
+}
+
+// What a call costs is what it looks at, which is more than it returns where the filter matches little.
+func TestAFilterThatMatchesNothingIsPaidFor(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(s *Server) { s.pace.budgetOf(0).work.SetLimit(0) })
+	conn := r.daemon.Connect(t)
+	const clients = 2 * looksPerCall
+	for range clients {
+		streamtest.Dial(t, streamtest.Address{Network: "unix", Text: r.unix})
+	}
+	proctest.Eventually(t, "all clients are accepted", func() bool { return r.NumConnections() == clients })
+	work := r.server.pace.budgetOf(0).work
+	for _, q := range []request{list(filter("client", "192.0.2.1")), {member: "CloseConnections", args: []any{filter("client", "192.0.2.1")}}} {
+		before := work.Tokens()
+		must(t, do(t, conn, q).Err)
+		equal(t, "calls that are paid for "+q.member, int(math.Round(before-work.Tokens())), 1+clients/looksPerCall)
+	}
 }
 
 func TestASubscriberWhoNeverReadsHoldsUpNobody(t *testing.T) {

@@ -74,3 +74,17 @@ func (s *socket) Close() error {
 	}
 	return s.File.Close()
 }
+
+// listener is the uid of the process that listened on the socket of the bus, -1 where the kernel does not say: SO_PEERCRED of
+// unix(7). For the system bus that is root or a user of its own, for the bus of a user that user.
+func (s *socket) listener() (uid int) {
+	uid = -1
+	if raw, err := s.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { // fails where it is closed
+			if peer, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+				uid = int(peer.Uid)
+			}
+		})
+	}
+	return uid
+}

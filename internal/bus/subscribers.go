@@ -15,29 +15,36 @@ type subscribers struct {
 	workers sync.WaitGroup
 
 	mu    sync.Mutex
-	known map[string]*forward.Subscription // by unique name; nil while one is being added
+	known map[string]*subscriber // by unique name
+}
+
+// subscriber is one of a user, so that none keeps all places from the others.
+type subscriber struct {
+	uid    uint32
+	events *forward.Subscription // nil while it is being added
 }
 
 func newSubscribers(t *session) *subscribers {
-	return &subscribers{session: t, known: map[string]*forward.Subscription{}}
+	return &subscribers{session: t, known: map[string]*subscriber{}}
 }
 
-// add begins to send signals to name.
-func (s *subscribers) add(name string) error {
+// add begins to send signals to a caller.
+func (s *subscribers) add(who *caller) error {
+	name := who.sender
 	s.mu.Lock()
 	_, known := s.known[name]
-	full := len(s.known) >= subscribersMax
-	if !known && !full {
-		s.known[name] = nil
+	err := s.admits(who.uid)
+	if !known && err == nil {
+		s.known[name] = &subscriber{uid: who.uid}
 	}
 	s.mu.Unlock()
 	switch {
 	case known:
 		return nil
-	case full:
-		return errorf(errLimitsExceeded, "There are %d subscribers already", subscribersMax)
+	case err != nil:
+		return err
 	}
-	err := s.session.callBus("AddMatch", []any{leavingRule(name)})
+	err = s.session.callBus("AddMatch", []any{leavingRule(name)})
 	s.mu.Lock()
 	if err != nil {
 		delete(s.known, name)
@@ -45,7 +52,7 @@ func (s *subscribers) add(name string) error {
 		return err
 	}
 	events := s.session.Proxy.Subscribe(signalQueueMax, forward.EventOpened, forward.EventClosed, forward.EventRefused)
-	s.known[name] = events
+	s.known[name].events = events
 	s.workers.Go(func() { s.send(name, events) })
 	s.mu.Unlock()
 
@@ -54,6 +61,27 @@ func (s *subscribers) add(name string) error {
 	if err := s.session.callBus("NameHasOwner", []any{name}, &present); err != nil || !present {
 		_ = s.remove(name)
 		return err
+	}
+	return nil
+}
+
+// admits returns an error where there are too many subscribers. Those of root are counted apart: an administrator can always
+// look.
+func (s *subscribers) admits(uid uint32) error {
+	ofUser, ofUsers := 0, 0
+	for _, one := range s.known {
+		if one.uid == uid {
+			ofUser++
+		}
+		if one.uid != 0 {
+			ofUsers++
+		}
+	}
+	switch {
+	case uid == 0 && ofUser >= subscribersMax, uid != 0 && ofUsers >= subscribersMax:
+		return errorf(errLimitsExceeded, "There are %d subscribers already", subscribersMax)
+	case uid != 0 && ofUser >= subscribersPerUserMax:
+		return errorf(errLimitsExceeded, "There are %d subscribers of this user already", subscribersPerUserMax)
 	}
 	return nil
 }
@@ -74,15 +102,16 @@ func (s *subscribers) remove(name string) error {
 // forget is called, by the goroutine that reads from the bus, when name has left it.
 func (s *subscribers) forget(name string) bool {
 	s.mu.Lock()
-	events := s.known[name]
-	if events != nil {
+	one := s.known[name]
+	added := one != nil && one.events != nil
+	if added {
 		delete(s.known, name)
 	}
 	s.mu.Unlock()
-	if events == nil {
+	if !added {
 		return false
 	}
-	events.Close()
+	one.events.Close()
 	s.session.conn.BusObject().Go(driverName+".RemoveMatch", dbus.FlagNoReplyExpected, nil, leavingRule(name))
 	return true
 }
@@ -91,7 +120,8 @@ func (s *subscribers) forget(name string) bool {
 func (s *subscribers) has(name string, events *forward.Subscription) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.known[name] == events
+	one := s.known[name]
+	return one != nil && one.events == events
 }
 
 // wait returns when every subscriber has what there was to send; only once the proxy has ended.
@@ -100,9 +130,9 @@ func (s *subscribers) wait() { s.workers.Wait() }
 // close forgets all subscribers, with what there was to send.
 func (s *subscribers) close() {
 	s.mu.Lock()
-	for _, events := range s.known {
-		if events != nil {
-			events.Close()
+	for _, one := range s.known {
+		if one.events != nil {
+			one.events.Close()
 		}
 	}
 	s.mu.Unlock()

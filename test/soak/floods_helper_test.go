@@ -40,6 +40,7 @@ var helpers = map[string]func(args []string) (done string, err error){
 	"calls":     callWithoutRights,
 	"deaf":      subscribeAndStop,
 	"oversized": callWithLongArguments,
+	"strangers": callAsStrangers,
 }
 
 func runHelper(role string, args []string) int {
@@ -509,19 +510,19 @@ func subscribeAndStop(args []string) (string, error) {
 }
 
 // oversized are calls with long arguments, of up to what a bus passes on, which is 32 MiB for dbus-daemon(1). proxyd does not
-// answer those of more than 64 KiB: see frames in internal/bus.
+// answer those of more than 16 KiB: see frames in internal/bus.
 var oversized = []struct {
 	member string
 	arg    func() any
 }{
 	{"CloseConnections", func() any { return hugeFilter(100_000) }},
-	{"CloseConnections", func() any { return hugeFilter(1000) }},
+	{"CloseConnections", func() any { return hugeFilter(300) }},
 	{"CloseConnections", func() any { return longFilter(20 << 20) }},
-	{"CloseConnections", func() any { return longFilter(60_000) }},
+	{"CloseConnections", func() any { return longFilter(15_000) }},
 	{"CloseConnection", func() any { return make([]uint64, 100_000) }},
-	{"CloseConnection", func() any { return make([]uint64, 7000) }},
+	{"CloseConnection", func() any { return make([]uint64, 1500) }},
 	{"Resume", func() any { return strings.Repeat("x", 30<<20) }},
-	{"Resume", func() any { return strings.Repeat("x", 60_000) }},
+	{"Resume", func() any { return strings.Repeat("x", 15_000) }},
 }
 
 func hugeFilter(keys int) map[string]dbus.Variant {
@@ -672,4 +673,73 @@ func (c *busConn) readRefusals(refusals *atomic.Int64) error {
 		}
 	}
 	return nil
+}
+
+// callsOfAStranger is how many calls each connection of callAsStrangers makes.
+const callsOfAStranger = 32
+
+// callAsStrangers: args are the address of the bus, for how many milliseconds, and how many connections a second; 0: as many as
+// there can be. proxyd has to ask the bus who each of them is.
+func callAsStrangers(args []string) (string, error) {
+	var milliseconds, rate int
+	numbers(args[1:], &milliseconds, &rate)
+	var messages [][]byte
+	for n := range callsOfAStranger {
+		iface, member, body := "org.freedesktop.DBus.Peer", "Ping", []any(nil)
+		if n%2 == 1 {
+			iface, member, body = "org.freedesktop.DBus.Properties", "GetAll", []any{control.Interface}
+		}
+		message, err := encode(instanceName, control.Path, iface, member, body...)
+		if err != nil {
+			return "", err
+		}
+		if n%4 > 1 {
+			message[2] |= byte(dbus.FlagNoReplyExpected)
+		}
+		messages = append(messages, message)
+	}
+	began := time.Now()
+	end := began.Add(time.Duration(milliseconds) * time.Millisecond)
+	var connections, refused atomic.Int64
+	begun()
+	stranger := func() error {
+		c, err := dialBus(args[0])
+		if err != nil {
+			refused.Add(1) // the bus has as many as it wants
+			return nil
+		}
+		defer c.Close()
+		if err := c.SetDeadline(end.Add(proctest.Patience)); err != nil {
+			return err
+		}
+		for _, message := range messages {
+			if err := c.send(message); err != nil {
+				return err
+			}
+		}
+		for answers := 0; answers < 2; answers++ { // to Hello, and the signal NameAcquired: its calls have been read
+			if _, err := dbus.DecodeMessage(c.in); err != nil {
+				return err
+			}
+		}
+		connections.Add(1)
+		return nil
+	}
+	const workers = 16
+	var started atomic.Int64
+	err := together(workers, workers, func(int) error {
+		for time.Now().Before(end) {
+			if n := started.Add(1) - 1; rate > 0 {
+				time.Sleep(time.Until(began.Add(time.Duration(n) * time.Second / time.Duration(rate)))) // the rate itself
+			}
+			if err := stranger(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil && connections.Load() == 0 {
+		err = errNoFlood
+	}
+	return fmt.Sprintf("%d connections with %d calls each, %d refused by the bus", connections.Load(), callsOfAStranger, refused.Load()), err
 }

@@ -38,7 +38,9 @@ const connectionsMax = 9000
 // flood is one kind of abuse. run returns what came to pass, when it is over.
 type flood struct {
 	name string
-	bus  bool // it comes over the bus
+	// cpu bounds what it costs, of one processor; 0: it is not bounded.
+	cpu float64
+	bus bool // it comes over the bus
 	// connections is how many it has at once.
 	connections func() int
 	run         func(t *testing.T, w *floodWorld) (size string)
@@ -97,7 +99,7 @@ var (
 	shortsNow   = func() int { return sized(256, 64) }
 	idles       = func() int { return sized(8000, 500) }
 	slowOnes    = func() int { return sized(100, 40) }
-	subscribers = func() int { return sized(32, 4) }
+	subscribers = func() int { return sized(8, 4) }
 	none        = func() int { return 0 }
 )
 
@@ -112,23 +114,23 @@ func idleSpan() time.Duration { return time.Duration(sized(600_000, 3000)) * tim
 func milliseconds(d time.Duration) int { return int(d / time.Millisecond) }
 
 var floods = []flood{
-	{"short connections", false, shortsNow, func(t *testing.T, w *floodWorld) string {
+	{"short connections", 0, false, shortsNow, func(t *testing.T, w *floodWorld) string {
 		return w.helper(t, "short", 10*time.Minute, shorts(), shortsNow())
 	}},
-	{"idle connections", false, idles, func(t *testing.T, w *floodWorld) string {
+	{"idle connections", 0, false, idles, func(t *testing.T, w *floodWorld) string {
 		return w.helper(t, "idle", idleSpan()+time.Minute, idles(), milliseconds(idleSpan()))
 	}},
-	{"slow readers", false, func() int { return slowOnes() + fastOnes }, func(t *testing.T, w *floodWorld) string {
+	{"slow readers", 0, false, func() int { return slowOnes() + fastOnes }, func(t *testing.T, w *floodWorld) string {
 		p := startHelper(t, w.bus.Command(t, self, w.args(slowOnes(), fastOnes, milliseconds(floodSpan()))...), "slow")
 		<-time.After(floodSpan() * 3 / 4)
 		w.holdsBack(t, slowOnes())
 		return ends(t, p, floodSpan()+3*proctest.Patience)
 	}},
-	{"calls of a user without rights", true, none, func(t *testing.T, w *floodWorld) string {
+	{"calls of a user without rights", 0, true, none, func(t *testing.T, w *floodWorld) string {
 		p := asNobody(t, w.bus, "calls", strconv.Itoa(milliseconds(floodSpan())))
 		return ends(t, p, floodSpan())
 	}},
-	{"subscribers that never read", true, shortsNow, func(t *testing.T, w *floodWorld) string {
+	{"subscribers that never read", 0, true, shortsNow, func(t *testing.T, w *floodWorld) string {
 		w.polkit.Answer("org.example.SocketProxy1.list", bustest.Yes)
 		var deaf []*proctest.Process
 		for range subscribers() {
@@ -141,10 +143,51 @@ var floods = []flood{
 		}
 		return fmt.Sprintf("%d subscribers, %s", subscribers(), done)
 	}},
-	{"oversized arguments", true, none, func(t *testing.T, w *floodWorld) string {
+	{"oversized arguments", 0, true, none, func(t *testing.T, w *floodWorld) string {
 		p := asNobody(t, w.bus, "oversized", strconv.Itoa(milliseconds(floodSpan())))
 		return ends(t, p, floodSpan()+proctest.Patience)
 	}},
+	{"strangers, 200 a second", strangersCPU, true, none, func(t *testing.T, w *floodWorld) string { return w.strangers(t, 200) }},
+	{"strangers, 600 a second", strangersCPU, true, none, func(t *testing.T, w *floodWorld) string { return w.strangers(t, 600) }},
+}
+
+// strangersCPU is of a flood that is long enough for the budget of its user to be of no account.
+const (
+	strangersCPU  = 0.15
+	rootAnswerMax = 2 * time.Second
+)
+
+// strangers floods with connections that come and go, while root wants an answer each time.
+func (w *floodWorld) strangers(t *testing.T, rate int) string {
+	stop, asked := make(chan struct{}), make(chan string)
+	go func() { asked <- w.rootAsks(t, stop) }()
+	p := asNobody(t, w.bus, "strangers", strconv.Itoa(milliseconds(floodSpan())), strconv.Itoa(rate))
+	done := ends(t, p, floodSpan()+proctest.Patience)
+	close(stop)
+	return done + "; " + <-asked
+}
+
+// rootAsks has root call again and again, each time on a connection of its own, as proxyctl does.
+func (w *floodWorld) rootAsks(t *testing.T, stop <-chan struct{}) string {
+	n, slowest := 0, time.Duration(0)
+	for {
+		select {
+		case <-stop:
+			return fmt.Sprintf("%d answers to root, the slowest after %.2f s", n, slowest.Seconds())
+		case <-time.After(50 * time.Millisecond):
+		}
+		began := time.Now()
+		client, i := connectControl(t, w.bus)
+		if err := i.SetConnectionsMax(t.Context(), connectionsMax); err != nil {
+			t.Errorf("root is answered: %v", err)
+		}
+		client.Close()
+		took := time.Since(began)
+		if *full && took > rootAnswerMax {
+			t.Errorf("root had an answer after %v", took)
+		}
+		n, slowest = n+1, max(slowest, took)
+	}
 }
 
 func TestFloodsStallNobodyAndLeaveNothing(t *testing.T) {
@@ -178,7 +221,9 @@ func (f *flood) test(t *testing.T, daemon bustest.Daemon, table *floodTable) {
 	}
 	probe := startProbe(t, w.listeners[overTCP])
 	row.before = probe.phase()
+	began, cpu := time.Now(), w.CPUTime()
 	probe.goesOn(beside)
+	withoutFlood := float64(w.CPUTime()-cpu) / float64(time.Since(began))
 	meter := w.startMeter(t)
 	row.during = probe.phase()
 	row.size = f.run(t, w)
@@ -195,6 +240,9 @@ func (f *flood) test(t *testing.T, daemon bustest.Daemon, table *floodTable) {
 	row.cost.residentAtEnd, row.cost.filesAtEnd = w.resident(t), count(w.Descriptors())
 	table.add(row)
 	row.check(t, f.connections())
+	if took := row.cost.cpu - withoutFlood; *full && f.cpu > 0 && took > f.cpu {
+		t.Errorf("the flood took %.0f %% of a processor, want at most %.0f %%", 100*took, 100*f.cpu)
+	}
 
 	client, i := connectControl(t, w.bus)
 	defer client.Close()
