@@ -340,3 +340,20 @@ func TestExitIsAnsweredBeforeTheEnd(t *testing.T) {
 		proctest.Eventually(t, "the name is free", func() bool { return owner(t, conn, web) == "" })
 	})
 }
+
+// A bus whose policy knows our interfaces alone would say AccessDenied, to root too.
+func TestWhatIsNotThereIsUnknownOnEveryBus(t *testing.T) {
+	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+		newRigOn(t, daemon)
+		for _, conn := range []*dbus.Conn{daemon.Connect(t), daemon.ConnectAs(t, bustest.Nobody)} {
+			for want, q := range map[string]request{
+				errUnknownInterface: {iface: "org.freedesktop.DBus.ObjectManager", member: "GetManagedObjects"},
+				errUnknownObject:    {path: "/no/such/object", iface: "org.example.Other", member: "Do"},
+				errUnknownMethod:    {member: "Reset"},
+				"":                  {noIface: true, member: "Ping"},
+			} {
+				equal(t, "error", nameOf(do(t, conn, q).Err), want)
+			}
+		}
+	})
+}

@@ -30,6 +30,21 @@ func InstanceBusName(instance string) (string, error) {
 	return name, nil
 }
 
+// plainBusName returns the bus name of an instance with its name as it is, "" where there is no such name: what BusName= of a unit
+// says with %i in it. Letters, digits, "_" and "-" may stand in it, and no digit in front: D-Bus specification, "Bus names". It is
+// no name that stands for another instance, or is the same one, by [InstanceBusName].
+func plainBusName(instance string) string {
+	name := BaseName + "." + instance
+	_, isEscaped := InstanceOf(name)
+	isAllowed := strings.Trim(instance, labelBytes+"-_") == "" && instance != "" && (instance[0] < '0' || instance[0] > '9')
+	if !isAllowed || isEscaped || len(name) > maxNameLength {
+		return ""
+	}
+	return name
+}
+
+const labelBytes = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
 // InstanceOf returns the instance that a bus name stands for, and whether there is one: not for BaseName itself, nor for
 // a name that InstanceBusName does not make.
 func InstanceOf(busName string) (instance string, ok bool) {

@@ -53,6 +53,23 @@ func TestNamesThatAreNoInstances(t *testing.T) {
 	}
 }
 
+func TestPlainNames(t *testing.T) {
+	for instance, want := range map[string]string{
+		"my-web": "my-web", "my_web": "my_web", "-": "-", "_": "", "a-9": "a-9", "_-": "_-",
+		// The escaped name, which is the same one or that of another instance.
+		"web": "", "my_2dweb": "", "_39web": "",
+		"": "", "9web": "", "proxyd@web": "", "a.b": "", "a\\x2db": "", "w\u00eb": "",
+		strings.Repeat("a-", 115): strings.Repeat("a-", 115), strings.Repeat("a-", 116): "",
+	} {
+		if want != "" {
+			want = BaseName + "." + want
+		}
+		if got := plainBusName(instance); got != want {
+			t.Errorf("the plain name of %q is %q, want %q", instance, got, want)
+		}
+	}
+}
+
 func TestServiceOfACgroup(t *testing.T) {
 	for _, test := range []struct{ cgroups, want string }{
 		{"0::/system.slice/web.service\n", "web.service"},

@@ -137,6 +137,12 @@ func (t *session) ownNames() error {
 		name = shortName()
 		t.Log.Warn(fmt.Sprintf("%v; this one is on the bus as %s.", err, name), "bus_name", name)
 	}
+	// Only for those who know it from a unit, so whoever has it first keeps it.
+	if plain := plainBusName(t.Instance); plain != "" {
+		if _, err := t.requestName(plain); err != nil {
+			return err
+		}
+	}
 	// Queueing, so that it follows one that ends, as the next start of a unit does.
 	reply, err := t.requestName(name)
 	if err != nil {

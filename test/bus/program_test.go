@@ -48,11 +48,33 @@ func TestTheNameOnTheBus(t *testing.T) {
 		}
 		own, err := control.InstanceBusName(instance)
 		must(t, err)
-		want := []string{base, base + ".web_2d8080", own}
+		want := []string{base, base + ".web-8080", base + ".web_2d8080", own}
 		slices.Sort(want)
 		if got := names(t, conn); !slices.Equal(got, want) {
 			t.Errorf("names: %q, want %q", got, want)
 		}
+	})
+}
+
+// The name of one instance as it is may be the name of another one escaped, which goes first.
+func TestNamesThatLookAlike(t *testing.T) {
+	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+		conn := daemon.Connect(t)
+		startProxyd(t, daemon, base+`\.my_5f2dweb`, "--name=my_2dweb")
+		startProxyd(t, daemon, base+`\.my_2dweb`, "--name=my-web")
+		want := []string{base, base + ".my-web", base + ".my_2dweb", base + ".my_5f2dweb"}
+		if got := names(t, conn); !slices.Equal(got, want) {
+			t.Errorf("names: %q, want %q", got, want)
+		}
+		for name, instance := range map[string]string{"my-web": "my-web", "my_2dweb": "my-web", "my_5f2dweb": "my_2dweb"} {
+			equal(t, "Name of "+name, output(t, busctl(t, daemon, "get-property", base+"."+name, path, iface, "Name")), fmt.Sprintf("s %q\n", instance))
+		}
+		client, err := control.Connect(t.Context(), control.Destination{Address: daemon.Address()})
+		must(t, err)
+		defer client.Close()
+		instances, err := client.Instances(t.Context())
+		must(t, err)
+		equal(t, "instances", len(instances), 2)
 	})
 }
 

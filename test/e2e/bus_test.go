@@ -33,10 +33,10 @@ func TestTheSandboxLeavesTheBus(t *testing.T) {
 	})
 }
 
-// The unit says how the name of such an instance is written on the bus.
-func TestAnInstanceWithADashHasALogLevelOnceItsBusNameIsSet(t *testing.T) {
+// Its bus name in the unit is the one with the dash.
+func TestAnInstanceWithADashHasALogLevel(t *testing.T) {
 	m := onMachine(t)
-	i := instance{name: "my-web", target: m.echo(t, "tcp"), service: "[Service]\nBusName=org.example.SocketProxy1.my_2dweb\n"}
+	i := instance{name: "my-web", target: m.echo(t, "tcp")}
 	m.connect(t, "tcp", m.proxy(t, i))
 	m.onBus(t, "my_2dweb")
 	if level := m.run(t, "systemctl", "service-log-level", i.unit()); level != "info\n" {
