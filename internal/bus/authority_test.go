@@ -43,7 +43,7 @@ func newGuarded(t *testing.T, change ...func(*Server)) (*rig, *bustest.Polkit, *
 	return r, polkit, daemon.ConnectAs(t, bustest.Nobody)
 }
 
-func impatient(s *Server) { s.polkitTimeout = 400 * time.Millisecond }
+func impatient(s *Server) { s.polkitTimeout = 2 * time.Second }
 
 func TestPolkitDecidesEachPrivilegedCall(t *testing.T) {
 	t.Parallel()
