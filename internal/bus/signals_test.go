@@ -138,7 +138,7 @@ func TestTheReasonOfAnEndIsTold(t *testing.T) {
 	c.Close()
 	equal(t, "reason", l.next("ConnectionRemoved").Body[1], any("client-reset"))
 	r.dial("tcp")
-	must(t, ask(t, l.Conn, "Drain", uint64(500_000), uint32(0)).Err) // more than the connection has been idle
+	must(t, ask(t, l.Conn, "Drain", uint64(1000), uint32(0)).Err)
 	equal(t, "reason", l.next("ConnectionRemoved").Body[1], any("deadline"))
 }
 

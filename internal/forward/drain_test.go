@@ -8,6 +8,15 @@ import (
 	"example.org/socketproxy/internal/streamtest"
 )
 
+// idleFor has a connection look as if nothing had moved in it for that long.
+func (r *rig) idleFor(id uint64, span time.Duration) {
+	proctest.Eventually(r.t, "the backend is connected", func() bool {
+		c, err := r.Connection(id)
+		return err == nil && c.State == ConnectionOpen
+	})
+	r.inspect(id, func(_ *loop, c *conn) { c.active -= int64(span) })
+}
+
 // What has been idle for as long as a drain may take is not waited for, and sees the end of the stream.
 func TestDrainEndsIdleConnectionsAtOnceAndCleanly(t *testing.T) {
 	const timeout = 300 * time.Millisecond
@@ -20,7 +29,7 @@ func TestDrainEndsIdleConnectionsAtOnceAndCleanly(t *testing.T) {
 				r := newRig(t, clients, backend)
 				closed := r.Subscribe(3, EventClosed)
 				idle, idleServer := r.pair()
-				time.Sleep(timeout)
+				r.idleFor(1, time.Minute)
 				busy, busyServer := r.pair()
 				streamtest.Send(t, busy, "x")
 				streamtest.Receive(t, busyServer, "x")
@@ -48,7 +57,7 @@ func TestDrainLeavesAStalledReaderItsTime(t *testing.T) {
 	closed := r.Subscribe(1, EventClosed)
 	client, _ := r.pair()
 	r.fill(1, 0, client)
-	time.Sleep(timeout)
+	r.idleFor(1, time.Minute)
 	if err := r.Drain(DrainOptions{Timeout: timeout}); err != nil {
 		t.Fatal(err)
 	}
@@ -58,6 +67,7 @@ func TestDrainLeavesAStalledReaderItsTime(t *testing.T) {
 func TestDrainWithoutADeadlineEndsNoIdleConnection(t *testing.T) {
 	r := newRig(t, "tcp", "tcp")
 	client, server := r.pair()
+	r.idleFor(1, time.Minute)
 	if err := r.Drain(DrainOptions{}); err != nil {
 		t.Fatal(err)
 	}

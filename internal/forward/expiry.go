@@ -117,7 +117,7 @@ func (l *loop) expire(r ref) {
 func (l *loop) endIdle(span time.Duration) {
 	l.now = l.proxy.clock()
 	idle := l.refs(func(c *conn) bool {
-		return c.dial == 0 && !c.closing && !c.holds() && after(c.active, span) <= l.now
+		return c.dial == 0 && !c.closing && !c.holds() && l.now-c.active >= int64(span)
 	})
 	for _, r := range idle {
 		c := l.lookup(r)

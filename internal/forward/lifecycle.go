@@ -12,6 +12,10 @@ import (
 // as the whole time where that is less.
 const flushTime = time.Second
 
+// drainIdleMin is how long nothing has moved at the least in a connection that a drain does not wait for: one that was
+// quiet for less may be in the middle of something, and sees no end of the stream that nobody has sent.
+const drainIdleMin = time.Second
+
 // lifecycle owns the Proxy's state: running, draining, drained, exiting, and the times at which it changes by itself.
 type lifecycle struct {
 	proxy *Proxy
@@ -196,8 +200,8 @@ func (y *lifecycle) eachConnection(f func(*loop, ref)) {
 	}
 }
 
-// setDeadline is counted from now; 0 and Infinity mean none. A connection in which nothing has moved for as long before is
-// not expected to move a byte in that time: it ends now, with a FIN to both peers.
+// setDeadline is counted from now; 0 and Infinity mean none. A connection in which nothing has moved for as long before,
+// and for drainIdleMin, is not expected to move a byte in that time: it ends now, with a FIN to both peers.
 func (y *lifecycle) setDeadline(timeout time.Duration) {
 	y.deadline, y.cutAt, y.flushed = time.Time{}, time.Time{}, false
 	if timeout <= 0 || timeout == Infinity {
@@ -206,7 +210,7 @@ func (y *lifecycle) setDeadline(timeout time.Duration) {
 	y.deadline = time.Now().Add(timeout)
 	y.cutAt = y.deadline.Add(min(flushTime, timeout))
 	for _, l := range y.proxy.loops {
-		l.call(func() { l.endIdle(timeout) })
+		l.call(func() { l.endIdle(max(timeout, drainIdleMin)) })
 	}
 }
 
@@ -247,8 +251,8 @@ func (p *Proxy) SetExitIdleTime(span time.Duration) {
 
 // DrainOptions are the terms of a drain.
 type DrainOptions struct {
-	// Timeout is how long connections may go on; what is left then is reset. One that has been idle for that long is not
-	// waited for: it ends with a FIN. If 0 or Infinity, there is no end to it.
+	// Timeout is how long connections may go on; what is left then is reset. One that has been idle for that long, and for
+	// a second at least, is not waited for: it ends with a FIN. If 0 or Infinity, there is no end to it.
 	Timeout time.Duration
 	Exit    bool // end the Proxy once it is drained
 	Refuse  bool // turn newcomers away with a reset, rather than leave them in the backlog
