@@ -101,7 +101,7 @@ func checkNotation(s string) error {
 	if ip, err := netip.ParseAddr(s); err == nil && ip.Is6() {
 		host, _, _ := splitHostPort(s)
 		if _, err := netip.ParseAddr(host); err != nil {
-			return fmt.Errorf("write [%s]:PORT", s)
+			return fmt.Errorf("write [%s]:PORT", plain(s, "IPv6"))
 		}
 	}
 	return nil
