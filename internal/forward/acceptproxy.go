@@ -65,12 +65,13 @@ func (l *loop) expectHeader(c *conn) {
 func (l *loop) readHeader(c *conn) {
 	h, e := &l.headers[c.dial-1], &c.end[client]
 	for e.is(readable) {
-		n, errno := peek(e.fd, l.buf[:headerV2Max])
+		before := len(h.taken)
+		n, errno := peek(e.fd, l.buf[:headerV2Max-before])
 		if n == 0 {
 			l.refuseHeader(c, "it closed the connection before its PROXY header was complete")
 			return
 		}
-		size, before := 0, len(h.taken)
+		size := 0
 		if errno == 0 {
 			h.taken = append(h.taken, l.buf[:n]...)
 			var err error
