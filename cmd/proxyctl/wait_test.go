@@ -45,6 +45,28 @@ func TestDrainShowsHowFarItIs(t *testing.T) {
 	}
 }
 
+func TestADrainSaysHowManyConnectionsWereReset(t *testing.T) {
+	environment(t)
+	for reset, want := range map[int]string{0: "web has ended.\n", 1: "web has ended; 1 connection was reset.\n", 2: "web has ended; 2 connections were reset.\n",
+		resetMax: "web has ended; at least 1000 connections were reset.\n"} {
+		b := bustest.Start(t, bustest.Options{})
+		web := startFake(t, b, "web", map[string]any{"State": bus.StateDraining})
+		out, end := begin(t, b, nil, "drain", "web", "--timeout=10s")
+		subscriber := bustest.Receive(t, web.subscribed)
+		out.waitFor(t, "3 connections left")
+		web.emit(subscriber, bus.Interface, "ConnectionRemoved", uint64(99), "finished", uint64(0), uint64(0), uint64(0))
+		for id := range reset {
+			web.emit(subscriber, bus.Interface, "ConnectionRemoved", uint64(id), "deadline", uint64(0), uint64(0), uint64(0))
+		}
+		web.set("State", bus.StateExiting)
+		web.conn.Close()
+		out.waitFor(t, want)
+		if status := end(); status != 0 {
+			t.Errorf("exit status %d", status)
+		}
+	}
+}
+
 func TestAnInterruptedDrainTellsHowToUndoIt(t *testing.T) {
 	environment(t)
 	b := bustest.Start(t, bustest.Options{})
