@@ -50,7 +50,7 @@ func (l *ledger) clear() { l.byName, l.byID = map[string]*line{}, map[uint64]*li
 var (
 	endedLine     = regexp.MustCompile(`^Connection (\d+) from (\S+) to \S+ ended after [^,]+, ([a-z-]+)(?: \(.*\))?: (\d+) bytes to the backend, (\d+) to the client\.$`)
 	refusedLine   = regexp.MustCompile(`^Refused client (\S+): (draining|the limit of --connections-max= is reached)\.$`)
-	unservedLine  = regexp.MustCompile(`^Client (\S+) got no backend after [^:]+: cannot connect to .*: (connection refused|no such file or directory|resource temporarily unavailable)\.$`)
+	unservedLine  = regexp.MustCompile(`^Client (\S+) got no backend after [^:]+: cannot connect to .*: (connection refused|no such file or directory|resource temporarily unavailable)\.( It was held for --connect-retry=\S+\.)?$`)
 	untoldLine    = regexp.MustCompile(`^(\d+) more clients (were refused|got no backend), the last one because of: (limit|draining|connect-failed)\.$`)
 	noControlLine = regexp.MustCompile(`^No D-Bus control: .*; trying again\. Forwarding goes on\.$`)
 	usualLines    = regexp.MustCompile(`^(Forwarding the clients of .*|On the bus as \S+|On the bus again|` +
