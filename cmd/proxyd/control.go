@@ -21,7 +21,7 @@ func (o *options) setBus(value string) (err error) {
 	switch value {
 	case "none":
 	case "auto":
-		o.bus = busChoice{bus.SystemAddress(), true}
+		o.bus = busChoice{bus.AutoAddress(), true}
 	case "system":
 		o.bus = busChoice{bus.SystemAddress(), false}
 	case "session":

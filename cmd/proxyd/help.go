@@ -45,8 +45,9 @@ Forward the clients of listening sockets to one backend, in both directions.
      --drain-timeout=SPAN   On SIGTERM, let connections finish this long (5s)
      --name=NAME            The name of this instance on the bus (its unit's)
      --bus=auto|system|session|none|ADDRESS
-                            Where proxyctl finds it; auto is the system bus,
-                            where there is one (auto)
+                            Where proxyctl finds it; auto is the user's bus in a
+                            unit of a user, else the system bus, where there is
+                            one (auto)
      --log-level=LEVEL      Log only what is at least this important: emerg,
                             alert, crit, err, warning, notice, info, debug, or
                             0 to 7 (info)

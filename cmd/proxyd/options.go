@@ -67,7 +67,7 @@ func parseOptions(args []string) (*options, error) {
 		idleTimeout:        forward.Infinity,
 		halfCloseTimeout:   forward.DefaultHalfCloseTimeout,
 		tcpUserTimeout:     forward.Infinity,
-		bus:                busChoice{bus.SystemAddress(), true},
+		bus:                busChoice{bus.AutoAddress(), true},
 		logLevel:           slog.LevelInfo,
 	}
 	flags := pflag.NewFlagSet("proxyd", pflag.ContinueOnError)

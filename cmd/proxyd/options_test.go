@@ -48,7 +48,7 @@ func TestDefaultsAreThoseOfTheManual(t *testing.T) {
 		idleTimeout:        forward.Infinity,
 		halfCloseTimeout:   time.Minute,
 		tcpUserTimeout:     forward.Infinity,
-		bus:                busChoice{bus.SystemAddress(), true},
+		bus:                busChoice{bus.AutoAddress(), true},
 		logLevel:           slog.LevelInfo,
 	}
 	if got := parsed(t, "localhost:80"); !reflect.DeepEqual(got, want) {
@@ -100,7 +100,7 @@ func TestOptionsSetWhatTheirNamesSay(t *testing.T) {
 		{"--name=we-b", func(o *options) { o.name = "we-b" }},
 		{"--check", func(o *options) { o.check = true }},
 		{"--bus=none", func(o *options) { o.bus = busChoice{} }},
-		{"--bus=system", func(o *options) { o.bus.quiet = false }},
+		{"--bus=system", func(o *options) { o.bus = busChoice{bus.SystemAddress(), false} }},
 		{"--bus=none --bus=auto", func(*options) {}},
 		{"--bus=unix:path=/run/bus", func(o *options) { o.bus = busChoice{"unix:path=/run/bus", false} }},
 

@@ -17,6 +17,19 @@ func SystemAddress() string {
 	return "unix:path=/run/dbus/system_bus_socket"
 }
 
+// AutoAddress is the address of the bus that belongs to the service manager which runs this process: in a unit of a user's
+// manager the bus of that user, else the system bus. DBUS_SYSTEM_BUS_ADDRESS in the environment is a choice already.
+func AutoAddress() string {
+	cgroups, err := os.ReadFile("/proc/self/cgroup")
+	if uid := os.Getuid(); err == nil && os.Getenv("DBUS_SYSTEM_BUS_ADDRESS") == "" && ofUserManager(string(cgroups), uid) {
+		if address, err := SessionAddress(); err == nil {
+			return address
+		}
+		return fmt.Sprintf("unix:path=/run/user/%d/bus", uid)
+	}
+	return SystemAddress()
+}
+
 // SessionAddress is the address of the user's bus, from the environment. It fails where the environment names none.
 func SessionAddress() (string, error) {
 	if address := os.Getenv("DBUS_SESSION_BUS_ADDRESS"); address != "" {

@@ -24,10 +24,12 @@ import (
 )
 
 // How long a Server waits before it tries to connect again. The bus is to find its objects back within a second of its
-// return; a name that the bus policy refuses is not worth such haste.
+// return; a name that the bus policy refuses is not worth such haste. A bus that is not there is looked for now and then, and at
+// once when its socket appears.
 const (
 	reconnectMin   = 20 * time.Millisecond
 	reconnectMax   = 500 * time.Millisecond
+	absentMax      = 10 * time.Second
 	refusedBackoff = 10 * time.Second
 )
 
@@ -109,9 +111,18 @@ func (s *Server) run(ctx context.Context) {
 	defer close(s.ended)
 	reported := false // the present trouble is told
 	backoff := reconnectMin
+	var watch *socketWatch // open from before an attempt that fails for want of a socket, so that none appears unseen
+	forget := func() {
+		if watch != nil {
+			watch.close()
+			watch = nil
+		}
+	}
+	defer forget()
 	for ctx.Err() == nil {
 		session, err := s.connect(ctx)
 		if err == nil {
+			forget()
 			err = session.serve(ctx, func() {
 				if reported {
 					s.Log.Info("On the bus again.")
@@ -126,15 +137,29 @@ func (s *Server) run(ctx context.Context) {
 			s.Log.Warn(fmt.Sprintf("No D-Bus control: %v; trying again. Forwarding goes on.", err))
 			reported = true
 		}
+		limit := reconnectMax
 		var refused *nameRefusedError
-		if errors.As(err, &refused) {
+		switch {
+		case errors.As(err, &refused):
 			backoff = s.refusedBackoff
+		case isNoBus(err):
+			limit = absentMax
+			if watch == nil {
+				watch, _ = watchSockets(s.Address) // or else it is looked for now and then
+			}
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(backoff):
+		appeared := false
+		if watch == nil {
+			select {
+			case <-ctx.Done():
+			case <-time.After(backoff):
+			}
+		} else if appeared, err = watch.wait(ctx, backoff); err != nil {
+			forget()
 		}
-		backoff = min(2*backoff, reconnectMax)
+		if backoff = min(2*backoff, limit); appeared {
+			backoff = reconnectMin
+		}
 	}
 }
 

@@ -129,6 +129,20 @@ func serviceOf(cgroups string) string {
 	return ""
 }
 
+// ofUserManager reports whether cgroups are those of a unit of the user's service manager, which is user@UID.service. What
+// another user starts from such a unit, with sudo(8), is not.
+func ofUserManager(cgroups string, uid int) bool {
+	manager := fmt.Sprintf("/user@%d.service/", uid)
+	for line := range strings.Lines(cgroups) {
+		_, hierarchy, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
+		controllers, path, _ := strings.Cut(hierarchy, ":")
+		if (controllers == "" || controllers == "name=systemd") && strings.Contains(path, manager) {
+			return true
+		}
+	}
+	return false
+}
+
 // lastService returns the innermost service of a cgroup path. A service may have cgroups below it; but in a scope or a
 // slice below it, a process belongs to that, as in user@1000.service/app.slice/run-1.scope.
 func lastService(path string) string {

@@ -98,6 +98,26 @@ func TestServiceOfACgroup(t *testing.T) {
 	}
 }
 
+func TestAUnitOfAUsersManager(t *testing.T) {
+	for _, test := range []struct {
+		cgroups string
+		want    bool
+	}{
+		{"0::/user.slice/user-1000.slice/user@1000.service/app.slice/web.service\n", true},
+		{"0::/user.slice/user-1000.slice/user@1000.service/app.slice/run-1.scope\n", true},
+		{"1:name=systemd:/user.slice/user-1000.slice/user@1000.service/web.service\n0::/\n", true},
+		{"5:cpu:/user.slice/user-1000.slice/user@1000.service/web.service\n", false},
+		{"0::/user.slice/user-1001.slice/user@1001.service/app.slice/web.service\n", false},
+		{"0::/user.slice/user-1000.slice/session-2.scope\n", false},
+		{"0::/system.slice/web.service\n", false},
+		{"", false},
+	} {
+		if got := ofUserManager(test.cgroups, 1000); got != test.want {
+			t.Errorf("a unit of user 1000's manager at %q: %v, want %v", test.cgroups, got, test.want)
+		}
+	}
+}
+
 func FuzzEveryInstanceHasOneBusName(f *testing.F) {
 	for _, seed := range []string{"", "web", "9", "_", "_2d", "a_zz", "proxyd@web-1", "\xff\x00."} {
 		f.Add(seed)

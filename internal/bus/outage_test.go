@@ -2,6 +2,7 @@ package bus
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -138,6 +140,43 @@ func TestABusThatIsNeverThereIsToldOnceOrNotAtAll(t *testing.T) {
 				t.Errorf("%d lines, want %d:\n%s", n, want, r.log)
 			}
 		})
+	}
+}
+
+// A socket that appears is seen at once, however rarely it is looked for.
+func TestASocketThatAppearsIsSeen(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "bus")
+	w, err := watchSockets("unix:path=" + filepath.Join(dir, "none", "bus") + ";unix:path=" + path)
+	must(t, err)
+	defer w.close()
+
+	began := time.Now()
+	appeared, err := w.wait(t.Context(), 50*time.Millisecond)
+	must(t, err)
+	if took := time.Since(began); appeared || took < 50*time.Millisecond {
+		t.Errorf("without a socket, after %v: %v", took, appeared)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(50*time.Millisecond, cancel)
+	appeared, err = w.wait(ctx, time.Hour)
+	equal(t, "appeared, at the end", appeared, false)
+	must(t, err)
+
+	for _, name := range []string{"other", "bus"} {
+		must(t, os.WriteFile(filepath.Join(dir, name), nil, 0o600))
+	}
+	appeared, err = w.wait(t.Context(), time.Hour)
+	equal(t, "appeared", appeared, true)
+	must(t, err)
+
+	must(t, os.RemoveAll(dir))
+	if _, err = w.wait(t.Context(), time.Hour); err == nil {
+		t.Error("it goes on without the directory")
+	}
+	if _, err := watchSockets("unix:abstract=/no/file"); err == nil {
+		t.Error("an abstract address is watched")
 	}
 }
 
