@@ -4,30 +4,42 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // bulk takes streams from the origin as fast as they come. What it is measured with is discarded unread, so that the load
-// does not hold the proxy up; what was under way at the end is read, and held against the pattern at its place in the
-// stream, and then the count of bytes that the origin sent.
+// does not hold the proxy up, or read, as most clients do; what was under way at the end is read, and held against the
+// pattern at its place in the stream, and then the count of bytes that the origin sent.
 type bulk struct {
 	poller  poller
 	fds     []int
 	got     []int64 // bytes of each stream
 	total   int64
 	discard func(fd int) (int, unix.Errno)
+	pauses  *recorder   // between two reads of a stream; nil where nobody asks
+	last    []time.Time // of each stream, when it was read
 }
 
-func newBulk(address string, streams int) (*bulk, error) {
+// reading is how a bulk takes its bytes.
+type reading int
+
+const (
+	discarding reading = iota
+	copying
+)
+
+func newBulk(address string, streams int, how reading) (*bulk, error) {
 	p, err := newPoller(streams)
 	if err != nil {
 		return nil, err
 	}
 	l := &bulk{poller: p, got: make([]int64, streams), discard: discardTCP}
-	if strings.HasPrefix(address, "/") {
-		l.discard = discardUnix()
+	if strings.HasPrefix(address, "/") || how == copying { // AF_UNIX streams know no other way to throw data away
+		l.discard = readAll()
 	}
 	for i := range streams {
 		fd, err := connectTo(address)
@@ -46,8 +58,8 @@ func newBulk(address string, streams int) (*bulk, error) {
 
 func discardTCP(fd int) (int, unix.Errno) { return rawDiscard(fd, 1<<20) }
 
-// discardUnix reads into a buffer, because AF_UNIX streams know no other way to throw data away.
-func discardUnix() func(fd int) (int, unix.Errno) {
+// readAll reads into a buffer.
+func readAll() func(fd int) (int, unix.Errno) {
 	buffer := make([]byte, bulkChunk)
 	return func(fd int) (int, unix.Errno) { return rawRead(fd, buffer) }
 }
@@ -70,12 +82,26 @@ func (l *bulk) step() error {
 		}
 		l.got[event.Fd] += int64(n)
 		l.total += int64(n)
+		if l.pauses != nil {
+			now := time.Now()
+			l.pauses.add(now.Sub(l.last[event.Fd]))
+			l.last[event.Fd] = now
+		}
 	}
 	return nil
 }
 
 func (l *bulk) units() int64         { return l.total }
-func (l *bulk) latencies() *recorder { return nil }
+func (l *bulk) latencies() *recorder { return l.pauses }
+
+// newPaced takes streams that come at the speed of a link. What it records is the time for which no byte of a stream came.
+func newPaced(address string, streams int) (*bulk, error) {
+	l, err := newBulk(address, streams, copying)
+	if err == nil {
+		l.pauses, l.last = new(recorder), slices.Repeat([]time.Time{time.Now()}, streams)
+	}
+	return l, err
+}
 
 // settle ends the streams.
 func (l *bulk) settle() error {

@@ -68,6 +68,38 @@ func parseSchedstat(text string) (time.Duration, error) {
 	return time.Duration(ns), err
 }
 
+// waitsOf is how often the threads of processes have waited for something: each time they were woken later.
+func waitsOf(pids []int) (sum int, err error) {
+	for _, pid := range pids {
+		files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+		if err != nil {
+			return 0, err
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				return 0, err
+			}
+			n, err := parseWaits(string(text))
+			if err != nil {
+				return 0, fmt.Errorf("%s: %w", file, err)
+			}
+			sum += n
+		}
+	}
+	return sum, nil
+}
+
+// parseWaits gives the voluntary context switches in proc_pid_status(5).
+func parseWaits(status string) (int, error) {
+	for line := range strings.Lines(status) {
+		if value, found := strings.CutPrefix(line, "voluntary_ctxt_switches:"); found {
+			return strconv.Atoi(strings.TrimSpace(value))
+		}
+	}
+	return 0, errors.New("there is no voluntary_ctxt_switches")
+}
+
 // processClock is clock_getcpuclockid(3): the kernel's encoding of "the CPU clock of that process, from the scheduler".
 func processClock(pid int) int32 {
 	const schedulerClock = 2

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,6 +43,39 @@ func openIdle(address string, count int) (closeAll func(), err error) {
 	return closeAll, nil
 }
 
+// restWindow is how long a process without work is watched, once it has come to rest. Longer than the spans after which
+// proxies look after their connections and their memory.
+const (
+	settleTime = 3 * time.Second
+	restWindow = 12 * time.Second
+)
+
+// watchRest gives the CPU time that processes without work use, in ms a second, and how often they are woken a second.
+func watchRest(pids []int) (cpu, wakeUps float64, err error) {
+	time.Sleep(settleTime)
+	cpuBefore, err := cpuTimeOf(pids)
+	if err != nil {
+		return 0, 0, err
+	}
+	waitsBefore, err := waitsOf(pids)
+	if err != nil {
+		return 0, 0, err
+	}
+	start := time.Now()
+	time.Sleep(restWindow)
+	waitsAfter, err := waitsOf(pids)
+	if err != nil {
+		return 0, 0, err
+	}
+	cpuAfter, err := cpuTimeOf(pids)
+	if err != nil {
+		return 0, 0, err
+	}
+	used, err := cpuAfter.since(cpuBefore)
+	elapsed := time.Since(start).Seconds()
+	return milliseconds(used) / elapsed, float64(waitsAfter-waitsBefore) / elapsed, err
+}
+
 // idleWorkload measures what a connection costs that does nothing. "At start" is after one connection came and went:
 // before it an activated proxy does not run.
 var idleWorkload = workload{
@@ -55,6 +89,10 @@ var idleWorkload = workload{
 		{name: "pipes", unit: "pipe fds", goals: []goal{{itself, 0}}},
 		{name: "threads", unit: ""},
 		{name: "memory at start", unit: "MB resident", goals: []goal{{itself, 6}}},
+		{name: "CPU without connections", unit: "ms/s", goals: []goal{{itself, 0.05}}},
+		{name: "wake-ups without connections", unit: "1/s", goals: []goal{{itself, 0.1}}},
+		{name: "CPU with them", unit: "ms/s", goals: []goal{{itself, 0.05}}},
+		{name: "wake-ups with them", unit: "1/s", goals: []goal{{itself, 0.2}}},
 	},
 	run: func(b *bench, p *proxy) (values []float64, err error) {
 		err = b.withInstance(p, p.command, nil, overTCP, echo, func(i *instance) error {
@@ -71,6 +109,10 @@ var idleWorkload = workload{
 			if err != nil {
 				return err
 			}
+			cpuAlone, wakeUpsAlone, err := watchRest(pids)
+			if err != nil {
+				return err
+			}
 			count := b.idleCount(p)
 			closeAll, err := openIdle(i.listen, count)
 			defer closeAll()
@@ -81,6 +123,10 @@ var idleWorkload = workload{
 			if err != nil {
 				return err
 			}
+			cpu, wakeUps, err := watchRest(pids)
+			if err != nil {
+				return err
+			}
 			values = []float64{
 				float64(count),
 				float64(after.anonymous-before.anonymous) / float64(count),
@@ -88,6 +134,7 @@ var idleWorkload = workload{
 				float64(after.pipes - before.pipes),
 				float64(after.threads),
 				float64(before.resident) / 1e6,
+				cpuAlone, wakeUpsAlone, cpu, wakeUps,
 			}
 			return nil
 		})

@@ -32,6 +32,7 @@ type measurement struct {
 	cpu      time.Duration // of the proxy
 	elapsed  time.Duration
 	p50, p99 time.Duration
+	max      time.Duration
 	others   float64 // CPUs that others on this machine used meanwhile
 }
 
@@ -39,7 +40,11 @@ func (m measurement) cpuPerUnit() float64 { return m.cpu.Seconds() / float64(m.u
 
 // measure lets l run for a while and then measures the CPU time of i, until the others on this machine let it. The least
 // disturbed window counts.
-func (b *bench) measure(i *instance, l load) (best measurement, err error) {
+func (b *bench) measure(i *instance, l load) (measurement, error) {
+	return b.measureFor(i, l, b.window)
+}
+
+func (b *bench) measureFor(i *instance, l load, window time.Duration) (best measurement, err error) {
 	if err := run(l, warmUp); err != nil {
 		return best, err
 	}
@@ -52,7 +57,7 @@ func (b *bench) measure(i *instance, l load) (best measurement, err error) {
 		if err := run(l, warmUp/10); err != nil {
 			return best, err
 		}
-		m, err := b.measureWindow(pids, l)
+		m, err := b.measureWindow(pids, l, window)
 		if err != nil {
 			return best, err
 		}
@@ -69,7 +74,7 @@ func (b *bench) measure(i *instance, l load) (best measurement, err error) {
 }
 
 // measureWindow measures processes over one window of a load that has found its stride.
-func (b *bench) measureWindow(pids []int, l load) (m measurement, err error) {
+func (b *bench) measureWindow(pids []int, l load, window time.Duration) (m measurement, err error) {
 	busyBefore, err := b.busyNow(pids)
 	if err != nil {
 		return m, err
@@ -81,7 +86,7 @@ func (b *bench) measureWindow(pids []int, l load) (m measurement, err error) {
 		return m, err
 	}
 	start := time.Now()
-	if err := run(l, b.window); err != nil {
+	if err := run(l, window); err != nil {
 		return m, err
 	}
 	cpuAfter, err := cpuTimeOf(pids)
@@ -96,7 +101,7 @@ func (b *bench) measureWindow(pids []int, l load) (m measurement, err error) {
 	if m.cpu, err = cpuAfter.since(cpuBefore); err != nil {
 		return m, err
 	}
-	m.p50, m.p99 = l.latencies().percentile(50), l.latencies().percentile(99)
+	m.p50, m.p99, m.max = l.latencies().percentile(50), l.latencies().percentile(99), l.latencies().percentile(100)
 	busyAfter, err := b.busyNow(pids)
 	if err != nil {
 		return m, err
@@ -139,6 +144,11 @@ func (p *poller) add(fd, index int) error {
 	return unix.EpollCtl(p.fd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(index)})
 }
 
-func (p *poller) wait() ([]unix.EpollEvent, error) { return rawEpollWait(p.fd, p.events) }
+func (p *poller) wait() ([]unix.EpollEvent, error) { return rawEpollWait(p.fd, p.events, pollEvery) }
+
+// waitUntil is wait up to a time, or a millisecond longer.
+func (p *poller) waitUntil(t time.Time) ([]unix.EpollEvent, error) {
+	return rawEpollWait(p.fd, p.events, time.Until(t).Milliseconds()+1)
+}
 
 func (p *poller) close() { unix.Close(p.fd) }

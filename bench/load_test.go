@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"testing"
+	"time"
 )
 
 // TestMain lets the tests start this binary in its roles, as the benchmark does with itself.
@@ -62,8 +63,11 @@ var loads = map[string]struct {
 	start   newLoad
 }{
 	"ping-pong": {echo, pingPongs(4, 4096)},
-	"bulk":      {source, bulkStreams(3)},
+	"bulk":      {source, bulkStreams(3, discarding)},
 	"short":     {answer, shortConnections(4)},
+	"messages":  {echo, messagesEach(10*time.Millisecond, 3)},
+	"read":      {source, bulkStreams(3, copying)},
+	"paced":     {source8MB, pacedStreams(2)},
 }
 
 func testOrigin(t *testing.T) *origin {

@@ -4,6 +4,7 @@
 //	bench -only pingpong-64 -rounds 3
 //	bench -proxies proxyd -only bus-flood,bus-list
 //	bench -proxyd build/proxyd -proxyd old=/tmp/proxyd-old -proxies proxyd,old
+//	bench -loops 2 -only message-1,paced-1x12.5
 //	bench -extra 'floor=/tmp/floor {port} {origin}'
 //
 // Each proxy runs alone, pinned to one core; the load and the origin behind the proxy share the other cores. What counts
@@ -65,6 +66,7 @@ type options struct {
 	workloads []workload
 	proxies   []string // names; empty: all
 	proxyd    listFlag // PATH or NAME=PATH
+	loops     int      // of a second instance of each proxyd; 0: none
 	extra     listFlag // NAME=COMMAND
 }
 
@@ -80,6 +82,7 @@ func parseOptions(args []string) (options, error) {
 	flags.StringVar(&proxies, "proxies", "", "comma-separated `names` of the proxies to run")
 	flags.BoolVar(&quick, "quick", false, "2 rounds of 0.3 seconds: a look, not a result")
 	flags.Var(&o.proxyd, "proxyd", "`[NAME=]PATH` of proxyd; may be repeated to compare builds (default build/proxyd)")
+	flags.IntVar(&o.loops, "loops", 0, "also measure each proxyd with this many event loops, on its one core")
 	flags.Var(&o.extra, "extra", "`NAME=COMMAND` to compare with, which is no peer: {port} and {origin} in it are\n"+
 		"the port to listen on and the port to forward to, on 127.0.0.1; may be repeated;\n"+
 		"the one called floor is what the goal of 10 % is about")
@@ -94,6 +97,9 @@ func parseOptions(args []string) (options, error) {
 	}
 	if o.rounds < 1 || seconds <= 0 {
 		return o, errors.New("-rounds and -seconds must be positive")
+	}
+	if o.loops < 0 {
+		return o, errors.New("-loops must not be negative")
 	}
 	o.window = time.Duration(seconds * float64(time.Second))
 	o.proxies = splitList(proxies)

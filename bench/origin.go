@@ -16,11 +16,19 @@ import (
 type service int
 
 const (
-	echo   service = iota // sends back what it gets
-	source                // after startSource sends the pattern, until stopSource: then the count of bytes sent, and FIN
-	answer                // sends back one short message, and closes
+	echo          service = iota // sends back what it gets
+	source                       // after startSource sends the pattern, until stopSource: then the count of bytes sent, and FIN
+	source1MB                    // the same at 1 MB/s
+	source8MB                    // at 8 MB/s
+	source12500kB                // at 12.5 MB/s, which is 100 Mbit/s
+	source125MB                  // at 125 MB/s, which is 1 Gbit/s
+	answer                       // sends back one short message, and closes
 	numServices
 )
+
+// pace is how many bytes a second the kernel sends for a service, on each of its TCP connections; as fast as it can where
+// there is none. AF_UNIX has no such thing.
+var pace = map[service]int{source1MB: 1e6, source8MB: 8e6, source12500kB: 12.5e6, source125MB: 125e6}
 
 const (
 	startSource = 'G'
@@ -51,6 +59,11 @@ func startOrigin(directory string) (*origin, error) {
 			}
 			file := os.NewFile(uintptr(fd), address)
 			defer file.Close()
+			if rate, paced := pace[s]; paced && f == overTCP { // socket(7); what it accepts inherits it
+				if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MAX_PACING_RATE, rate); err != nil {
+					return nil, fmt.Errorf("cannot pace the origin: %w", err)
+				}
+			}
 			o.cmd.ExtraFiles = append(o.cmd.ExtraFiles, file)
 			o.addresses[f][s] = address
 		}
@@ -108,7 +121,7 @@ func newOriginLoop() (*originLoop, error) {
 func (l *originLoop) run() error {
 	events := make([]unix.EpollEvent, 256)
 	for {
-		ready, err := rawEpollWait(l.ep, events)
+		ready, err := rawEpollWait(l.ep, events, pollEvery)
 		if err != nil {
 			return fmt.Errorf("origin: %w", err)
 		}
@@ -185,7 +198,7 @@ func (l *originLoop) read(fd int) error {
 			return err
 		}
 		return errDone
-	case source:
+	default:
 		for _, order := range message { // both may come at once
 			if order == stopSource {
 				conn.stopped = true
@@ -194,7 +207,6 @@ func (l *originLoop) read(fd int) error {
 		}
 		return l.watch(fd, unix.EPOLLIN|unix.EPOLLOUT)
 	}
-	return nil
 }
 
 // feed sends a chunk of the pattern, or the trailer.

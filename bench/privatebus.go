@@ -84,7 +84,7 @@ func (b *bench) withControl(p *proxy, s service, use func(i *instance, address s
 		if err != nil {
 			return nil, err
 		}
-		return slices.Insert(args, 1, "--bus="+address, "--name="+benchName), nil
+		return slices.Insert(args, len(args)-1, "--bus="+address, "--name="+benchName), nil
 	}
 	return b.withInstance(p, onBus, nil, overTCP, s, func(i *instance) error {
 		if err := waitForControl(address); err != nil {

@@ -46,6 +46,16 @@ func TestCPUClockAgreesWithSchedstat(t *testing.T) {
 	}
 }
 
+func TestWaitsAreTheVoluntaryContextSwitches(t *testing.T) {
+	got, err := parseWaits("Name:\ta\nvoluntary_ctxt_switches:\t12\nnonvoluntary_ctxt_switches:\t7\n")
+	if err != nil || got != 12 {
+		t.Errorf("got %d, %v", got, err)
+	}
+	if _, err := parseWaits("Name:\ta\n"); err == nil {
+		t.Error("a status without them was taken")
+	}
+}
+
 func TestProcessGroupIsFoundBehindANameWithBrackets(t *testing.T) {
 	pid, group := parseStat("4711 (a) b (c)) S 1 4242 4242 0 -1 4194560 1 2 3\n")
 	if pid != 4711 || group != 4242 {

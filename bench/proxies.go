@@ -54,6 +54,9 @@ func findProxies(o options) (found []*proxy, missing []string, err error) {
 			continue
 		}
 		found = append(found, p)
+		if o.loops > 0 {
+			found = append(found, p.withLoops(o.loops))
+		}
 	}
 	for _, find := range []func() (*proxy, error){socketProxyd, haproxy, nginx} {
 		p, err := find()
@@ -113,10 +116,22 @@ func proxydBuild(build string) (*proxy, error) {
 		name: name, version: firstLine(path, "--version"), kind: ours, fdsPerConnection: 2,
 		ctl: filepath.Join(filepath.Dir(path), "proxyctl"),
 		command: func(_ *bench, listen, backend string) ([]string, error) {
-			return []string{path, "--listen=" + listen, "-c", connectionsMax, backend}, nil
+			return []string{path, "--bus=none", "--listen=" + listen, "-c", connectionsMax, backend}, nil
 		},
 		activate: underActivation(path),
 	}, nil
+}
+
+// withLoops is the same build with another number of event loops. By itself it has one for each CPU that it may use.
+func (p *proxy) withLoops(n int) *proxy {
+	with := *p
+	with.name = fmt.Sprintf("%s-%d-loops", p.name, n)
+	with.activate = nil
+	with.command = func(b *bench, listen, backend string) ([]string, error) {
+		args, err := p.command(b, listen, backend)
+		return append([]string{"/usr/bin/env", fmt.Sprint("GOMAXPROCS=", n)}, args...), err
+	}
+	return &with
 }
 
 func socketProxyd() (*proxy, error) {

@@ -30,10 +30,10 @@ func rawDiscard(fd, n int) (int, unix.Errno) {
 // pollEvery bounds the wait of rawEpollWait, because nothing else in the process runs meanwhile.
 const pollEvery = 100 // ms
 
-// rawEpollWait returns no events after pollEvery, and when a signal came.
-func rawEpollWait(ep int, events []unix.EpollEvent) ([]unix.EpollEvent, error) {
+// rawEpollWait returns no events after a while, of pollEvery at most, and after a signal.
+func rawEpollWait(ep int, events []unix.EpollEvent, milliseconds int64) ([]unix.EpollEvent, error) {
 	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(ep), uintptr(unsafe.Pointer(unsafe.SliceData(events))),
-		uintptr(len(events)), pollEvery, 0, 0)
+		uintptr(len(events)), uintptr(min(max(milliseconds, 0), pollEvery)), 0, 0)
 	if errno == unix.EINTR {
 		return nil, nil
 	}

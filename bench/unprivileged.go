@@ -21,10 +21,10 @@ var unprivilegedWorkload = workload{
 			return nil, err
 		}
 		var few, many measurement
-		if few, err = b.measureLoad(p, nobody, overTCP, source, bulkStreams(8)); err != nil {
+		if few, err = b.measureLoad(p, nobody, overTCP, source, bulkStreams(8, discarding), b.window); err != nil {
 			return nil, fmt.Errorf("8 streams: %w", err)
 		}
-		if many, err = b.measureLoad(p, nobody, overTCP, source, bulkStreams(150)); err != nil {
+		if many, err = b.measureLoad(p, nobody, overTCP, source, bulkStreams(150, discarding), b.window); err != nil {
 			return nil, fmt.Errorf("150 streams: %w", err)
 		}
 		return []float64{many.cpuPerUnit() / few.cpuPerUnit()}, nil
