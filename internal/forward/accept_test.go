@@ -182,7 +182,7 @@ func runWithFewDescriptors(t *testing.T, target string) {
 		t.Fatal(err)
 	}
 	cfg := testConfig(t, target, listener)
-	limitDescriptors(t, 2+2*childConnections) // a loop has two
+	limitDescriptors(t, filesPerLoop+2*childConnections)
 	cfg.Loops, cfg.ConnectRetry, cfg.Log = 1, proctest.Patience, slog.New(slog.NewTextHandler(os.Stderr, nil))
 	p, err := Start(cfg)
 	if err != nil {

@@ -268,7 +268,9 @@ func TestABackendThatEndsAtOnce(t *testing.T) {
 
 func TestTheSocketsOfAConnectionAreSetUp(t *testing.T) {
 	r := newRig(t, "tcp", "tcp")
-	r.pair()
+	client, server := r.pair()
+	streamtest.Send(t, client, "request")
+	streamtest.Receive(t, server, "request") // the Proxy knows by now that it is connected
 	r.inspect(1, func(l *loop, c *conn) {
 		for s := range c.end {
 			fd := c.end[s].fd

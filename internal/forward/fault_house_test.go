@@ -682,7 +682,7 @@ func (k *houseKind) open(t *testing.T) *house {
 	getsockname(h.listener.fd, &sa)
 	h.address = portable(&sa)
 
-	rawSyscall, blockingSyscall = h.layer.raw, h.layer.block
+	rawSyscall, parkLoop = h.layer.raw, h.layer.park
 	p, err := Start(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -762,7 +762,7 @@ func (h *house) openFirst() *sockaddr {
 func (h *house) close() {
 	h.proxy.Kill()
 	<-h.proxy.Done()
-	rawSyscall, blockingSyscall = syscall.RawSyscall6, syscall.Syscall6
+	rawSyscall, parkLoop = syscall.RawSyscall6, (*loop).park
 	for _, p := range h.peers {
 		if p != nil && p.fd > 0 {
 			p.close()

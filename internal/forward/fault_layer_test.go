@@ -42,6 +42,8 @@ const (
 	siteReadEvent
 	siteWatch
 	siteUnwatch
+	siteOpenGate
+	siteCloseGate
 	siteWait
 	sites
 )
@@ -49,7 +51,8 @@ const (
 var siteNames = [sites]string{
 	"recvfrom", "sendto", "splice-in", "splice-out", "accept4", "socket", "connect", "AF_UNSPEC", "SO_ERROR", "SO_PEERCRED", "TCP_NODELAY",
 	"SO_KEEPALIVE", "SO_LINGER", "getsockname", "getpeername", "SIOCOUTQ", "shutdown", "close", "pipe2", "F_SETPIPE_SZ",
-	"F_GETPIPE_SZ", "read", "EPOLL_CTL_ADD", "EPOLL_CTL_DEL", "epoll_pwait",
+	"F_GETPIPE_SZ", "read", "EPOLL_CTL_ADD", "EPOLL_CTL_DEL",
+	"gate-ADD", "gate-DEL", "epoll_pwait",
 }
 
 // effect is what a fault does to a call.
@@ -165,10 +168,11 @@ var siteEffects = func() (table [sites][]effect) {
 	table[siteGetPipeSize] = lasting(errnos(callRefused, true, unix.EINVAL))
 	table[siteReadEvent] = errnos(callRefused, true, unix.EAGAIN)
 	table[siteWatch] = errnos(callRefused, false, unix.ENOSPC, unix.ENOMEM)
+	table[siteOpenGate] = lasting(errnos(callRefused, true, unix.ENOSPC, unix.ENOMEM))
 	table[siteWait] = slices.Concat(interrupted, []effect{{name: "one-event", kind: fewEvents, harmless: true, lasting: true}})
 	for s := range table {
 		switch site(s) {
-		case siteDisconnect, siteUnwatch: // come after another fault only
+		case siteDisconnect, siteUnwatch, siteOpenGate, siteCloseGate: // come after another fault only
 		case siteSocket, siteConnect, siteCredentials, siteNoDelay, siteKeepAlive: // when there is no backend yet
 			table[s] = append(table[s], clientEffects...)
 		default:
@@ -279,7 +283,13 @@ func (y *layer) siteOf(call, a1, a2, a3 uintptr) (site, bool) {
 	case unix.SYS_READ:
 		return siteReadEvent, true
 	case unix.SYS_EPOLL_CTL:
-		if a2 == unix.EPOLL_CTL_DEL {
+		gate := int32(a1) == y.house.loop.waiter.gateFD
+		switch {
+		case gate && a2 == unix.EPOLL_CTL_DEL:
+			return siteCloseGate, true
+		case gate:
+			return siteOpenGate, true
+		case a2 == unix.EPOLL_CTL_DEL:
 			return siteUnwatch, true
 		}
 		return siteWatch, true
@@ -336,6 +346,10 @@ func failed(errno sysErr) (uintptr, uintptr, sysErr) { return ^uintptr(0), 0, er
 func (y *layer) raw(call, a1, a2, a3, a4, a5, a6 uintptr) (uintptr, uintptr, sysErr) {
 	if call == unix.SYS_WRITE || !y.house.playing { // a write to an eventfd comes from any goroutine
 		return kernel(call, a1, a2, a3, a4, a5, a6)
+	}
+	if timeout := int(int32(a4)); call == unix.SYS_EPOLL_PWAIT && timeout != 0 {
+		n, errno := y.wait(int(a3), timeout)
+		return uintptr(n), 0, errno
 	}
 	s, ok := y.siteOf(call, a1, a2, a3)
 	if !ok {
@@ -396,7 +410,7 @@ func (y *layer) accepts() bool {
 // check looks whether a call is about a descriptor that is the loop's. One that was closed may be somebody else's by now.
 func (y *layer) check(s site, fd, third int32, call uintptr) {
 	switch s {
-	case siteAccept, siteSocket, sitePipe, siteReadEvent, siteUnwatch, siteWait:
+	case siteAccept, siteSocket, sitePipe, siteReadEvent, siteUnwatch, siteOpenGate, siteCloseGate, siteWait:
 		return
 	case siteWatch:
 		fd = third
@@ -545,20 +559,30 @@ func (y *layer) renew(fd int32) {
 	}
 }
 
-// block takes the place of blockingSyscall: the loop has nothing to do.
-func (y *layer) block(call, a1, a2, a3, a4, a5, a6 uintptr) (uintptr, uintptr, sysErr) {
+// park takes the place of loop.park.
+func (y *layer) park(l *loop) int {
 	if !y.house.playing {
-		return syscall.Syscall6(call, a1, a2, a3, a4, a5, a6)
+		return l.park()
 	}
+	timeout := -1
+	if l.due != never {
+		timeout = l.timeout()
+	}
+	n, _ := y.wait(len(l.events), timeout)
+	return n
+}
+
+// wait is called where the loop has nothing to do.
+func (y *layer) wait(atMost, timeout int) (int, sysErr) {
 	y.counted()
 	if f := y.fault(siteWait); f != nil {
 		met := true
 		switch f.kind {
 		case callRefused:
 			y.met(f)
-			return failed(f.errno)
+			return 0, f.errno
 		case fewEvents:
-			a3 = 1
+			atMost = 1
 		default:
 			met = y.house.leave(f.kind)
 		}
@@ -567,8 +591,8 @@ func (y *layer) block(call, a1, a2, a3, a4, a5, a6 uintptr) (uintptr, uintptr, s
 		}
 	}
 	poll := func() int {
-		n, _, _ := kernel(call, a1, a2, a3, 0, 0, 0)
-		return int(n)
+		n, _ := unix.EpollWait(int(y.house.loop.epfd), y.house.loop.events[:atMost], 0)
+		return max(n, 0)
 	}
-	return uintptr(y.house.rest(int(a4), poll)), 0, 0
+	return y.house.rest(timeout, poll), 0
 }

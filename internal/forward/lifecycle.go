@@ -169,6 +169,7 @@ func (y *lifecycle) end() {
 	for _, l := range y.proxy.loops {
 		<-l.ended
 	}
+	loopsRunning.Add(-int64(len(y.proxy.loops)))
 	y.proxy.resolver.close()
 	for _, listener := range y.proxy.cfg.Listeners {
 		listener.Close()

@@ -3,16 +3,11 @@ package forward
 import (
 	"fmt"
 	"math"
-	"runtime"
 	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
-
-// yieldTime (ns) is half the time after which the Go runtime takes a goroutine off its processor by force, with a signal
-// and a chase of the monitor thread after it, that cost a busy loop two or three per cent.
-const yieldTime = 5e6
 
 // never is a loop time that does not come.
 const never = math.MaxInt64
@@ -52,14 +47,14 @@ type loop struct {
 	watched   []bool  // by listener: it is in the epoll set
 	backoff   []int64 // by listener: of accepting, ns; 0: no trouble
 
-	yielded int64     // when the scheduler last had its turn
-	now     int64     // ns since the start of the Proxy, read once for each batch of events
-	moved   [2]uint64 // bytes, by the side they came from
-	counts  counts
-	notes   backendNotes
-	load    atomic.Int64 // connections here, for whoever shares clients out
-	buf     [copySize]byte
-	events  [256]unix.EpollEvent
+	waiter waiter
+	now    int64     // ns since the start of the Proxy, read once for each batch of events
+	moved  [2]uint64 // bytes, by the side they came from
+	counts counts
+	notes  backendNotes
+	load   atomic.Int64 // connections here, for whoever shares clients out
+	buf    [copySize]byte
+	events [256]unix.EpollEvent
 
 	// Buffers of system calls. As local variables they would be allocated for each call: see raw.
 	sa, farSA sockaddr
@@ -95,6 +90,11 @@ func newLoop(p *Proxy) (*loop, error) {
 		closeFD(l.epfd)
 		return nil, fmt.Errorf("cannot create an eventfd: %w", err)
 	}
+	if err := l.newWaiter(); err != nil {
+		closeFD(l.mailbox.eventfd)
+		closeFD(l.epfd)
+		return nil, fmt.Errorf("cannot create an epoll instance for the runtime's poller: %w", err)
+	}
 	if errno := l.watch(l.mailbox.eventfd, unix.EPOLLIN, token{key: keyMailbox}); errno != 0 {
 		closeFD(l.mailbox.eventfd)
 		closeFD(l.epfd)
@@ -119,11 +119,6 @@ func (l *loop) rewatch(fd int32, events uint32, t token) sysErr {
 func (l *loop) run() {
 	for !l.stop {
 		n := l.wait()
-		l.now = l.proxy.clock()
-		if l.now-l.yielded >= yieldTime {
-			l.yielded = l.now
-			runtime.Gosched()
-		}
 		l.turn = turnBytes
 		l.resumeRelays()
 		for i := range n {
@@ -134,18 +129,6 @@ func (l *loop) run() {
 		}
 	}
 	l.end()
-}
-
-// wait returns the number of events.
-func (l *loop) wait() int {
-	if len(l.again) > 0 {
-		return epollPoll(l.epfd, l.events[:])
-	}
-	timeout := -1
-	if l.due != never {
-		timeout = int(min((max(l.due-l.now, 0)+999_999)/1_000_000, math.MaxInt32))
-	}
-	return epollBlock(l.epfd, l.events[:], timeout)
 }
 
 func (l *loop) dispatch(ev *unix.EpollEvent) {
@@ -309,6 +292,7 @@ func (l *loop) end() {
 	}
 	l.pipes.spare = len(l.pipes.free)
 	l.pipes.trim()
+	_ = l.waiter.gate.Close() // what it holds is not data
 	closeFD(l.epfd)
 	close(l.ended)
 }

@@ -34,7 +34,7 @@ type gate struct {
 func newGate(room int, cfg Config) (*gate, error) {
 	g := &gate{room: room, resume: make(chan struct{}), held: make(chan struct{})}
 	g.unbounded()
-	rawSyscall, blockingSyscall = g.call, g.call
+	rawSyscall, parkLoop = g.call, g.park
 	p, err := Start(cfg)
 	if err != nil {
 		g.remove()
@@ -58,16 +58,13 @@ func (g *gate) end() (ended bool) {
 	return true
 }
 
-func (g *gate) remove() { rawSyscall, blockingSyscall = syscall.RawSyscall6, syscall.Syscall6 }
+func (g *gate) remove() { rawSyscall, parkLoop = syscall.RawSyscall6, (*loop).park }
 
 func (g *gate) unbounded() { g.atMost, g.turn, g.events = math.MaxInt, math.MaxInt, math.MaxInt }
 
 // call stands in front of the kernel. Only the loop comes here while the gate is closed, but for the writes that wake it.
 func (g *gate) call(trap, a1, a2, a3, a4, a5, a6 uintptr) (uintptr, uintptr, syscall.Errno) {
 	if trap == unix.SYS_WRITE || !g.closed {
-		if timeout := int32(a4); trap == unix.SYS_EPOLL_PWAIT && timeout != 0 {
-			return syscall.Syscall6(trap, a1, a2, a3, a4, a5, a6)
-		}
 		return syscall.RawSyscall6(trap, a1, a2, a3, a4, a5, a6)
 	}
 	g.pass()
@@ -86,21 +83,33 @@ func (g *gate) call(trap, a1, a2, a3, a4, a5, a6 uintptr) (uintptr, uintptr, sys
 	case unix.SYS_CONNECT:
 		_ = fixBuffers(int(a1), g.room)
 	case unix.SYS_EPOLL_PWAIT:
-		return g.wait(a1, a2, a3, int32(a4))
+		if int32(a4) != 0 {
+			return uintptr(g.wait()), 0, 0
+		}
+		a3 = min(a3, uintptr(g.events))
 	}
 	return syscall.RawSyscall6(trap, a1, a2, a3, a4, a5, a6)
 }
 
-// wait is epoll_pwait(2) on the clock of the schedule.
-func (g *gate) wait(epfd, events, n uintptr, timeout int32) (uintptr, uintptr, syscall.Errno) {
+// park takes the place of loop.park.
+func (g *gate) park(l *loop) int {
+	if !g.closed {
+		return l.park()
+	}
+	g.pass()
+	return g.wait()
+}
+
+// wait is a wait of the loop on the clock of the schedule.
+func (g *gate) wait() int {
 	for {
 		if !g.closed {
-			return syscall.Syscall6(unix.SYS_EPOLL_PWAIT, epfd, events, n, uintptr(timeout), 0, 0)
+			return 0 // the loop waits again, without the schedule
 		}
-		ready, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, epfd, events, min(n, uintptr(g.events)), 0, 0, 0)
-		if ready != 0 || timeout == 0 || g.expire {
+		ready, _ := unix.EpollWait(int(g.loop.epfd), g.loop.events[:min(len(g.loop.events), g.events)], 0)
+		if ready > 0 || g.expire {
 			g.expire = false
-			return ready, 0, errno
+			return max(ready, 0)
 		}
 		g.idle = true
 		g.stop()

@@ -63,7 +63,7 @@ type Proxy struct {
 }
 
 // Start checks the configuration, takes the listeners over and begins to accept. It raises RLIMIT_NOFILE to its hard
-// limit, and GOMAXPROCS so that the loops never keep the last processor from other goroutines. After an error the
+// limit, and GOMAXPROCS so that the loops of all proxies never keep the last processor from other goroutines. After an error the
 // listeners are the caller's still.
 func Start(cfg Config) (*Proxy, error) {
 	if err := cfg.validate(); err != nil {
@@ -75,9 +75,6 @@ func Start(cfg Config) (*Proxy, error) {
 	}
 	if cfg.Loops == 0 {
 		cfg.Loops = min(runtime.GOMAXPROCS(0), loopsMax)
-	}
-	if runtime.GOMAXPROCS(0) <= cfg.Loops {
-		runtime.GOMAXPROCS(cfg.Loops + 1)
 	}
 	// The Go runtime opens its poller with the first timer, and dies where no file descriptor is left for it by then.
 	time.AfterFunc(time.Hour, func() {}).Stop()
@@ -106,6 +103,7 @@ func Start(cfg Config) (*Proxy, error) {
 		p.loops = append(p.loops, l)
 	}
 	p.spareAttempts.left.Store(int64(p.attemptFiles(files)))
+	reserveProcs(len(p.loops))
 	p.room = max(int((p.files-min(p.files, p.ownFiles(p.files)))/2), 1)
 	p.checkFiles(cfg.ConnectionsMax)
 	go p.observers.run()
@@ -152,9 +150,12 @@ func raiseFileLimit() uint64 {
 // bus, look-ups.
 const otherFiles = 32
 
+// filesPerLoop are two epoll instances and an eventfd.
+const filesPerLoop = 3
+
 // ownFiles is how many of so many files are not for connections.
 func (p *Proxy) ownFiles(limit uint64) uint64 {
-	return otherFiles + 2*uint64(len(p.loops)) + uint64(len(p.cfg.Listeners)) + pipeFiles(limit) + p.attemptFiles(limit)
+	return otherFiles + filesPerLoop*uint64(len(p.loops)) + uint64(len(p.cfg.Listeners)) + pipeFiles(limit) + p.attemptFiles(limit)
 }
 
 // attemptFiles is how many of so many files are for connections that try several addresses of the backend at once.

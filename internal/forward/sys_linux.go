@@ -8,19 +8,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The system calls of the data plane, in one place. All but epollBlock return at once, because their descriptors are
-// non-blocking, and telling the Go scheduler about them would cost more than it saves. A count is -1 where the error is
-// not 0.
+// The system calls of the data plane, in one place. All but epollWait return at once, because their descriptors are
+// non-blocking, and telling the Go scheduler about them would cost more than it saves; epollWait is told about in wait.go. A
+// count is -1 where the error is not 0.
 
 // sysErr is an error number of the kernel; 0 is success.
 type sysErr = syscall.Errno
 
-// The ways into the kernel, variables so that a test can put a fault in front of every call. They are those of package
-// syscall, because the ones of x/sys/unix go through one more layer.
-var (
-	rawSyscall      = syscall.RawSyscall6
-	blockingSyscall = syscall.Syscall6
-)
+// rawSyscall is the way into the kernel, a variable so that a test can put a fault in front of every call. It is that of
+// package syscall, because the one of x/sys/unix goes through one more layer.
+var rawSyscall = syscall.RawSyscall6
 
 // raw makes one system call. The directive keeps what its arguments point at alive and in place meanwhile: go doc
 // cmd/compile.
@@ -28,14 +25,6 @@ var (
 //go:uintptrescapes
 func raw(call, a1, a2, a3, a4, a5, a6 uintptr) (uintptr, sysErr) {
 	n, _, errno := rawSyscall(call, a1, a2, a3, a4, a5, a6)
-	return n, errno
-}
-
-// blocking is raw for a call that waits. The scheduler is told, so that other goroutines run.
-//
-//go:uintptrescapes
-func blocking(call, a1, a2, a3, a4, a5, a6 uintptr) (uintptr, sysErr) {
-	n, _, errno := blockingSyscall(call, a1, a2, a3, a4, a5, a6)
 	return n, errno
 }
 
@@ -224,19 +213,10 @@ func epollDel(epfd, fd int32) {
 	raw(unix.SYS_EPOLL_CTL, uintptr(epfd), unix.EPOLL_CTL_DEL, uintptr(fd), 0, 0, 0)
 }
 
-// epollPoll fetches what is ready now; 0 where nothing is.
-func epollPoll(epfd int32, events []unix.EpollEvent) int {
+// epollWait waits for timeout milliseconds at most, or until a signal comes: that of the Go scheduler, which wants the P
+// back, is one.
+func epollWait(epfd int32, events []unix.EpollEvent, timeout int) int {
 	n, errno := raw(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(unsafe.SliceData(events))),
-		uintptr(len(events)), 0, 0, 0)
-	if errno != 0 {
-		return 0
-	}
-	return int(n)
-}
-
-// epollBlock waits; timeout is in milliseconds, -1 for ever.
-func epollBlock(epfd int32, events []unix.EpollEvent, timeout int) int {
-	n, errno := blocking(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(unsafe.SliceData(events))),
 		uintptr(len(events)), uintptr(timeout), 0, 0)
 	if errno != 0 {
 		return 0
