@@ -43,11 +43,11 @@ func openIdle(address string, count int) (closeAll func(), err error) {
 	return closeAll, nil
 }
 
-// restWindow is how long a process without work is watched, once it has come to rest. Longer than the spans after which
-// proxies look after their connections and their memory.
+// A process without work is left alone for settleTime, in which proxies look after what has ended, and watched for
+// restWindow.
 const (
-	settleTime = 3 * time.Second
-	restWindow = 12 * time.Second
+	settleTime = 11 * time.Second
+	restWindow = 10 * time.Second
 )
 
 // watchRest gives the CPU time that processes without work use, in ms a second, and how often they are woken a second.

@@ -303,7 +303,7 @@ func (l *loop) dialled(c *conn, i int, events uint32) bool {
 	}
 	// A reset that refuses the connection is ECONNREFUSED; this one came after the handshake.
 	reset := errno == unix.ECONNRESET || errno == unix.EPIPE
-	if errno == 0 && l.connectedToItself(fd) {
+	if errno == 0 && l.connectedToItself(fd, l.dialOf(c).attempts[i].address) {
 		errno = unix.ECONNREFUSED
 	}
 	if (errno == 0 || reset) && !l.proxy.oneAddress() {
@@ -330,9 +330,12 @@ func (l *loop) dialled(c *conn, i int, events uint32) bool {
 // connectedToItself finds a socket whose near end the kernel gave the very port that it was to connect to. This happens
 // where nobody listens on a port of ip_local_port_range. Such a socket would send the client's bytes back to it, and keep
 // the port from the backend.
-func (l *loop) connectedToItself(fd int32) bool {
+func (l *loop) connectedToItself(fd int32, to address) bool {
 	near, far := &l.sa, &l.farSA
-	return getsockname(fd, near) == 0 && getpeername(fd, far) == 0 && isInet(near.family()) && near.address() == far.address()
+	if !isInet(uint16(to.family)) || getsockname(fd, near) != 0 || near.address().port != to.port {
+		return false
+	}
+	return getpeername(fd, far) == 0 && near.address() == far.address() // to may be 0.0.0.0, which means this machine
 }
 
 // connected opens the way between the two ends, by the attempt that won.

@@ -158,7 +158,6 @@ var siteEffects = func() (table [sites][]effect) {
 	table[siteKeepAlive] = errnos(callRefused, true, unix.ENOMEM, unix.EINVAL, unix.EPERM)
 	table[siteLinger] = errnos(callRefused, false, unix.ENOMEM, unix.EPERM)
 	table[siteGetsockname] = errnos(callRefused, true, unix.ENOBUFS, unix.ENOMEM)
-	table[siteGetpeername] = errnos(callRefused, true, unix.ENOBUFS, unix.ENOMEM, unix.ENOTCONN)
 	table[siteUnacknowledged] = lasting(errnos(callRefused, true, unix.EINVAL, unix.ENOMEM))
 	table[siteShutdown] = slices.Concat(errnos(socketDead, false, unix.ENOTCONN), errnos(callRefused, false, unix.ENOBUFS, unix.EACCES))
 	table[siteClose] = errnos(callInVain, true, unix.EINTR, unix.EIO, unix.ENOSPC)
@@ -172,7 +171,9 @@ var siteEffects = func() (table [sites][]effect) {
 	table[siteWait] = slices.Concat(interrupted, []effect{{name: "one-event", kind: fewEvents, harmless: true, lasting: true}})
 	for s := range table {
 		switch site(s) {
-		case siteDisconnect, siteUnwatch, siteOpenGate, siteCloseGate: // come after another fault only
+		case siteDisconnect, siteUnwatch: // come after another fault only
+		case siteGetpeername: // comes for a socket that is connected to itself only
+		case siteOpenGate, siteCloseGate: // come when there is nothing else to do
 		case siteSocket, siteConnect, siteCredentials, siteNoDelay, siteKeepAlive: // when there is no backend yet
 			table[s] = append(table[s], clientEffects...)
 		default:

@@ -45,7 +45,6 @@ var faulties = []faulty{
 		lasting:   "ECONNREFUSED EAGAIN EADDRNOTAVAIL ENETUNREACH ENOBUFS EPERM",
 	},
 	{call: "getsockname", unnoticed: "ENOBUFS ENOMEM EACCES", lasting: "ENOBUFS"},
-	{call: "getpeername", unnoticed: "ENOBUFS ENOTCONN EACCES", lasting: "ENOBUFS"},
 	{call: "setsockopt", unnoticed: "ENOMEM ENOBUFS ENOPROTOOPT EACCES", lasting: "ENOMEM"},
 	{call: "getsockopt", visible: "ENOMEM ENOBUFS ENOPROTOOPT EACCES", lasting: "ENOMEM"},
 	{
