@@ -252,6 +252,27 @@ func TestAcceptProxyRefusesAClientThatResets(t *testing.T) {
 	equal(t, "error", e.Err.Error(), "its connection broke before its PROXY header was complete: connection reset by peer")
 }
 
+// HAProxy's check-send-proxy resets the connection as soon as it has sent its header. That is nothing to warn of.
+func TestAcceptProxyTakesAHealthCheckThatResets(t *testing.T) {
+	log, buf := newTestLog(slog.LevelInfo)
+	r := newRig(t, "tcp", "tcp", acceptProxy, func(c *Config) { c.Log = log })
+	events := r.Subscribe(10, EventOpened, EventClosed, EventRefused)
+	thaw := r.freeze()
+	check := r.dial()
+	streamtest.Send(t, check, headerV2(0x20, 0x00, ""))
+	proctest.Eventually(t, "the header has come", func() bool { return streamtest.Unsent(t, check) == 0 })
+	streamtest.Reset(t, check)
+	thaw()
+	equal(t, "first event", proctest.Wait(t, "the connection", events.C).Kind, EventOpened)
+	equal(t, "reason", proctest.Wait(t, "its end", events.C).Reason, ReasonClientReset)
+	equal(t, "refused", r.Stats().Refused, 0)
+	r.Kill()
+	proctest.Wait(t, "the Proxy ends", r.Done())
+	if strings.Contains(buf.String(), "WARN") {
+		t.Errorf("the log has %s", buf)
+	}
+}
+
 func TestAcceptProxyTimeoutIsExact(t *testing.T) {
 	const span = 300 * time.Millisecond
 	for sent, why := range map[string]string{

@@ -179,18 +179,19 @@ func (l *loop) handle(c *conn, s side, events uint32) {
 		e.set(exact | noSplice)
 		c.relay[s].streaming = false
 	}
+	r := c.ref(s)
+	if c.expects {
+		// Before the error: a health check sends a header and resets the connection at once.
+		if l.readHeader(c); l.lookup(r) == nil {
+			return
+		}
+	}
 	if events&unix.EPOLLERR != 0 {
 		l.broke(c, s, socketError(e.fd))
 		return
 	}
-	r := c.ref(s)
-	if c.expects {
-		if l.readHeader(c); l.lookup(r) == nil || c.expects {
-			return
-		}
-	}
 	if c.dial != 0 { // the client's bytes wait in its socket until the backend is there
-		if e.is(finSeen | gone) {
+		if !c.expects && e.is(finSeen|gone) {
 			l.clientLeft(c)
 		}
 		return
