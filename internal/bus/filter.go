@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -141,7 +140,7 @@ func parseAddressPattern(pattern string) (func(address string) bool, error) {
 	switch {
 	case pattern == "unix:": // all clients on AF_UNIX sockets without a name
 		return func(address string) bool { return strings.HasPrefix(address, pattern) }, nil
-	case socketName.MatchString(pattern):
+	case isSocketName(pattern):
 		return func(address string) bool { return address == pattern }, nil
 	}
 	return nil, fmt.Errorf("it is not an IP address, IP:PORT, a network such as 192.0.2.0/24, or the name of a socket; "+
@@ -155,8 +154,16 @@ func withoutBrackets(host string) string {
 	return host
 }
 
-// socketName is what the address of an AF_UNIX socket looks like: a path, an abstract name, or the client's credentials.
-var socketName = regexp.MustCompile(`^([/@]|unix:pid=[0-9]+,uid=[0-9]+$)`)
+// isSocketName reports whether the text is the address of an AF_UNIX socket: a path, an abstract name, or the client's
+// credentials.
+func isSocketName(text string) bool {
+	if text[0] == '/' || text[0] == '@' {
+		return true
+	}
+	var pid, uid uint32
+	_, err := fmt.Sscanf(text, "unix:pid=%d,uid=%d", &pid, &uid)
+	return err == nil && text == fmt.Sprintf("unix:pid=%d,uid=%d", pid, uid)
+}
 
 // inZoneOf is endpoint without its zone where pattern has none.
 func inZoneOf(pattern netip.Addr, endpoint netip.AddrPort) netip.AddrPort {

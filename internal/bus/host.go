@@ -15,13 +15,23 @@ type hostParts struct {
 	container string
 }
 
-var (
-	// What follows a "/" is a word of a command line of the shell on the other machine.
-	containerName = regexp.MustCompile(`^([A-Za-z0-9_][A-Za-z0-9._-]*@)?[A-Za-z0-9._][A-Za-z0-9._-]*$`)
+// userPart is what the patterns of hosts begin with.
+const userPart = `^([A-Za-z0-9_][A-Za-z0-9._@+\\-]*@)?`
 
-	hostPattern = regexp.MustCompile(`^([A-Za-z0-9_][A-Za-z0-9._@+\\-]*@)?(\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]|[A-Za-z0-9_][A-Za-z0-9._-]*)(:[0-9]+)?$`)
-	bareIPv6    = regexp.MustCompile(`^([A-Za-z0-9_][A-Za-z0-9._@+\\-]*@)?([0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%[A-Za-z0-9._-]+)?)$`)
-)
+// The patterns are compiled when they are used, because package variables would bring regexp into proxyd, which knows no
+// hosts.
+func hostPattern() *regexp.Regexp {
+	return regexp.MustCompile(userPart + `(\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]|[A-Za-z0-9_][A-Za-z0-9._-]*)(:[0-9]+)?$`)
+}
+
+func bareIPv6() *regexp.Regexp {
+	return regexp.MustCompile(userPart + `([0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%[A-Za-z0-9._-]+)?)$`)
+}
+
+// containerName is for what follows a "/", which is a word of a command line of the shell on the other machine.
+func containerName() *regexp.Regexp {
+	return regexp.MustCompile(`^([A-Za-z0-9_][A-Za-z0-9._-]*@)?[A-Za-z0-9._][A-Za-z0-9._-]*$`)
+}
 
 // CheckHost returns what is wrong with a [Destination.Host], nil if nothing is.
 func CheckHost(text string) error {
@@ -31,7 +41,7 @@ func CheckHost(text string) error {
 
 // CheckMachine returns what is wrong with a [Destination.Machine], nil if nothing is.
 func CheckMachine(text string) error {
-	if !containerName.MatchString(text) {
+	if !containerName().MatchString(text) {
 		return errors.New("it is not [USER@]CONTAINER, of letters, digits and ._-")
 	}
 	return nil
@@ -45,9 +55,9 @@ func parseHost(text string) (at hostParts, err error) {
 		}
 		at.container = container
 	}
-	parts := hostPattern.FindStringSubmatch(host)
+	parts := hostPattern().FindStringSubmatch(host)
 	if parts == nil {
-		if parts = bareIPv6.FindStringSubmatch(host); parts == nil {
+		if parts = bareIPv6().FindStringSubmatch(host); parts == nil {
 			return at, errors.New("it is not [USER@]HOST[:PORT][/CONTAINER]")
 		}
 		parts = append(parts, "")
