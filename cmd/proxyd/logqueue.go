@@ -54,17 +54,21 @@ func (q *logQueue) send(text string, priority journal.Priority, fields map[strin
 func (q *logQueue) run() {
 	defer close(q.ended)
 	for {
+		var m logMessage
 		select {
-		case m := <-q.messages:
-			q.write(m)
+		case m = <-q.messages:
 		case <-q.end:
-			for len(q.messages) > 0 {
-				m := <-q.messages
-				m.fields = commonFields // see attributed: the process may have ended before the journal looks
-				q.write(m)
+			if len(q.messages) == 0 {
+				return
 			}
-			return
+			m = <-q.messages
 		}
+		select {
+		case <-q.end: // also where the message was taken first
+			m.fields = commonFields // see attributed: the process may have ended before the journal looks
+		default:
+		}
+		q.write(m)
 	}
 }
 
