@@ -3,8 +3,9 @@ package forward
 import "golang.org/x/sys/unix"
 
 const (
-	lingerTime = 10e6 // ns between two looks at the connections that are closing
-	lingerMax  = 1e9  // ns without progress after which a closing connection is reset
+	lingerTime  = 10e6  // ns between two looks at the connections that are closing
+	lingerPause = 100e6 // the same where nothing has moved for long
+	lingerMax   = 1e9   // ns without progress after which a closing connection is reset
 )
 
 // linger remembers a closing connection and when its delivery last made progress.
@@ -126,6 +127,7 @@ func (l *loop) startLinger(c *conn) {
 func (l *loop) sweepLinger() {
 	lingering := l.lingering
 	l.lingering = nil
+	next := int64(never)
 	for _, g := range lingering {
 		for _, s := range []side{client, backend} {
 			if c := l.lookup(g.ref); c != nil {
@@ -148,21 +150,26 @@ func (l *loop) sweepLinger() {
 		if progress != g.progress {
 			g.progress, g.since = progress, l.now
 		}
-		if l.now-g.since >= lingerMax {
-			l.close(c, c.reason != ReasonFinished)
+		limit := int64(lingerMax)
+		if c.reason == ReasonFinished { // for what a peer had sent before it left, as much time as in any half-closed connection
+			limit = min(int64(l.proxy.halfCloseTimeout()), int64(DefaultHalfCloseTimeout))
+		}
+		if l.now-g.since >= limit {
+			l.cut(g.ref, ReasonHalfClose)
 			continue
 		}
 		l.lingering = append(l.lingering, g)
+		next = min(next, max(lingerTime, min((l.now-g.since)/8, lingerPause)))
 	}
-	if len(l.lingering) > 0 {
-		l.arm(sweepLinger, l.now+lingerTime)
+	if next != never {
+		l.arm(sweepLinger, l.now+next)
 	}
 }
 
 // cut resets a connection now.
 func (l *loop) cut(r ref, reason Reason) {
 	if c := l.lookup(r); c != nil {
-		if !c.closing {
+		if !c.closing || c.reason == ReasonFinished { // which it is not, with bytes on their way
 			c.reason = reason
 		}
 		l.close(c, true)

@@ -629,7 +629,7 @@ func (h *house) checkStream(from side, e *Event) {
 		h.violation("more bytes than counted: %s", what)
 	case e.Reason == ReasonFinished && !dst.left && !complete:
 		h.violation("not all, and called finished: %s", what)
-	case !complete && e.Reason != ReasonKilled && e.Reason != ReasonDeadline && e.Reason != ReasonFinished && e.Reason != ReasonClientGone && e.Err == nil:
+	case !complete && e.Reason != ReasonKilled && e.Reason != ReasonDeadline && e.Reason != ReasonFinished && e.Reason != ReasonClientGone && e.Reason != ReasonHalfClose && e.Err == nil:
 		h.violation("not all, and no error in the log: %s", what)
 	case dst.end == cleanly && !complete && h.network(dst.side) == "tcp" &&
 		!(e.Connection.State == ConnectionConnecting && dst.got == 0): // an attempt that was given up
@@ -668,6 +668,7 @@ func (k *houseKind) open(t *testing.T) *house {
 	h.layer = &layer{house: h}
 	target := h.openBackend()
 	cfg := testConfig(t, target, h.listener)
+	cfg.HalfCloseTimeout = 10 * time.Second
 	cfg.Loops, cfg.ProxyProtocol = 1, k.header
 	if k.front != "" {
 		acceptProxy(&cfg)

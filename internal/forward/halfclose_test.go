@@ -200,3 +200,20 @@ func TestHalfCloseOfAUnixPeerThatIsGoneEndsTheConnection(t *testing.T) {
 		}
 	})
 }
+
+// Until the backend's kernel has confirmed the last byte, closing the socket to it would answer what it sends with a reset, which
+// voids the rest.
+func TestHalfCloseOfAUnixPeerThatIsGoneWaitsForASlowReader(t *testing.T) {
+	const size = 1_000_000
+	r := newRig(t, "unix", "tcp")
+	closed := r.Subscribe(1, EventClosed)
+	going, staying := r.pair()
+	streamtest.Control(t, staying, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 16<<10) })
+	streamtest.Send(t, going, string(noise[:size]))
+	going.Close()
+	proctest.Eventually(t, "the relay has done its part", func() bool { return r.connection().State == ConnectionClosing })
+	time.Sleep(lingerMax + lingerMax/4)
+	streamtest.Send(t, staying, "wait for me")
+	streamtest.Receive(t, staying, string(noise[:size]))
+	ends(t, closed, ReasonFinished)
+}

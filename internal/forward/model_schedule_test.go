@@ -343,10 +343,11 @@ func (m *schedule) close(t *rapid.T, reset bool) {
 // pause moves the clock. A connection that was idle for long enough is cut.
 func (m *schedule) pause(t *rapid.T, d time.Duration) {
 	m.untilIdle(t)
-	idle, dialling := map[*link]conn{}, map[*link]bool{}
+	idle, dialling, leaving := map[*link]conn{}, map[*link]bool{}, map[*link]bool{}
 	for _, c := range m.links {
 		p := m.conn(c)
 		dialling[c] = p != nil && p.dial != 0
+		leaving[c] = p != nil && p.closing && p.reason == ReasonFinished
 		if p != nil && p.dial == 0 && !p.closing &&
 			(d >= m.cfg.IdleTimeout || d >= m.cfg.HalfCloseTimeout && p.halfClosed()) {
 			idle[c] = *p
@@ -358,6 +359,12 @@ func (m *schedule) pause(t *rapid.T, d time.Duration) {
 	for c := range dialling { // which takes longer than abortGrace on a busy machine
 		if dialling[c] && m.conn(c) == nil && c.stream[client].finished {
 			c.cut()
+		}
+	}
+	for c := range leaving {
+		if leaving[c] && m.conn(c) == nil && d >= DefaultHalfCloseTimeout { // delivered, or given up
+			c.cut()
+			c.spared = [2]bool{true, true}
 		}
 	}
 	for c, before := range idle {

@@ -454,7 +454,7 @@ func (w *world) checkClosed() {
 		case told == nil && w.quiet:
 		case told == nil:
 			w.t.Errorf("the log does not tell of connection %d, which was closed", id)
-		case !slices.Contains([]string{"killed", "client-reset", "backend-reset", "deadline"}, told.fate):
+		case !slices.Contains([]string{"killed", "client-reset", "backend-reset", "deadline", "drain-idle", "client-gone"}, told.fate):
 			w.t.Errorf("connection %d was closed, and its fate is %s", id, told.fate)
 		}
 	}
@@ -596,6 +596,10 @@ func (w *world) judgeFate(c *client, b *served, told *line, received int) error 
 		allowed = w.during(c, closing)
 	case "deadline":
 		allowed = w.during(c, deadline)
+	case "drain-idle":
+		allowed = w.during(c, deadline)
+	case "client-gone":
+		allowed = c.left && nothingCame(c, b)
 	case "connect-failed":
 		allowed = nothingCame(c, b) && w.during(c, backendAway)
 	case "draining":

@@ -26,7 +26,7 @@ func TestIdleExitLosesNobody(t *testing.T) {
 			t.Parallel()
 			const clients, each, starts = 2, 100 / slowdown, 2 // a proxyd lives for three seconds
 			listener := streamtest.NewBackend(t, kind)         // only in that it listens
-			m := manage(t, listener, "--exit-idle-time=1ms", streamtest.NewEcho(t, streamtest.Path).Target)
+			m := manage(t, listener, "--exit-idle-time=0", streamtest.NewEcho(t, streamtest.Path).Target)
 			streamtest.Together(t, clients, func(int) error {
 				began := time.Now()
 				for i := 0; i < each || m.starts.Load() < starts; i++ {
