@@ -379,7 +379,11 @@ func TestASocketConnectedToItselfIsNoBackend(t *testing.T) {
 	client := r.dial()
 	streamtest.Send(t, client, "request")
 	r.failedRound()
-	l := streamtest.Listen(t, streamtest.TCP("127.0.0.1:"+port))
+	var l *streamtest.Backend
+	proctest.Eventually(t, "the port is free, but for the moment of an attempt", func() (free bool) {
+		l, err = streamtest.TryListen(t, streamtest.TCP("127.0.0.1:"+port))
+		return err == nil
+	})
 	defer l.Close()
 	if err := os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("40001 50000"), 0); err != nil {
 		t.Fatal(err)

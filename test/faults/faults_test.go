@@ -304,7 +304,7 @@ func (r *rig) tryOnce(t *testing.T, c combination) (all, struck []seen, judged b
 		if c.mayEnd && err != nil {
 			err = p.exact(waiting)
 		}
-		ignorance := c.call == "getsockname" || c.call == "getpeername"
+		ignorance := c.call == "getsockname"
 		if err := errors.Join(err, r.tells(p, ignorance)); err != nil {
 			t.Error(err)
 		}
