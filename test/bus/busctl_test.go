@@ -47,7 +47,7 @@ func TestBusctlShowsTheObject(t *testing.T) {
 				t.Errorf("no line %q in\n%s", line, strings.Join(members, "\n"))
 			}
 		}
-		equal(t, "lines", len(members), 1+11+3+len(control.PropertyNames()))
+		equal(t, "lines", len(members), 1+11+4+len(control.PropertyNames()))
 		// The base name is that of the oldest instance.
 		equal(t, "Name", output(t, busctl(t, daemon, "get-property", base, path, iface, "Name")), "s \"web\"\n")
 		if list := output(t, busctl(t, daemon, "list", "--no-legend")); !strings.Contains(list, web+" ") {
