@@ -20,7 +20,7 @@ const (
 	// floodPause is how long messages gather that this process does not want, where fewer than floodBatch have come at once.
 	// dbus-broker sends 16 at a time, and the next ones when these have been read.
 	floodBatch = 16
-	floodPause = time.Millisecond
+	floodPause = 2 * time.Millisecond
 
 	fieldsMax = 64 << 10 // bytes of a message up to its body
 
