@@ -137,13 +137,7 @@ func (r *rig) tells(p *pair, ignorance bool) error {
 		return nil
 	}
 	h, source, destination := p.backend.header, p.client.LocalAddr(), p.client.RemoteAddr()
-	if ignorance && h.TransportProtocol.IsUnspec() {
-		return nil
-	}
-	if source.Network() == "unix" {
-		source = &net.UnixAddr{} // such a client has no name, for which package net says "@"
-	}
-	if unnamed, ok := h.DestinationAddr.(*net.UnixAddr); ok && ignorance && unnamed.Name == "" {
+	if h.TransportProtocol.IsUnspec() && (ignorance || source.Network() == "unix" && h.Command.IsLocal()) {
 		return nil
 	}
 	if h.TransportProtocol.IsUnspec() || h.SourceAddr.String() != source.String() || h.DestinationAddr.String() != destination.String() {
