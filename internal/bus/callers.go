@@ -67,11 +67,11 @@ func (c *calls) callerOf(sender string) *caller {
 	return who
 }
 
-// identify takes the bus's answers until the session ends.
+// identify takes the bus's answers until no more calls are served.
 func (c *calls) identify() {
 	for {
 		select {
-		case <-c.session.ctx.Done():
+		case <-c.session.working.Done():
 			return
 		case answer := <-c.callers.answers:
 			c.identified(answer)

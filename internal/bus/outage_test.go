@@ -346,3 +346,16 @@ func TestTheLastChangeIsToldBeforeTheNamesGo(t *testing.T) {
 		proctest.Wait(t, "the end of the server", closed)
 	})
 }
+
+// Each exit for --exit-idle-time= and each restart is one that clients wait for.
+func TestTheEndIsNotHeldUpByABusThatAnswers(t *testing.T) {
+	r := newRig(t)
+	equal(t, "the error of a call", nameOf(ask(t, r.daemon.Connect(t), "ListConnections", map[string]dbus.Variant{}, uint64(0), uint32(0)).Err), "")
+	r.Kill()
+	proctest.Wait(t, "the end of the proxy", r.Done())
+	began := time.Now()
+	r.server.Close()
+	if took := time.Since(began); took >= flushTimeout {
+		t.Errorf("Close took %v, as long as a bus that takes nothing may make it take", took)
+	}
+}
