@@ -79,7 +79,8 @@ type Config struct {
 	HalfCloseTimeout time.Duration
 
 	// TCPUserTimeout is how long bytes sent to a peer over TCP may be unacknowledged before the connection is broken: tcp(7),
-	// TCP_USER_TIMEOUT. If 0 or Infinity, the kernel decides, which gives up after some 15 minutes.
+	// TCP_USER_TIMEOUT. That counts for a peer that does not read, too. If 0 or Infinity, the kernel decides, which gives up
+	// after some 15 minutes.
 	TCPUserTimeout time.Duration
 
 	// AbortOnClose gives up a client that sends its FIN while the backend is being connected, even if bytes came before it.

@@ -50,18 +50,49 @@ func TestDrainEndsIdleConnectionsAtOnceAndCleanly(t *testing.T) {
 	}
 }
 
+// A peer that has finished and waits for its answer sees no end of the stream that the other one has not sent.
+func TestDrainEndsIdleHalfClosedConnectionsWithoutAnInventedEnd(t *testing.T) {
+	eachHalf(t, func(t *testing.T, r *rig, first, second streamtest.Stream) {
+		closed := r.Subscribe(1, EventClosed)
+		streamtest.Finish(t, first)
+		streamtest.ExpectEnding(t, second, streamtest.End)
+		proctest.Eventually(t, "the FIN is acknowledged", func() (all bool) {
+			r.inspect(1, func(_ *loop, c *conn) { all = c.undelivered() == 0 })
+			return all
+		})
+		r.inspect(1, func(_ *loop, c *conn) { c.active -= int64(time.Minute) })
+		if err := r.Drain(DrainOptions{Timeout: proctest.Patience}); err != nil {
+			t.Fatal(err)
+		}
+		ends(t, closed, ReasonDrainIdle)
+		if _, tcp := first.(interface{ SetLinger(int) error }); tcp {
+			streamtest.ExpectEnding(t, first, streamtest.BrokenOff)
+		} else {
+			receiveBroken(t, first)
+		}
+	})
+}
+
 // Bytes that a reader has not taken yet are no idleness: an end of the stream would hide that they are lost.
 func TestDrainLeavesAStalledReaderItsTime(t *testing.T) {
 	const timeout = 200 * time.Millisecond
-	r := newRig(t, "tcp", "tcp")
-	closed := r.Subscribe(1, EventClosed)
-	client, _ := r.pair()
-	r.fill(1, 0, client)
-	r.idleFor(1, time.Minute)
-	if err := r.Drain(DrainOptions{Timeout: timeout}); err != nil {
-		t.Fatal(err)
+	for name, send := range map[string]func(r *rig, client streamtest.Stream){
+		"the proxy has them":  func(r *rig, client streamtest.Stream) { r.fill(1, 0, client) },
+		"the kernel has them": func(_ *rig, client streamtest.Stream) { streamtest.Send(t, client, "a few bytes") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, "tcp", "unix")
+			closed := r.Subscribe(1, EventClosed)
+			client, _ := r.pair()
+			send(r, client)
+			proctest.Eventually(t, "they are on their way", func() bool { return r.connection().BytesToBackend > 0 })
+			r.idleFor(1, time.Minute)
+			if err := r.Drain(DrainOptions{Timeout: timeout}); err != nil {
+				t.Fatal(err)
+			}
+			ends(t, closed, ReasonDeadline)
+		})
 	}
-	ends(t, closed, ReasonDeadline)
 }
 
 func TestDrainWithoutADeadlineEndsNoIdleConnection(t *testing.T) {

@@ -9,7 +9,8 @@ const (
 	// sweepCost (ns) is how long the sweep waits for each connection that it has looked at, some hundred times what the
 	// look costs: with few connections time-outs are exact, and with many they stay cheap.
 	sweepCost = 1000
-	// halfCloseLooks is how often a half-closed connection is looked at in the time it has: see delivering.
+	// halfCloseLooks is how often all half-closed connections are looked at in the time that one has: see lookForDelivery. A
+	// look is two system calls, much dearer than the rest of the sweep.
 	halfCloseLooks = 8
 )
 
@@ -50,13 +51,18 @@ func (l *loop) armExpiry(c *conn) {
 // sweepExpired ends the connections in which nothing has moved for too long.
 func (l *loop) sweepExpired() {
 	next := int64(never)
-	undelivered := l.undelivered
-	l.undelivered = nil
+	looks, before := l.now >= l.nextLook, l.undelivered
+	if looks {
+		l.nextLook, l.undelivered = after(l.now, l.proxy.halfCloseTimeout()/halfCloseLooks), nil
+	}
 	expired := l.refs(func(c *conn) bool {
 		at, reason := l.expiry(c)
-		if reason == ReasonHalfClose && l.delivering(c, undelivered) {
-			at, _ = l.expiry(c)
-			at = min(at, l.now+int64(l.proxy.cfg.HalfCloseTimeout/halfCloseLooks))
+		if reason == ReasonHalfClose {
+			if looks || at <= l.now {
+				l.lookForDelivery(c, before)
+				at, _ = l.expiry(c)
+			}
+			next = min(next, l.nextLook)
 		}
 		if at > l.now {
 			next = min(next, at)
@@ -71,13 +77,12 @@ func (l *loop) sweepExpired() {
 	}
 }
 
-// delivering reports whether the kernel has bytes for a peer of the connection that the peer has not taken, and counts it
-// as a move if they have become fewer since the last look: a slow reader may take minutes for what one write gave the
-// kernel, in which the relay has nothing to do.
-func (l *loop) delivering(c *conn, before map[uint64]int) bool {
-	n := unacknowledged(c.end[client].fd) + unacknowledged(c.end[backend].fd)
+// lookForDelivery counts it as a move if a peer of the connection has taken bytes from its kernel since the last look: a slow
+// reader may take minutes for what one write gave the kernel, in which the relay has nothing to do.
+func (l *loop) lookForDelivery(c *conn, before map[uint64]int) {
+	n := c.undelivered()
 	if n == 0 {
-		return false
+		return
 	}
 	if last, ok := before[c.id]; ok && n != last {
 		c.active = l.now
@@ -86,7 +91,6 @@ func (l *loop) delivering(c *conn, before map[uint64]int) bool {
 		l.undelivered = map[uint64]int{}
 	}
 	l.undelivered[c.id] = n
-	return true
 }
 
 // expire ends a connection whose time has come.
@@ -100,14 +104,20 @@ func (l *loop) expire(r ref) {
 		l.cut(r, reason)
 		return
 	}
-	// The peer that has not finished knows of the other's end, and need only be left. The other one waits for an end that
-	// has not come: a FIN would be invented, so it gets a reset.
-	finished := &c.end[client]
-	if c.relay[backend].finished {
-		finished = &c.end[backend]
-	}
-	if finished.is(tcp) {
-		resetOnClose(finished.fd)
+	l.leave(c, reason)
+}
+
+// leave ends a connection in which nothing is under way. Both peers see the end of the stream. But where one has finished and
+// the other has not, that end would be invented: the one that waits for it gets a reset, and the other knows already.
+func (l *loop) leave(c *conn, reason Reason) {
+	if c.relay[client].finished != c.relay[backend].finished {
+		waits := &c.end[client]
+		if c.relay[backend].finished {
+			waits = &c.end[backend]
+		}
+		if waits.is(tcp) {
+			resetOnClose(waits.fd)
+		}
 	}
 	c.reason = reason
 	l.close(c, false)
@@ -117,13 +127,16 @@ func (l *loop) expire(r ref) {
 func (l *loop) endIdle(span time.Duration) {
 	l.now = l.proxy.clock()
 	idle := l.refs(func(c *conn) bool {
-		return c.dial == 0 && !c.closing && !c.holds() && l.now-c.active >= int64(span)
+		return c.dial == 0 && !c.closing && l.now-c.active >= int64(span) && !c.holds() && c.undelivered() == 0
 	})
 	for _, r := range idle {
-		c := l.lookup(r)
-		c.reason = ReasonDrainIdle
-		l.close(c, false)
+		l.leave(l.lookup(r), ReasonDrainIdle)
 	}
+}
+
+// undelivered is how many bytes the kernel has for the peers of a connection that has its backend.
+func (c *conn) undelivered() int {
+	return unacknowledged(c.end[client].fd) + unacknowledged(c.end[backend].fd)
 }
 
 // holds reports whether bytes were taken from one peer that the other has not taken yet.

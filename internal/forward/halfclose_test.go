@@ -3,6 +3,8 @@ package forward
 import (
 	"errors"
 	"io"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -144,6 +146,41 @@ func TestHalfCloseTimeoutWakesNothingWhileNothingIsHalfClosed(t *testing.T) {
 	streamtest.Send(t, first, "question")
 	streamtest.Receive(t, second, "question")
 	r.inspect(1, func(l *loop, _ *conn) { equal(t, "next sweep", l.sweeps[sweepExpiry], never) })
+}
+
+// A look at what a peer has not taken yet is a system call, so that the end of one connection is no reason to look at all others.
+func TestHalfClosedConnectionsAreLookedAtAFewTimesOnly(t *testing.T) {
+	const timeout, connections = time.Second / 2, 200
+	var looks atomic.Int64
+	rawSyscall = func(call, a1, a2, a3, a4, a5, a6 uintptr) (uintptr, uintptr, sysErr) {
+		if call == unix.SYS_IOCTL && a2 == unix.SIOCOUTQ {
+			looks.Add(1)
+		}
+		return syscall.RawSyscall6(call, a1, a2, a3, a4, a5, a6)
+	}
+	t.Cleanup(func() { rawSyscall = syscall.RawSyscall6 }) // after the Proxy has ended, whose clean-up comes later
+	r := newRig(t, "tcp", "tcp", halfClose(time.Hour), withLoops(1))
+	for range connections {
+		_, server := r.pair()
+		streamtest.Finish(t, server)
+	}
+	proctest.Eventually(t, "all are half-closed", func() bool {
+		return len(r.Connections(0, 0, func(c *Connection) bool { return c.State == ConnectionBackendClosed })) == connections
+	})
+	r.loops[0].call(func() { // from now on one of them ends every few milliseconds
+		l := r.loops[0]
+		l.proxy.cfg.HalfCloseTimeout = timeout
+		l.now = l.proxy.clock()
+		for i, e := range l.registry.entries {
+			l.at(e.slot).active = l.now + int64(i)*int64(timeout)/connections
+		}
+		l.arm(sweepExpiry, l.now)
+		looks.Store(0)
+	})
+	proctest.Eventually(t, "all have ended", func() bool { return r.NumConnections() == 0 })
+	if n, most := looks.Load(), int64(2*connections*2*(halfCloseLooks+2)); n > most {
+		t.Errorf("%d looks, want %d at most", n, most)
+	}
 }
 
 func TestHalfClosedConnectionsLetTheProxyExit(t *testing.T) {

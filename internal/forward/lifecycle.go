@@ -253,7 +253,8 @@ func (p *Proxy) SetExitIdleTime(span time.Duration) {
 // DrainOptions are the terms of a drain.
 type DrainOptions struct {
 	// Timeout is how long connections may go on; what is left then is reset. One that has been idle for that long, and for
-	// a second at least, is not waited for: it ends with a FIN. If 0 or Infinity, there is no end to it.
+	// a second at least, is not waited for: it ends with a FIN, or a reset to a peer that has finished and waits for the
+	// end of the other one. If 0 or Infinity, there is no end to it.
 	Timeout time.Duration
 	Exit    bool // end the Proxy once it is drained
 	Refuse  bool // turn newcomers away with a reset, rather than leave them in the backlog

@@ -39,7 +39,8 @@ type loop struct {
 	dials       []dial
 	aborts      []abort // in the order of their times
 	lingering   []linger
-	undelivered map[uint64]int    // by connection: bytes that the kernel had for its peers at the last look of sweepExpired
+	undelivered map[uint64]int    // by half-closed connection: bytes that the kernel had for its peers at the last look
+	nextLook    int64             // when that is done again: see sweepExpired
 	sweeps      [sweepKinds]int64 // when each is due
 	due         int64             // the earliest of them
 

@@ -95,7 +95,8 @@ func (l *loop) wait() (n int) {
 
 // timeout is the time to the next sweep, in ms.
 func (l *loop) timeout() int {
-	return int(min((max(l.due-l.now, 0)+999_999)/1_000_000, math.MaxInt32))
+	const ms = 1_000_000
+	return int((min(max(l.due-l.now, 0), math.MaxInt32*ms) + ms - 1) / ms)
 }
 
 // openGate reports whether the runtime's poller will notice events of the loop.
