@@ -246,6 +246,17 @@ func TestUsersBeyondTheBoundShareABudget(t *testing.T) {
 	equal(t, "user 7 may work", used.mayWork(), false)
 }
 
+// Any number of calls can be under way, each about any number of connections, before the first has turned out to cost much.
+func TestWhatACallCostsIsOwedByItsUserAlone(t *testing.T) {
+	t.Parallel()
+	p := newPace()
+	for range 2 * callsPerUserMax {
+		p.budgetOf(7).charge(workBurst)
+	}
+	equal(t, "user 7 may work", p.budgetOf(7).mayWork(), false)
+	equal(t, "user 8 may work", p.budgetOf(8).mayWork(), true)
+}
+
 func TestSignalsOfStrangersAreLeftOut(t *testing.T) {
 	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
 		newRigOn(t, daemon)

@@ -111,12 +111,14 @@ func (p *pace) budgetOf(uid uint32) *budget {
 // mayWork takes one call from the budget, if it is there.
 func (b *budget) mayWork() bool { return b.work.Allow() && (b.users == nil || b.users.Allow()) }
 
-// charge takes more, which a call has turned out to cost. What is not there is owed.
+// charge takes more, which a call has turned out to cost. What is not there is owed by the user alone, and not by all users
+// together: others would have to pay for it.
 func (b *budget) charge(calls int) {
 	now := time.Now()
+	left := max(0, int(b.work.TokensAt(now)))
 	b.work.ReserveN(now, min(calls, workBurst))
 	if b.users != nil {
-		b.users.ReserveN(now, min(calls, usersBurst))
+		b.users.ReserveN(now, min(calls, left))
 	}
 }
 
