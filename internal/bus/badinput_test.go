@@ -55,7 +55,7 @@ func TestBadInputHasItsErrorAndChangesNothing(t *testing.T) {
 	}{
 		"unknown object":                   {nil, request{path: "/nothing", member: "Resume"}, errUnknownObject},
 		"unknown object below ours":        {nil, request{path: Path + "/x", member: "Resume"}, errUnknownObject},
-		"unknown interface":                {nil, request{path: logControlPath, member: "Resume"}, errUnknownInterface},
+		"unknown interface":                {nil, request{path: logControlPath, member: "Resume"}, errUnknownMethod},
 		"unknown member":                   {nil, request{member: "Reset"}, errUnknownMethod},
 		"member in lower case":             {nil, request{member: "resume"}, errUnknownMethod},
 		"unknown property":                 {nil, getting(Interface, "Colour"), errUnknownProperty},

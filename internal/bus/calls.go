@@ -198,7 +198,7 @@ func (t *session) find(c *call) (method, error) {
 	if name != "" {
 		iface, ok := object[name]
 		if !ok {
-			return method{}, errorf(errUnknownInterface, "No interface %s at %s", name, path)
+			return method{}, errorf(errUnknownMethod, "No method %s(): no interface %s at %s", c.member, name, path)
 		}
 		if m, ok := iface.methods[c.member]; ok {
 			return m, nil

@@ -243,7 +243,7 @@ func (r *callRig) find(msg *dbus.Message) (iface, out, refusal string) {
 		return "", "", errUnknownObject
 	}
 	if _, ok := object[iface]; iface != "" && !ok {
-		return "", "", errUnknownInterface
+		return "", "", errUnknownMethod
 	}
 	for name, candidate := range object {
 		in, out, ok := candidate.method(member)

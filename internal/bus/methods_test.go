@@ -346,13 +346,16 @@ func TestWhatIsNotThereIsUnknownOnEveryBus(t *testing.T) {
 	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
 		newRigOn(t, daemon)
 		for _, conn := range []*dbus.Conn{daemon.Connect(t), daemon.ConnectAs(t, bustest.Nobody)} {
-			for want, q := range map[string]request{
-				errUnknownInterface: {iface: "org.freedesktop.DBus.ObjectManager", member: "GetManagedObjects"},
-				errUnknownObject:    {path: "/no/such/object", iface: "org.example.Other", member: "Do"},
-				errUnknownMethod:    {member: "Reset"},
-				"":                  {noIface: true, member: "Ping"},
+			for _, test := range []struct {
+				request
+				want string
+			}{
+				{request{iface: "org.freedesktop.DBus.ObjectManager", member: "GetManagedObjects"}, errUnknownMethod},
+				{request{path: "/no/such/object", iface: "org.example.Other", member: "Do"}, errUnknownObject},
+				{request{member: "Reset"}, errUnknownMethod},
+				{request{noIface: true, member: "Ping"}, ""},
 			} {
-				equal(t, "error", nameOf(do(t, conn, q).Err), want)
+				equal(t, "error", nameOf(do(t, conn, test.request).Err), test.want)
 			}
 		}
 	})
