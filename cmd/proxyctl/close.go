@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"example.org/socketproxy/internal/bus"
 	"example.org/socketproxy/internal/printable"
@@ -82,7 +83,7 @@ func (c *ctl) withIDs(instance *bus.Instance, connections []bus.Connection, ids 
 	for _, id := range ids {
 		at := slices.IndexFunc(connections, func(connection bus.Connection) bool { return connection.ID == id })
 		if at < 0 {
-			c.cannot(closeOne(id), instance, bus.ErrNoConnection)
+			c.cannot(closing(id), instance, bus.ErrNoConnection)
 		} else {
 			chosen = append(chosen, connections[at])
 		}
@@ -90,7 +91,18 @@ func (c *ctl) withIDs(instance *bus.Instance, connections []bus.Connection, ids 
 	return chosen
 }
 
-func closeOne(id uint64) string { return fmt.Sprintf("close connection %d of", id) }
+// closing is what is done to the connections with these ids, for a message.
+func closing(ids ...uint64) string {
+	var list []string
+	for _, id := range ids {
+		list = append(list, strconv.FormatUint(id, 10))
+	}
+	noun := "connections"
+	if len(ids) == 1 {
+		noun = "connection"
+	}
+	return fmt.Sprintf("close %s %s of", noun, strings.Join(list, ", "))
+}
 
 // nameAndIDs parts the arguments. The first one is a name unless it is a number, and even then where an instance is
 // called so.
@@ -125,12 +137,17 @@ func isID(arg string) bool {
 
 func (c *ctl) closeIDs(ctx context.Context, instance *bus.Instance, ids []uint64) {
 	closed := 0
-	for _, id := range ids {
-		if err := instance.CloseConnection(ctx, id); err != nil {
-			c.cannot(closeOne(id), instance, err)
-		} else {
+	for i, id := range ids {
+		err := instance.CloseConnection(ctx, id)
+		if err == nil {
 			closed++
+			continue
 		}
+		if !errors.Is(err, bus.ErrNoConnection) { // what keeps one from being closed keeps the rest, and may ask for a password each time
+			c.cannot(closing(ids[i:]...), instance, err)
+			break
+		}
+		c.cannot(closing(id), instance, err)
 	}
 	if closed > 0 {
 		c.say("%s of %s closed.", count(closed, "connection"), instance.Name)

@@ -154,7 +154,7 @@ func TestRefusalsAreToldInWords(t *testing.T) {
 		web.refusal = dbus.NewError(refusal.name, []any{refusal.message})
 		web.mu.Unlock()
 		for _, command := range []string{
-			"connections web", "close web 17", "close web --state=open", "set web connections-max=3", "drain web", "resume web", "exit web",
+			"connections web", "close web 17 18", "close web --state=open", "set web connections-max=3", "drain web", "resume web", "exit web",
 		} {
 			text, status := transcript(t, b, strings.Fields(command)...)
 			all = append(all, text)
