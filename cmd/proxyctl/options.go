@@ -132,6 +132,8 @@ func (o *options) inShell(verb string, instances ...*bus.Instance) string {
 	switch {
 	case d.Host != "":
 		line += " -H " + shellQuote(d.Host)
+	case d.Machine != "" && d.User:
+		line += " --user -M " + shellQuote(d.Machine)
 	case d.Machine != "":
 		line += " -M " + shellQuote(d.Machine)
 	case d.Address != "":

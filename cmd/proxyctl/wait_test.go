@@ -99,6 +99,10 @@ func TestHintsRunNothingButProxyctlWherePastedIntoAShell(t *testing.T) {
 			t.Errorf("%q:\ngot  %s\nwant %s", name, got, want)
 		}
 	}
+	c.destination = bus.Destination{User: true, Machine: "me@box"}
+	if got, want := c.inShell("resume"), "proxyctl --user -M me@box resume"; got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
 }
 
 // fakeUnits brings a service manager onto the bus, which knows units with the others that trigger them.
