@@ -10,6 +10,7 @@ import (
 
 	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/streamtest"
+	"golang.org/x/sys/unix"
 )
 
 func TestAddressesOfBothFamiliesTakeTurns(t *testing.T) {
@@ -145,6 +146,31 @@ func TestAttemptThatLosesIsReset(t *testing.T) {
 	streamtest.ExpectEnding(t, servers[1], streamtest.BrokenOff)
 	streamtest.Send(t, servers[0], "answer")
 	streamtest.Receive(t, client, "answer")
+}
+
+// An event may be fetched together with that which makes its attempt give way. It is not news of the attempt that came instead.
+func TestAttemptThatHasGivenWayHasNoNews(t *testing.T) {
+	r, silent := holedRig(t, 2)
+	client := r.dial()
+	streamtest.Send(t, client, "request")
+	sa := inetSockaddr(netip.MustParseAddrPort(silent[1]))
+	proctest.Eventually(t, "both are tried", func() (both bool) {
+		r.inspect(r.lastID.Load(), func(l *loop, c *conn) {
+			d := l.dialOf(c)
+			if both = d.underWay() == 2 && d.tries(sa.address()); !both {
+				return
+			}
+			l.endAttempt(d, 1)
+			late := uint32(unix.EPOLLOUT | unix.EPOLLERR | unix.EPOLLHUP)
+			equal(t, "connected by an attempt that is no more", l.dialled(c, 1, late), false)
+			i := l.beginAttempt(c, sa.address())
+			equal(t, "another attempt", l.dialAddress(c, i, &sa), unix.EINPROGRESS)
+			equal(t, "connected by the news of the one before", l.dialled(c, i, late), false)
+			equal(t, "attempts", d.underWay(), 2)
+		})
+		return both
+	})
+	streamtest.Receive(t, r.accept(), "request")
 }
 
 func TestAttemptsHaveABudget(t *testing.T) {

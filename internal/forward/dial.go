@@ -49,7 +49,8 @@ const (
 type attempt struct {
 	fd      int32
 	address address
-	began   int64 // loop time
+	batch   uint32 // loop.batch in which it began
+	began   int64  // loop time
 }
 
 func (a *attempt) underWay() bool { return a.address.family != unix.AF_UNSPEC }
@@ -202,7 +203,7 @@ func (l *loop) beginAttempt(c *conn, to address) int {
 			return -1
 		}
 	}
-	d.attempts[free] = attempt{fd: -1, address: to, began: l.now}
+	d.attempts[free] = attempt{fd: -1, address: to, batch: l.batch, began: l.now}
 	return free
 }
 
@@ -273,10 +274,10 @@ func mayHeal(errno sysErr) bool {
 // dialRoundFailed pauses before the next round, or gives up.
 func (l *loop) dialRoundFailed(c *conn) {
 	d := l.dialOf(c)
-	if l.proxy.cfg.Target.fixed == nil {
-		l.proxy.resolver.forget() // the next round asks again: the name may have moved
-	}
 	if !slices.ContainsFunc(d.attempts[:], func(a attempt) bool { return a.underWay() && !a.silent(l.now) }) {
+		if l.proxy.cfg.Target.fixed == nil {
+			l.proxy.resolver.forget() // the next round asks again: the name may have moved
+		}
 		l.backendFailed(d.err)
 	}
 	if !d.mayHeal || l.now >= d.giveUp {
@@ -293,7 +294,11 @@ func (l *loop) dialRoundFailed(c *conn) {
 
 // dialled takes the news of an attempt; true when the connection has its backend.
 func (l *loop) dialled(c *conn, i int, events uint32) bool {
-	fd := l.dialOf(c).attempts[i].fd
+	a := &l.dialOf(c).attempts[i]
+	if !a.underWay() || a.batch == l.batch {
+		return false // the news of one that has given way in this batch of events: see beginAttempt
+	}
+	fd := a.fd
 	var errno sysErr
 	if events&unix.EPOLLERR != 0 {
 		errno = socketError(fd)
@@ -303,7 +308,7 @@ func (l *loop) dialled(c *conn, i int, events uint32) bool {
 	}
 	// A reset that refuses the connection is ECONNREFUSED; this one came after the handshake.
 	reset := errno == unix.ECONNRESET || errno == unix.EPIPE
-	if errno == 0 && l.connectedToItself(fd, l.dialOf(c).attempts[i].address) {
+	if errno == 0 && l.connectedToItself(fd, a.address) {
 		errno = unix.ECONNREFUSED
 	}
 	if (errno == 0 || reset) && !l.proxy.oneAddress() {

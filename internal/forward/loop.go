@@ -50,6 +50,7 @@ type loop struct {
 
 	waiter waiter
 	now    int64     // ns since the start of the Proxy, read once for each batch of events
+	batch  uint32    // number of the batch
 	moved  [2]uint64 // bytes, by the side they came from
 	counts counts
 	notes  backendNotes
@@ -120,6 +121,7 @@ func (l *loop) rewatch(fd int32, events uint32, t token) sysErr {
 func (l *loop) run() {
 	for !l.stop {
 		n := l.wait()
+		l.batch++
 		l.turn = turnBytes
 		l.resumeRelays()
 		for i := range n {

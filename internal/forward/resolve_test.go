@@ -86,6 +86,16 @@ func TestANameIsRememberedForAWhile(t *testing.T) {
 	equal(t, "look-ups", count.Load(), 2)
 }
 
+// One address that refuses does not make the answer a bad one, while another is being tried.
+func TestANameIsRememberedThoughOneAddressRefuses(t *testing.T) {
+	r := namedRig(t)
+	r.resolveTo(addresses("127.0.0.2", "127.0.0.1"))
+	r.pair()
+	r.resolver.mu.Lock()
+	defer r.resolver.mu.Unlock()
+	equal(t, "time that the addresses are kept", r.resolver.expires.Sub(r.resolver.asked) >= resolveKeep, true)
+}
+
 func TestALookUpThatFailsIsTriedAgain(t *testing.T) {
 	r := namedRig(t)
 	var count atomic.Int32
