@@ -102,6 +102,11 @@ func formatProperty(property member) string {
 	switch value := property.value.(type) {
 	case []string:
 		return strings.Join(value, " ")
+	case bool:
+		if value {
+			return "yes"
+		}
+		return "no"
 	case uint64:
 		switch {
 		case strings.HasSuffix(property.key, "USec"):
