@@ -246,6 +246,23 @@ func TestUsersBeyondTheBoundShareABudget(t *testing.T) {
 	equal(t, "user 7 may work", used.mayWork(), false)
 }
 
+// A user may have many user ids, and each of them a call that waits for polkit.
+func TestCallsOfAllUsersTogetherAreBounded(t *testing.T) {
+	t.Parallel()
+	p, c, admitted := newPace(), newCalls(nil), 0
+	callerOf := func(uid uint32) *caller { return &caller{uid: uid, budget: p.budgetOf(uid)} }
+	last := callerOf(1)
+	for uid := range uint32(2 * callsOfUsersMax / callsPerCallerMax) {
+		for who := callerOf(uid + 1); c.admit(who) == nil; last = who {
+			admitted++
+		}
+	}
+	equal(t, "calls of all users", admitted, callsOfUsersMax)
+	equal(t, "a call of root", c.admit(callerOf(0)), nil)
+	c.finish(last)
+	equal(t, "the next call of a user", c.admit(last), nil)
+}
+
 // Any number of calls can be under way, each about any number of connections, before the first has turned out to cost much.
 func TestWhatACallCostsIsOwedByItsUserAlone(t *testing.T) {
 	t.Parallel()

@@ -35,6 +35,7 @@ type calls struct {
 	finished sync.Cond
 	closed   bool
 	serving  int
+	ofUsers  int // of those, the ones of users other than root
 }
 
 func newCalls(t *session) *calls {
@@ -136,10 +137,14 @@ func (c *calls) admit(who *caller) error {
 	switch {
 	case c.closed:
 		return forward.ErrExiting
-	case who.serving >= callsPerCallerMax, who.budget.serving >= callsPerUserMax, !who.mayWork():
+	case who.serving >= callsPerCallerMax, who.budget.serving >= callsPerUserMax,
+		who.uid != 0 && c.ofUsers >= callsOfUsersMax, !who.mayWork():
 		return errTooMany
 	}
 	c.serving++
+	if who.uid != 0 {
+		c.ofUsers++
+	}
 	who.serving++
 	who.budget.serving++
 	return nil
@@ -149,6 +154,9 @@ func (c *calls) finish(who *caller) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.serving--
+	if who.uid != 0 {
+		c.ofUsers--
+	}
 	who.serving--
 	who.budget.serving--
 	c.finished.Broadcast()

@@ -12,7 +12,8 @@ import (
 
 // What callers may cost. The figures leave forwarding its time whatever anybody on the bus does.
 const (
-	callsPerUserMax   = 128 // being served at once
+	callsOfUsersMax   = 1024 // being served at once, of all users but root
+	callsPerUserMax   = 128
 	callsPerCallerMax = 32
 	subscribersMax    = 32 // of root, and as many of all others
 
