@@ -123,6 +123,9 @@ func parseAddressPattern(pattern string) (func(address string) bool, error) {
 		return func(address string) bool { return strings.HasPrefix(address, beginning) }, nil
 	}
 	if network, err := netip.ParsePrefix(pattern); err == nil {
+		if network.Addr().Is4In6() && network.Bits() >= 96 {
+			network = netip.PrefixFrom(network.Addr().Unmap(), network.Bits()-96)
+		}
 		return func(address string) bool { return network.Contains(endpointOf(address).Addr().WithZone("")) }, nil
 	}
 	if ip, _, ok := strings.Cut(pattern, "/"); ok {
