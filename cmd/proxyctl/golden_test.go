@@ -69,7 +69,7 @@ func TestOutput(t *testing.T) {
 		{"status", []string{"status web", "status", "status ma*", "status mail.service --json=short"}},
 		{"show", []string{
 			"show web", "show -p State,NConnections -p Target", "show --value -p ConnectionsMax web", "show db-replica -p DrainDeadline",
-			"show web --json=short", "show web mail --json=short -pName,ExitIdleTimeUSec", "show -p Sate web",
+			"show web --json=short", "show web mail --json=short -pName,ExitIdleTimeUSec", "show -p Sate web", "show -p  web",
 		}},
 		{"connections", []string{
 			"connections web", "connections web --no-legend", "connections mail", "connections", "connections web --json=short",
@@ -89,7 +89,7 @@ func TestOutput(t *testing.T) {
 		{"resume", []string{"resume mail", "resume"}},
 		{"exit", []string{"exit web --no-wait", "exit"}},
 		{"errors", []string{
-			"status nobody", "status web nobody", "show nobody mail -pName", "monitor nobody", "drain nobody*", "lst", "bogus", "--bogus", "-x",
+			"status nobody", "status web nobody", "exit ", "show nobody mail -pName", "monitor nobody", "drain nobody*", "lst", "bogus", "--bogus", "-x",
 			"status --json", "list --json=xml", "list web", "-H a -M b", "--user -H a",
 			"-H  list", "-M  list", "--address= drain web", "-H host/x;cmd list", "-H -oProxyCommand=x list", "-M a;b list", "--address=tcp:host=a list",
 			"list --no-wait", "--no-wait", "connections web --value", "list -p x", "completion", "completion tcsh",

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"path"
 	"slices"
@@ -115,6 +116,7 @@ func matching(instances []*bus.Instance, name string) []*bus.Instance {
 }
 
 func noInstance(name string, running []*bus.Instance) error {
+	name = cmp.Or(name, `""`) // as an unset variable of a script is
 	if len(running) == 0 {
 		return withStatus(statusNoInstance, "no instance named %s; none is running", name)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -20,6 +21,9 @@ func (c *ctl) showCommand() *cobra.Command {
 		Short:             "Show the properties of instances as KEY=VALUE",
 		ValidArgsFunction: c.completeInstances,
 		RunE: func(command *cobra.Command, names []string) error {
+			if command.Flags().Changed("property") && len(properties) == 0 {
+				return errors.New("cannot take --property=: it is empty")
+			}
 			for _, name := range properties {
 				if !slices.Contains(bus.PropertyNames(), name) {
 					return fmt.Errorf("no property named %s; there are: %s", name, strings.Join(bus.PropertyNames(), ", "))
