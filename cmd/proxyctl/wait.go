@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -20,6 +21,7 @@ type wait struct {
 	end   bool // for their end, not only until they are drained
 	left  []*described
 	reset map[string]int      // how many connections were reset at the deadline, by unique name
+	open  map[string]int      // how many connections there were whose end was not told yet, by unique name
 	again map[string][]string // the units that start the next process, by unique name
 	shown string              // the progress shown last
 }
@@ -28,7 +30,7 @@ type wait struct {
 const resetMax = 1000
 
 func (c *ctl) newWait(end bool) *wait {
-	return &wait{ctl: c, end: end, reset: make(map[string]int), again: make(map[string][]string)}
+	return &wait{ctl: c, end: end, reset: make(map[string]int), open: make(map[string]int), again: make(map[string][]string)}
 }
 
 // prepare is for an instance before it is brought into another state: what is only known until then.
@@ -40,8 +42,9 @@ func (w *wait) prepare(ctx context.Context, instance *bus.Instance, wait bool) {
 	if w.end && properties.Unit != "" {
 		w.again[instance.Owner] = w.bus.ActiveTriggers(ctx, properties.Unit)
 	}
-	if wait {
-		_ = instance.SubscribeQuietly(ctx) // a caller who may not, does not learn how many were reset
+	// A caller who may not subscribe does not learn how many were reset.
+	if wait && instance.SubscribeQuietly(ctx) == nil {
+		w.open[instance.Owner] = int(min(properties.NConnections, math.MaxInt32))
 	}
 }
 
@@ -105,11 +108,16 @@ func (w *wait) follow(ctx context.Context, event bus.Event) {
 		if e.Reason == "deadline" {
 			w.reset[e.Owner]++
 		}
+		w.open[e.Owner]--
+		if i := w.find(e.Owner); i != nil {
+			w.drained(i)
+		}
 	case bus.EventsLost: // an end may be among them
 		for _, i := range w.refreshAll(ctx) {
 			w.gone(i)
 		}
 	case nil:
+		clear(w.open)     // what was not told within a second is not waited for
 		w.refreshAll(ctx) // proxyd tells nothing of a drain that was undone before it was told
 	}
 }
@@ -172,14 +180,22 @@ func (w *wait) refresh(i *described, answer func() (*bus.Properties, error)) err
 	}
 	*i.Properties = *properties
 	switch {
-	case i.State == bus.StateDrained && !w.end:
-		w.done(i, "is drained")
+	case i.State == bus.StateDrained:
+		w.drained(i)
 	case i.State == bus.StateRunning:
 		w.erase()
 		w.fail(fmt.Errorf("%s accepts clients again: somebody has resumed it", i.Instance.Name))
 		w.drop(i)
 	}
 	return nil
+}
+
+// drained is for an instance that may be drained, and is done with it once the ends of its connections were told: their signals
+// may come after its state is known.
+func (w *wait) drained(i *described) {
+	if i.State == bus.StateDrained && !w.end && w.open[i.Owner] <= 0 {
+		w.done(i, "is drained")
+	}
 }
 
 func (w *wait) done(i *described, what string) {

@@ -67,6 +67,26 @@ func TestADrainSaysHowManyConnectionsWereReset(t *testing.T) {
 	}
 }
 
+func TestADrainWithoutAnEndSaysHowManyConnectionsWereReset(t *testing.T) {
+	environment(t)
+	b := bustest.Start(t, bustest.Options{})
+	web := startFake(t, b, "web", map[string]any{"State": bus.StateDraining})
+	out, end := begin(t, b, nil, "drain", "web", "--timeout=10s", "--no-exit")
+	subscriber := bustest.Receive(t, web.subscribed)
+	out.waitFor(t, "3 connections left")
+	web.set("NConnections", uint32(0)) // the state is often known before the signals are there
+	web.set("State", bus.StateDrained)
+	out.waitFor(t, "0 connections left")
+	web.emit(subscriber, bus.Interface, "ConnectionRemoved", uint64(1), "idle", uint64(0), uint64(0), uint64(0))
+	for id := range uint64(2) {
+		web.emit(subscriber, bus.Interface, "ConnectionRemoved", 2+id, "deadline", uint64(0), uint64(0), uint64(0))
+	}
+	out.waitFor(t, "web is drained; 2 connections were reset.\n")
+	if status := end(); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+}
+
 func TestAnInterruptedDrainTellsHowToUndoIt(t *testing.T) {
 	environment(t)
 	b := bustest.Start(t, bustest.Options{})
