@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -123,7 +124,7 @@ func (c *ctl) nameAndIDs(ctx context.Context, args []string) (names []string, id
 	for _, arg := range args {
 		id, err := strconv.ParseUint(arg, 10, 64)
 		if err != nil {
-			return nil, nil, fmt.Errorf("%s is not the id of a connection", arg)
+			return nil, nil, fmt.Errorf("%s is not the id of a connection", cmp.Or(arg, `""`))
 		}
 		ids = append(ids, id)
 	}
