@@ -24,11 +24,13 @@ import (
 )
 
 // How long a Server waits before it tries to connect again. The bus is to find its objects back within a second of its
-// return; a name that the bus policy refuses is not worth such haste. A bus that is not there is looked for now and then, and at
-// once when its socket appears.
+// return: it is looked for often in the time after it has gone, or its socket has appeared. A bus that is not there is looked for
+// now and then; a name that the bus policy refuses is not worth more either.
 const (
 	reconnectMin   = 20 * time.Millisecond
 	reconnectMax   = 500 * time.Millisecond
+	hasteMax       = 200 * time.Millisecond // in hasteTime
+	hasteTime      = 10 * time.Second
 	absentMax      = 10 * time.Second
 	refusedBackoff = 10 * time.Second
 )
@@ -111,7 +113,8 @@ func (s *Server) run(ctx context.Context) {
 	defer close(s.ended)
 	reported := false // the present trouble is told
 	backoff := reconnectMin
-	var watch *socketWatch // open from before an attempt that fails for want of a socket, so that none appears unseen
+	var hasteEnds time.Time // a bus that has broken, or whose socket has appeared, is about to answer
+	var watch *socketWatch  // open from before an attempt that fails for want of a socket, so that none appears unseen
 	forget := func() {
 		if watch != nil {
 			watch.close()
@@ -129,6 +132,7 @@ func (s *Server) run(ctx context.Context) {
 				}
 				reported, backoff = false, reconnectMin
 			})
+			hasteEnds = time.Now().Add(hasteTime)
 		}
 		if ctx.Err() != nil {
 			return
@@ -137,16 +141,13 @@ func (s *Server) run(ctx context.Context) {
 			s.Log.Warn(fmt.Sprintf("No D-Bus control: %v; trying again. Forwarding goes on.", err))
 			reported = true
 		}
-		limit := reconnectMax
+		limit := backoffMax(err)
 		var refused *nameRefusedError
 		switch {
 		case errors.As(err, &refused):
 			backoff = s.refusedBackoff
-		case isNoBus(err):
-			limit = absentMax
-			if watch == nil {
-				watch, _ = watchSockets(s.Address) // or else it is looked for now and then
-			}
+		case isNoBus(err) && watch == nil:
+			watch, _ = watchSockets(s.Address) // or else it is looked for now and then
 		}
 		appeared := false
 		if watch == nil {
@@ -157,13 +158,28 @@ func (s *Server) run(ctx context.Context) {
 		} else if appeared, err = watch.wait(ctx, backoff); err != nil {
 			forget()
 		}
-		if backoff = min(2*backoff, limit); appeared {
-			backoff = reconnectMin
+		if appeared {
+			backoff, hasteEnds = reconnectMin, time.Now().Add(hasteTime)
+			continue
 		}
+		if time.Now().Before(hasteEnds) {
+			limit = hasteMax
+		}
+		backoff = min(2*backoff, limit)
 	}
 }
 
-// isNoBus says whether err means that nothing listens at the address.
+// backoffMax is how rare the attempts to connect become after an error: what the kernel says is there to stay, unless it is the
+// backlog of a busy bus.
+func backoffMax(err error) time.Duration {
+	var errno unix.Errno
+	if errors.As(err, &errno) && errno != unix.EAGAIN {
+		return absentMax
+	}
+	return reconnectMax
+}
+
+// isNoBus reports whether err means that nothing listens at the address.
 func isNoBus(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) }
 
 // nameRefusedError says that the policy of the bus does not let this process have its name.

@@ -17,6 +17,7 @@ import (
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/proctest"
 	"github.com/godbus/dbus/v5"
+	"golang.org/x/sys/unix"
 )
 
 // flow sends bytes through the proxy and its echo until it is told to stop.
@@ -141,6 +142,22 @@ func TestABusThatIsNeverThereIsToldOnceOrNotAtAll(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestABusThatCannotBeReachedIsTriedRarely(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file, stale := filepath.Join(dir, "file"), filepath.Join(dir, "stale")
+	must(t, os.WriteFile(file, nil, 0o600))
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: stale})
+	must(t, err)
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	for _, path := range []string{filepath.Join(dir, "none"), filepath.Join(file, "no-dir"), stale} {
+		_, err := dialSocket(t.Context(), "unix:path="+path)
+		equal(t, fmt.Sprint("the time between attempts after ", err), backoffMax(err), absentMax)
+	}
+	equal(t, "the time between attempts at a busy bus", backoffMax(unix.EAGAIN), reconnectMax)
 }
 
 // A socket that appears is seen at once, however rarely it is looked for.
