@@ -12,15 +12,18 @@ import (
 // client in so long a time find out whether it answers again.
 const silenceKept = 10 * time.Minute
 
-// addressOrder remembers which addresses of the backend did not answer, for all clients to come. Those that refuse cost no
-// time, so that they keep their place.
+// addressOrder remembers which addresses of the backend did not answer, for all clients to come, and which one did where
+// others had failed: localhost is two addresses, and most backends are at one of them only.
 type addressOrder struct {
-	mu     sync.Mutex
-	choice int               // how many addresses there are
-	silent map[address]int64 // and since when, in loop time
+	mu       sync.Mutex
+	choice   int               // how many addresses there are
+	silent   map[address]int64 // and since when, in loop time
+	answered address           // family 0: none, the first one serves
+	since    int64             // loop time of the first such answer
 }
 
-// sort returns the addresses with the silent ones last, the one that was so last at the very end.
+// sort returns the addresses with the one that answered first, and the silent ones last, the one that was so last at the very
+// end.
 func (o *addressOrder) sort(addresses []sockaddr, now int64) []sockaddr {
 	if len(addresses) < 2 {
 		return addresses
@@ -28,7 +31,10 @@ func (o *addressOrder) sort(addresses []sockaddr, now int64) []sockaddr {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.choice = len(addresses)
-	if len(o.silent) == 0 {
+	if now-o.since >= int64(silenceKept) {
+		o.answered = address{}
+	}
+	if len(o.silent) == 0 && (o.answered.family == 0 || o.answered == addresses[0].address()) {
 		return addresses
 	}
 	for address := range o.silent {
@@ -38,8 +44,15 @@ func (o *addressOrder) sort(addresses []sockaddr, now int64) []sockaddr {
 		}
 	}
 	sorted := slices.Clone(addresses)
-	slices.SortStableFunc(sorted, func(a, b sockaddr) int { return cmp.Compare(o.silent[a.address()], o.silent[b.address()]) })
+	slices.SortStableFunc(sorted, func(a, b sockaddr) int { return cmp.Compare(o.rankLocked(a.address()), o.rankLocked(b.address())) })
 	return sorted
+}
+
+func (o *addressOrder) rankLocked(a address) int64 {
+	if a == o.answered {
+		return -1
+	}
+	return o.silent[a]
 }
 
 func (o *addressOrder) isSilent(a address, now int64) bool {
@@ -68,13 +81,25 @@ func (o *addressOrder) setSilent(a address, now int64) bool {
 	return !known
 }
 
-// setAnswered reports whether this is news.
-func (o *addressOrder) setAnswered(a address) bool {
+// setAnswered reports whether it is news that the address is not silent. The first address of the order needs no better place.
+func (o *addressOrder) setAnswered(a address, first bool, now int64) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if !first && o.answered != a {
+		o.answered, o.since = a, now
+	}
 	_, known := o.silent[a]
 	delete(o.silent, a)
 	return known
+}
+
+// setFailed takes an address its better place.
+func (o *addressOrder) setFailed(a address) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.answered == a {
+		o.answered = address{}
+	}
 }
 
 func (p *Proxy) addressSilent(a address, now int64) {
@@ -85,8 +110,8 @@ func (p *Proxy) addressSilent(a address, now int64) {
 	}
 }
 
-func (p *Proxy) addressAnswered(a address) {
-	if !p.oneAddress() && p.order.setAnswered(a) {
+func (p *Proxy) addressAnswered(a address, first bool, now int64) {
+	if !p.oneAddress() && p.order.setAnswered(a, first, now) {
 		h := happening{kind: eventAddressAnswers}
 		h.record.address[backend] = a
 		p.observers.add(h)

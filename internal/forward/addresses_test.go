@@ -99,6 +99,42 @@ func TestHeadStartIsNotForAnAddressThatRefuses(t *testing.T) {
 	}
 }
 
+// Most backends on localhost are at one of its two addresses: later clients go there at once. When that one fails, the order of
+// the name server counts again.
+func TestAddressThatAnsweredIsTriedFirst(t *testing.T) {
+	checkLeaks(t)
+	one, other := newAbsent(t, "tcp"), ""
+	port := netip.MustParseAddrPort(one.address).Port()
+	other = fmt.Sprintf("127.0.0.2:%d", port)
+	r := rigTo(t, "tcp", nameOf(one.address), withLoops(1))
+	r.resolveTo(addresses("127.0.0.1", "127.0.0.2"))
+	order := func() (first string) {
+		r.loops[0].call(func() {
+			list, _, known := r.resolver.lookup(func([]sockaddr, error) {})
+			equal(t, "the addresses are known", known, true)
+			first = r.order.sort(list, r.clock())[0].String()
+		})
+		return first
+	}
+	serve := func(b *streamtest.Backend) {
+		client := r.dial()
+		streamtest.Send(t, client, "request")
+		streamtest.Receive(t, b.Accept(), "request")
+	}
+	b := streamtest.Listen(t, streamtest.TCP(other))
+	serve(b)
+	equal(t, "first, after the second address has answered", order(), other)
+	serve(b)
+	equal(t, "first, after it has answered again", order(), other)
+	r.loops[0].call(func() { r.order.since -= int64(silenceKept) })
+	equal(t, "first, ten minutes later", order(), one.address)
+	serve(b)
+	equal(t, "first, after the second address has answered", order(), other)
+	b.Close()
+	serve(one.listen(1))
+	equal(t, "first, after the second address has failed", order(), one.address)
+}
+
 // While one address is silent, a client is held for another one that comes back.
 func TestHeldClientIsServedBesideASilentAddress(t *testing.T) {
 	checkLeaks(t)

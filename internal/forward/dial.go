@@ -252,6 +252,9 @@ func (l *loop) dialFailed(c *conn, i int, errno sysErr) {
 	a := &d.attempts[i]
 	d.err = &dialError{a.address.describe(l.proxy.cfg.Target.text), errno}
 	d.mayHeal = d.mayHeal || mayHeal(errno)
+	if !l.proxy.oneAddress() {
+		l.proxy.order.setFailed(a.address)
+	}
 	if a.silent(l.now) || errno == unix.ETIMEDOUT {
 		l.proxy.addressSilent(a.address, l.now)
 	}
@@ -351,7 +354,8 @@ func (l *loop) connected(c *conn, i int) {
 	c.address[backend] = a.address
 	c.active = l.now // the wait for the backend was not the connection's idle time
 	l.backendReached(a.began)
-	l.proxy.addressAnswered(a.address)
+	first := len(d.addresses) > 0 && d.addresses[0].address() == a.address // none: a later look-up has failed
+	l.proxy.addressAnswered(a.address, first, l.now)
 	a.fd = -1 // it is the connection's now
 	l.endDial(c)
 	l.armExpiry(c)

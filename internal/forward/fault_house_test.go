@@ -493,6 +493,7 @@ func (h *house) begin() {
 	l.pipes.retry = 0
 	l.backoff[0] = 0
 	h.listener.inherits.Store(false)
+	h.proxy.order.setFailed(h.proxy.order.answered) // each trial tries the first address
 	h.before = h.stats()
 	h.order, h.stage, h.asleep, h.waited = h.trial.order, running, 0, 0
 	h.peers = [2]*actor{}
