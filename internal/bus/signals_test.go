@@ -305,7 +305,7 @@ func TestSignalsThatDoNotFitAreCountedInTheLog(t *testing.T) {
 	})
 	name := l.Names()[0]
 	l.Close()
-	record := r.log.says(t, " signals to the subscriber "+name+" were dropped, it took them too slowly.")
+	record := r.log.says(t, " signals to the subscriber "+name+" were dropped: it took them too slowly")
 	equal(t, "level", record.Level, slog.LevelInfo)
 	var dropped int
 	_, err := fmt.Sscan(record.Message, &dropped)

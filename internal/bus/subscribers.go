@@ -175,6 +175,6 @@ func (s *subscribers) send(name string, events *forward.Subscription) {
 	}
 	events.Close()
 	if n := events.Dropped(); n > 0 {
-		s.session.Log.Info(fmt.Sprintf("%d signals to the subscriber %s were dropped, it took them too slowly.", n, name), "caller", name)
+		s.session.Log.Info(fmt.Sprintf("%d signals to the subscriber %s were dropped: it took them too slowly, or there were more than %d a second to all subscribers.", n, name, signalRate), "caller", name)
 	}
 }

@@ -55,7 +55,7 @@ var (
 	noControlLine = regexp.MustCompile(`^No D-Bus control: .*; trying again\. Forwarding goes on\.$`)
 	usualLines    = regexp.MustCompile(`^(Forwarding the clients of .*|On the bus as \S+|On the bus again|` +
 		`Now (running|draining|drained|exiting)|User \d+ \(process \d+\) asked to .*|` +
-		`\d+ signals to the subscriber \S+ were dropped, it took them too slowly|Received SIGTERM, stopping.*)\.$`)
+		`\d+ signals to the subscriber \S+ were dropped: it took them too slowly, or there were more than \d+ a second to all subscribers|Received SIGTERM, stopping.*)\.$`)
 )
 
 // read reads what was written since the last time.
