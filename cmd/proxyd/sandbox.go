@@ -43,11 +43,14 @@ func hiddenTarget(target, unit string) string {
 
 func isBelow(path, dir string) bool { return strings.HasPrefix(path, dir+"/") }
 
-// isHidden reports whether a path does not exist, or is below a directory of mode 000, which is what ProtectHome= and
+// isHidden reports whether a path does not exist, or is, or is below, a directory of mode 000, which is what ProtectHome= and
 // InaccessiblePaths= put over another one.
 func isHidden(path string) bool {
-	_, err := os.Stat(path)
-	if !errors.Is(err, fs.ErrPermission) {
+	info, err := os.Stat(path)
+	switch {
+	case err == nil:
+		return info.Mode().Perm() == 0
+	case !errors.Is(err, fs.ErrPermission):
 		return errors.Is(err, fs.ErrNotExist)
 	}
 	for path != "/" {
