@@ -56,7 +56,11 @@ func (g *eventLog) event(e *Event) (leftOut bool) {
 		})
 	case e.Kind == EventClosed && (e.Reason == ReasonConnectFailed || e.Reason == ReasonResources):
 		return g.limited(e.Kind, e.Reason.String(), func() {
-			g.log.Warn(fmt.Sprintf("Client %s got no backend after %s: %v.%s", c.Client, briefly(c.Age), e.Err, g.held(e)),
+			after := ""
+			if c.Age >= time.Millisecond {
+				after = " after " + briefly(c.Age)
+			}
+			g.log.Warn(fmt.Sprintf("Client %s got no backend%s: %v.%s", c.Client, after, e.Err, g.held(e)),
 				append(who, "connection_id", c.ID, "backend", c.Backend, "error", e.Err)...)
 		})
 	case e.Kind == EventClosed && g.wantsDetail():

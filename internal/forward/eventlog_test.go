@@ -48,6 +48,10 @@ func TestTheLogSaysWhatHappened(t *testing.T) {
 			Event{Kind: EventClosed, Reason: ReasonConnectFailed, Connection: testConnection, Err: errors.New("refused")},
 			`level=WARN msg="Client 192.0.2.1:1000 got no backend after 1.234s: refused." client=192.0.2.1:1000 ` +
 				`listener=0.0.0.0:8080 reason=connect-failed connection_id=7 backend=127.0.0.1:80 error=refused`},
+		{"no backend, known at once", slog.LevelInfo,
+			Event{Kind: EventClosed, Reason: ReasonConnectFailed, Connection: Connection{Client: "192.0.2.1:1000", Age: 300 * time.Microsecond}, Err: errors.New("permission denied")},
+			`level=WARN msg="Client 192.0.2.1:1000 got no backend: permission denied." ` +
+				`client=192.0.2.1:1000 listener="" reason=connect-failed connection_id=0 backend="" error="permission denied"`},
 		{"no backend, though it was held", slog.LevelInfo,
 			Event{Kind: EventClosed, Reason: ReasonConnectFailed, Connection: heldConnection, Err: errors.New("refused")},
 			`level=WARN msg="Client 192.0.2.1:1000 got no backend after 5.001s: refused. It was held for --connect-retry=5s." ` +
