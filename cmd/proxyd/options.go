@@ -113,7 +113,11 @@ func (o *options) define(flags *pflag.FlagSet) {
 			if err == nil || errors.As(err, new(startError)) {
 				return err
 			}
-			return startError(fmt.Sprintf("Failed to parse --%s= argument: %s", name, value))
+			complaint := fmt.Sprintf("Failed to parse --%s= argument: %s", name, value)
+			if name != "connections-max" && name != "exit-idle-time" { // of which systemd-socket-proxyd says no more
+				complaint += ": " + err.Error()
+			}
+			return startError(complaint)
 		})
 	}
 	option("connections-max", "c", o.setConnectionsMax)
@@ -153,7 +157,7 @@ func (o *options) setProxyProtocol(value string) error {
 			return nil
 		}
 	}
-	return errors.New("unknown version")
+	return errors.New("neither off, v1 nor v2")
 }
 
 func (o *options) setSourcePrefixIPv6(value string) error {
@@ -185,8 +189,10 @@ func (o *options) addListen(value string) error {
 }
 
 func (o *options) setLogLevel(value string) (err error) {
-	o.logLevel, err = parseLogLevel(value)
-	return err
+	if o.logLevel, err = parseLogLevel(value); err != nil {
+		return errors.New("neither emerg, alert, crit, err, warning, notice, info, debug, nor a number from 0 to 7")
+	}
+	return nil
 }
 
 // unsigned reads a number as systemd reads its own: decimal, or 0x, 0o, 0b, or octal after a leading 0, with blanks and
@@ -194,12 +200,12 @@ func (o *options) setLogLevel(value string) (err error) {
 func unsigned(n *uint32) func(string) error {
 	return func(value string) error {
 		digits := strings.TrimPrefix(strings.TrimLeft(value, " \t\n\r"), "+")
-		if strings.Contains(digits, "_") {
-			return errors.New("1_000 is a number to Go only")
-		}
 		parsed, err := strconv.ParseUint(digits, 0, 32)
+		if err != nil || strings.Contains(digits, "_") { // 1_000 is a number to Go only
+			return errors.New("not a number from 0 to 4294967295")
+		}
 		*n = uint32(parsed)
-		return err
+		return nil
 	}
 }
 

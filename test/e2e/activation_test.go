@@ -60,7 +60,7 @@ func TestStatusShowsTheProxysOwnWords(t *testing.T) {
 func TestASocketWithWrongSettingsDoesNotStartAndSaysWhy(t *testing.T) {
 	for name, test := range map[string]struct{ target, options, why string }{
 		"target": {"127.0.0.1:99999", "", "Failed to parse target: 127.0.0.1:99999: port 99999 is not between 1 and 65535"},
-		"option": {"127.0.0.1:80", "-c5 --drain-timeout=9x", "Failed to parse --drain-timeout= argument: 9x"},
+		"option": {"127.0.0.1:80", "-c5 --drain-timeout=9x", `Failed to parse --drain-timeout= argument: 9x: unknown time unit "x"`},
 		"empty":  {"", "", "Failed to parse target: : empty target"},
 	} {
 		t.Run(name, func(t *testing.T) {

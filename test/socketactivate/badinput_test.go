@@ -90,21 +90,22 @@ func TestSocketsThatCannotBeServedAreRefusedWithTheSameWords(t *testing.T) {
 func TestBadInputOfProxydsOwnNamesOptionAndValueAndOpensNothing(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ arg, want string }{
-		{"--connections-max-per-source=many", "Failed to parse --connections-max-per-source= argument: many"},
-		{"--proxy-protocol=v3", "Failed to parse --proxy-protocol= argument: v3"},
+		{"--connections-max-per-source=many", "Failed to parse --connections-max-per-source= argument: many: not a number from 0 to 4294967295"},
+		{"--proxy-protocol=v3", "Failed to parse --proxy-protocol= argument: v3: neither off, v1 nor v2"},
 		{"--source-prefix-ipv6=129", "Failed to parse --source-prefix-ipv6= argument: 129: not a length from 1 to 128"},
 		{"--accept-proxy=192.0.2.1/24", "Failed to parse --accept-proxy= argument: 192.0.2.1/24: " +
 			"address bits are set after the prefix; write 192.0.2.0/24, or 192.0.2.1 for one address"},
 		{"--accept-proxy=unix,localhost", "Failed to parse --accept-proxy= argument: localhost: " +
 			`neither an IP address, a prefix such as 192.0.2.0/24, nor "unix"`},
-		{"--accept-proxy-timeout=soon", "Failed to parse --accept-proxy-timeout= argument: soon"},
-		{"--connect-timeout=soon", "Failed to parse --connect-timeout= argument: soon"},
-		{"--connect-retry=-1", "Failed to parse --connect-retry= argument: -1"},
-		{"--drain-timeout=", "Failed to parse --drain-timeout= argument: "},
-		{"--idle-timeout=5 parsecs", "Failed to parse --idle-timeout= argument: 5 parsecs"},
+		{"--accept-proxy-timeout=soon", `Failed to parse --accept-proxy-timeout= argument: soon: a number is missing before "soon"`},
+		{"--connect-timeout=soon", `Failed to parse --connect-timeout= argument: soon: a number is missing before "soon"`},
+		{"--connect-retry=-1", "Failed to parse --connect-retry= argument: -1: time span is negative"},
+		{"--drain-timeout=", "Failed to parse --drain-timeout= argument: : time span is empty"},
+		{"--idle-timeout=5 parsecs", `Failed to parse --idle-timeout= argument: 5 parsecs: unknown time unit "parsecs"`},
 		{"--listen=localhost:80", "Failed to parse --listen= argument: localhost:80: " +
 			"neither a path, @NAME, PORT, IPv4:PORT nor [IPv6]:PORT"},
-		{"--log-level=loud", "Failed to parse --log-level= argument: loud"},
+		{"--abort-on-close=maybe", "Failed to parse --abort-on-close= argument: maybe: neither yes nor no"},
+		{"--log-level=loud", "Failed to parse --log-level= argument: loud: neither emerg, alert, crit, err, warning, notice, info, debug, nor a number from 0 to 7"},
 		{"127.0.0.1:99999", "Failed to parse target: 127.0.0.1:99999: port 99999 is not between 1 and 65535"},
 		{":80", "Failed to parse target: :80: write 127.0.0.1:80 for a port of this machine; a port alone names no backend"},
 		{"", "Failed to parse target: : empty target"},
