@@ -96,6 +96,8 @@ func refusal(e *Event) string {
 		return fmt.Sprintf("the limit of --connections-max-per-source= is reached for %s", e.Source)
 	case ReasonDraining:
 		return "draining"
+	case ReasonDeadline:
+		return "proxyd ended before its PROXY header was complete"
 	}
 	// The rest comes before the PROXY header is complete.
 	if e.Err != nil {

@@ -44,6 +44,9 @@ func TestTheLogSaysWhatHappened(t *testing.T) {
 		{"refused by source", slog.LevelInfo, Event{Kind: EventRefused, Reason: ReasonSourceLimit, Source: "192.0.2.1", Connection: testConnection},
 			`level=WARN msg="Refused client 192.0.2.1:1000: the limit of --connections-max-per-source= is reached for 192.0.2.1." ` +
 				`client=192.0.2.1:1000 listener=0.0.0.0:8080 reason=source-limit`},
+		{"refused at the end of a drain", slog.LevelInfo, Event{Kind: EventRefused, Reason: ReasonDeadline, Connection: testConnection},
+			`level=WARN msg="Refused client 192.0.2.1:1000: proxyd ended before its PROXY header was complete." ` +
+				`client=192.0.2.1:1000 listener=0.0.0.0:8080 reason=deadline`},
 		{"no backend", slog.LevelInfo,
 			Event{Kind: EventClosed, Reason: ReasonConnectFailed, Connection: testConnection, Err: errors.New("refused")},
 			`level=WARN msg="Client 192.0.2.1:1000 got no backend after 1.234s: refused." client=192.0.2.1:1000 ` +
