@@ -139,6 +139,17 @@ func (t *session) auditRefused(who *caller, action, what string, err error) {
 	t.log(slog.LevelInfo, who, action, what, outcome)
 }
 
+// dropped is for a call whose sender has left the bus before the bus could say who it is. It may have been an administrator's,
+// with a tool that does not wait for the answer.
+func (t *session) dropped(who *caller) {
+	if t.pace.audit.Allow() {
+		t.Log.Info(fmt.Sprintf("Dropped a call of %s, which had left the bus before it was known who it is: a caller has to wait for the answer.",
+			who.sender), "caller", who.sender)
+	} else {
+		t.pace.unlogged.Add(1)
+	}
+}
+
 func (t *session) log(level slog.Level, who *caller, action, what, outcome string) {
 	if !t.Log.Enabled(t.ctx, level) {
 		return

@@ -223,6 +223,20 @@ func TestACallerIsAskedAboutOnce(t *testing.T) {
 	equal(t, "questions to the bus", questions, 1)
 }
 
+func TestACallOfACallerThatHasLeftIsLogged(t *testing.T) {
+	r := newCallRig(t)
+	call := request{member: "SetConnectionsMax", args: []any{uint32(7)}, flags: dbus.FlagNoReplyExpected}.message()
+	call.Headers[dbus.FieldSender] = dbus.MakeVariant(stranger)
+	signature, body := encoded(t, uint32(7))
+	in := newFrames(fromMemory{bytes.NewReader(withBody(call, signature, body))}, r.receive, messageMax)
+	_, err := in.next()
+	must(t, err)
+	answer := <-r.calls.callers.answers
+	answer.Err = dbus.Error{Name: "org.freedesktop.DBus.Error.NameHasNoOwner"}
+	r.calls.identified(answer)
+	r.log.says(t, "Dropped a call of "+stranger+", which had left the bus before it was known who it is")
+}
+
 // One user may have many user ids: subuid(5).
 func TestUsersBeyondTheBoundShareABudget(t *testing.T) {
 	t.Parallel()

@@ -104,7 +104,9 @@ func (c *calls) serveWaiting(who *caller) {
 		switch {
 		case err == nil:
 			c.serve(who, one.head, one.message)
-		case !hasLeft(err):
+		case hasLeft(err):
+			c.session.dropped(who)
+		default:
 			c.session.refuse(one.head, err)
 		}
 	}
