@@ -133,7 +133,7 @@ func TestTheLogHasTheDropInThatShowsAHiddenBackend(t *testing.T) {
 			if err := m.ask("tcp", address); err == nil {
 				t.Fatal("the sandbox hides nothing")
 			}
-			message := m.entry(t, "_SYSTEMD_UNIT="+i.unit(), "PRIORITY=4")["MESSAGE"]
+			message := m.entry(t, "--grep=a drop-in of ", "_SYSTEMD_UNIT="+i.unit())["MESSAGE"]
 			_, settings, ok := strings.Cut(message, "a drop-in of "+i.unit()+" shows it: ")
 			if !ok {
 				t.Fatalf("the log has %q", message)

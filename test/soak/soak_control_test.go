@@ -266,7 +266,7 @@ func (w *world) askWithoutRights() {
 	defer conn.Close()
 	network := w.network()
 	ask := func() error {
-		filter := map[string]dbus.Variant{"client": dbus.MakeVariant(network)}
+		filter := map[string]dbus.Variant{"client": dbus.MakeVariant(network + "*")}
 		return conn.Object(instanceName, control.Path).Call(control.Interface+".CloseConnections", 0, filter).Err
 	}
 	answer := []bustest.Answer{bustest.No, bustest.Yes, bustest.Challenge, bustest.Dismissed, bustest.Failed}[w.random.IntN(5)]

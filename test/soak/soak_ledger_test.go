@@ -50,11 +50,11 @@ func (l *ledger) clear() { l.byName, l.byID = map[string]*line{}, map[uint64]*li
 var (
 	endedLine     = regexp.MustCompile(`^Connection (\d+) from (\S+) to \S+ ended after [^,]+, ([a-z-]+)(?: \(.*\))?: (\d+) bytes to the backend, (\d+) to the client\.$`)
 	refusedLine   = regexp.MustCompile(`^Refused client (\S+): (draining|the limit of --connections-max= is reached)\.$`)
-	unservedLine  = regexp.MustCompile(`^Client (\S+) got no backend after [^:]+: cannot connect to .*: (connection refused|no such file or directory|resource temporarily unavailable)\.( It was held for --connect-retry=\S+\.)?$`)
+	unservedLine  = regexp.MustCompile(`^Client (\S+) got no backend(?: after [^:]+)?: cannot connect to .*: (connection refused|no such file or directory|resource temporarily unavailable)\.( It was held for --connect-retry=\S+\.)?$`)
 	untoldLine    = regexp.MustCompile(`^(\d+) more clients (were refused|got no backend), the last one because of: (limit|draining|connect-failed)\.$`)
 	noControlLine = regexp.MustCompile(`^No D-Bus control: .*; trying again\. Forwarding goes on\.$`)
 	usualLines    = regexp.MustCompile(`^(Forwarding the clients of .*|On the bus as \S+|On the bus again|` +
-		`Now (running|draining|drained|exiting)|User \d+ \(process \d+\) asked to .*|` +
+		`Now (running|draining|drained|exiting)|User \d+( \(process \d+\))? asked to .*|` +
 		`\d+ signals to the subscriber \S+ were dropped: it took them too slowly, or there were more than \d+ a second to all subscribers|Received SIGTERM, stopping.*)\.$`)
 )
 
