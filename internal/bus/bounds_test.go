@@ -164,7 +164,7 @@ func TestAFloodDoesNotShutRootOut(t *testing.T) {
 					flood := connectRawAs(t, daemon.Address(), bustest.Nobody)
 					defer flood.Close()
 					message := frame(t, request{iface: peerInterface, member: "Ping", flags: flags}, "", nil)
-					work.Go(func() { flood.repeat(10_000, message) })
+					work.Go(func() { flood.repeat(5_000, message) })
 					work.Go(func() { _, _ = io.Copy(io.Discard, flood.Conn) })
 				}
 				root := daemon.Connect(t)

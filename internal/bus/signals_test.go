@@ -290,7 +290,7 @@ func TestASubscriberWhoNeverReadsHoldsUpNobody(t *testing.T) {
 
 func TestSignalsThatDoNotFitAreCountedInTheLog(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(s *Server) { s.pace.signals = rate.NewLimiter(signalBatch/2, signalBatch) })
+	r := newRig(t, func(s *Server) { s.pace.signals = rate.NewLimiter(signalBatch/4, signalBatch) })
 	l := r.subscriber()
 	const n = signalQueueMax/2 + 3*signalBatch
 	for range n {
