@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -172,7 +173,7 @@ func (o *options) addAcceptProxy(value string) error {
 	for text := range strings.SplitSeq(value, ",") {
 		source, err := forward.ParseSource(text)
 		if err != nil {
-			return startError(fmt.Sprintf("Failed to parse --accept-proxy= argument: %s: %v", text, err))
+			return startError(fmt.Sprintf("Failed to parse --accept-proxy= argument: %s: %v", cmp.Or(text, value), err))
 		}
 		o.acceptProxy = append(o.acceptProxy, source)
 	}

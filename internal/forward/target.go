@@ -22,6 +22,9 @@ type Target struct {
 
 var loopback4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
+// broadcast4 is the limited broadcast address: RFC 919, section 7.
+var broadcast4 = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
 // defaultPort is what systemd-socket-proxyd(8) takes when the target names none.
 const defaultPort = "80"
 
@@ -55,6 +58,9 @@ func ParseTarget(s string) (Target, error) {
 	if ip, err := netip.ParseAddr(host); err == nil {
 		if err := checkZone(ip, fmt.Sprintf("[%s%%eth0]:%s", ip, port)); err != nil {
 			return Target{}, err
+		}
+		if ip.Unmap().IsMulticast() || ip.Unmap() == broadcast4 {
+			return Target{}, fmt.Errorf("%s stands for many machines, and a TCP connection has one at its other end", ip)
 		}
 		return Target{text: s, fixed: []sockaddr{inetSockaddr(netip.AddrPortFrom(ip, number))}}, nil
 	}
@@ -156,6 +162,9 @@ func splitHostPort(s string) (host, port string, err error) {
 func parsePort(s string) (uint16, error) {
 	if s == "" {
 		return 0, errors.New("empty port")
+	}
+	if strings.HasPrefix(s, "+") { // a number to package net
+		return 0, fmt.Errorf("unknown service %q", s)
 	}
 	n, err := net.DefaultResolver.LookupPort(context.Background(), "tcp", s)
 	if err != nil {

@@ -62,6 +62,10 @@ func destination(t Target) string {
 func TestParseTargetRefuses(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                                    "empty target",
+		"224.0.0.1:80":                        "224.0.0.1 stands for many machines, and a TCP connection has one at its other end",
+		"[ff02::1]:80":                        "ff02::1 stands for many machines, and a TCP connection has one at its other end",
+		"255.255.255.255:1":                   "255.255.255.255 stands for many machines, and a TCP connection has one at its other end",
+		"127.0.0.1:+80":                       `unknown service "+80"`,
 		"/":                                   `"/" names no socket`,
 		"@":                                   `"@" names no socket`,
 		"/" + strings.Repeat("x", sunPathMax): "socket path of 108 bytes is longer than 107",
