@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/journal"
 	"golang.org/x/sys/unix"
@@ -17,10 +18,16 @@ var journalFD = sync.OnceValues(func() (int, error) {
 	return unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 })
 
+// How long the log waits for a journal that is behind with reading, and how long it pauses between two attempts: on a socket
+// that is not connected, no event tells that there is room again.
+const (
+	journalPatience = 500 * time.Millisecond
+	journalPause    = 5 * time.Millisecond
+)
+
 // sendToJournal sends an entry in the journal's native protocol, https://systemd.io/JOURNAL_NATIVE_PROTOCOL/. It fails with
-// EAGAIN while the journal is behind with reading. go-systemd's Send waits then, and may do so for ever: on a socket that
-// is not connected, no event tells that there is room again.
-func sendToJournal(message string, priority journal.Priority, fields map[string]string) error {
+// EAGAIN where the journal is behind with reading for longer than patience. go-systemd's Send may wait for ever.
+func sendToJournal(message string, priority journal.Priority, fields map[string]string, patience time.Duration) error {
 	fd, err := journalFD()
 	if err != nil {
 		return err
@@ -31,7 +38,12 @@ func sendToJournal(message string, priority journal.Priority, fields map[string]
 	for name, value := range fields {
 		entry = appendField(entry, name, value)
 	}
-	return unix.Sendto(fd, entry, unix.MSG_NOSIGNAL, &unix.SockaddrUnix{Name: journalSocket})
+	for deadline := time.Now().Add(patience); ; time.Sleep(journalPause) {
+		err = unix.Sendto(fd, entry, unix.MSG_NOSIGNAL, &unix.SockaddrUnix{Name: journalSocket})
+		if err != unix.EAGAIN || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 // appendField writes a value with a line feed in it behind its length, any other as text.

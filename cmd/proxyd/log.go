@@ -66,13 +66,16 @@ func attributed(stream sink) sink {
 // commonFields are in every message.
 var commonFields = map[string]string{"SYSLOG_IDENTIFIER": syslogIdentifier}
 
-// journalOr sends to the journal's socket, which takes fields, and falls back where it is full or cannot be reached, as in a
-// service with RootDirectory= whose stderr is still connected.
+// journalOr sends to the journal's socket, which takes fields, and falls back where it stays full or cannot be reached, as in a
+// service with RootDirectory= whose stderr is still connected. A journal that hangs is waited for once, until it reads again.
 func journalOr(fallback sink) sink {
+	patience := journalPatience
 	return func(message string, priority journal.Priority, fields map[string]string) error {
-		if sendToJournal(message, priority, fields) == nil {
+		if sendToJournal(message, priority, fields, patience) == nil {
+			patience = journalPatience
 			return nil
 		}
+		patience = 0
 		return fallback(message, priority, fields)
 	}
 }

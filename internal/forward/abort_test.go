@@ -62,6 +62,7 @@ func TestAbortFreesTheSlotOfAClientThatIsGone(t *testing.T) {
 			if took := time.Since(since); took > abortGrace+time.Second/2 {
 				t.Errorf("it took %v", took)
 			}
+			proctest.Eventually(t, "the slot is free", func() bool { return r.NumConnections() == 0 })
 			r.heldClient(r.dial()) // and the limit is 1
 			equal(t, "clients refused", r.Stats().Refused, 0)
 			equal(t, "backends that failed", r.Stats().Failed, 0)
