@@ -1,25 +1,54 @@
 package e2e
 
 import (
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 )
 
 func TestTheJournalHasTheFieldsOfAConnection(t *testing.T) {
 	m := onMachine(t)
 	target := "127.0.0.1:" + freePort() // where nobody listens
 	i := instance{name: "journal", target: target, options: "--connect-retry=0"}
-	c, err := m.dial("tcp", m.proxy(t, i))
-	if err != nil {
-		t.Fatal(err)
+	address := m.proxy(t, i)
+	// One after the other until the journal has one with its fields: a journal that is far behind gets some without.
+	clients := make(chan string, 1000)
+	stop := make(chan struct{})
+	var dialling sync.WaitGroup
+	dialling.Go(func() {
+		for len(clients) < cap(clients) {
+			c, err := m.dial("tcp", address)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			clients <- c.LocalAddr().String()
+			_, _ = c.Read(make([]byte, 1)) // until it is reset
+			c.Close()
+			select {
+			case <-stop:
+				return
+			case <-time.After(200 * time.Millisecond):
+			}
+		}
+	})
+	entry := m.entry(t, "REASON=connect-failed", "_SYSTEMD_UNIT="+i.unit())
+	close(stop)
+	dialling.Wait()
+	close(clients)
+	id := 0
+	for client := range clients {
+		id++
+		if client == entry["CLIENT"] {
+			break
+		}
 	}
-	defer c.Close()
-	client := c.LocalAddr().String()
-	entry := m.entry(t, "CLIENT="+client)
 	for field, want := range map[string]string{
 		"BACKEND":           target,
-		"CONNECTION_ID":     "1",
-		"LISTENER":          c.RemoteAddr().String(),
+		"CONNECTION_ID":     strconv.Itoa(id),
+		"LISTENER":          address,
 		"REASON":            "connect-failed",
 		"PRIORITY":          "4",
 		"SYSLOG_IDENTIFIER": "proxyd",
