@@ -46,7 +46,7 @@ func sendToJournal(message string, priority journal.Priority, fields map[string]
 	}
 }
 
-// appendField writes a value with a line feed in it behind its length, any other as text.
+// appendField writes a value that contains a line feed after its length, and any other as text.
 func appendField(entry []byte, name, value string) []byte {
 	entry = append(entry, name...)
 	if strings.Contains(value, "\n") {
