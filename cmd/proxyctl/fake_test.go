@@ -44,7 +44,7 @@ func startFake(t *testing.T, b *bustest.Bus, name string, properties map[string]
 		"ProcessID": uint32(4711), "StartTimestamp": usec(noon.Add(-3 * time.Hour)), "StartTimestampMonotonic": uint64(5_000_000),
 		"ConnectionsMaxPerSource": uint32(0), "SourcePrefixIPv6": uint32(64), "ProxyProtocol": "off", "AcceptProxy": []string{},
 		"AcceptProxyTimeoutUSec": uint64(10_000_000), "ConnectTimeoutUSec": uint64(10_000_000),
-		"HalfCloseTimeoutUSec": uint64(60_000_000), "AbortOnClose": false, "TCPUserTimeoutUSec": uint64(math.MaxUint64),
+		"HalfCloseTimeoutUSec": uint64(60_000_000), "AbortOnClose": false, "TCPUserTimeoutUSec": uint64(math.MaxUint64), "Coalesce": true,
 		"ConnectRetryUSec": uint64(5_000_000), "IdleTimeoutUSec": uint64(math.MaxUint64), "DrainTimeoutUSec": uint64(5_000_000),
 		"State": bus.StateRunning, "ConnectionsMax": uint32(256), "ExitIdleTimeUSec": uint64(math.MaxUint64),
 		"NConnections": uint32(3), "DrainDeadline": uint64(0), "NAccepted": uint64(12034), "NRefused": uint64(0),

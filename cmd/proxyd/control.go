@@ -79,6 +79,7 @@ func (o *options) shown() bus.Options {
 		HalfCloseTimeoutUSec:    bus.Usec(o.halfCloseTimeout),
 		AbortOnClose:            o.abortOnClose,
 		TCPUserTimeoutUSec:      bus.Usec(o.tcpUserTimeout),
+		Coalesce:                o.coalesce,
 		IdleTimeoutUSec:         bus.Usec(o.idleTimeout),
 		DrainTimeoutUSec:        bus.Usec(o.drainTimeout),
 	}

@@ -42,6 +42,7 @@ Forward the clients of listening sockets to one backend, in both directions.
      --tcp-user-timeout=SPAN
                             Give up a TCP peer that has acknowledged nothing
                             for this long (infinity: the kernel decides)
+     --coalesce=BOOL        Move a steady one-way TCP stream every 4 ms (yes)
      --drain-timeout=SPAN   On SIGTERM, let connections finish this long (5s)
      --name=NAME            The name of this instance on the bus (its unit's)
      --bus=auto|system|session|none|ADDRESS

@@ -33,6 +33,7 @@ type options struct {
 	halfCloseTimeout        time.Duration
 	abortOnClose            bool
 	tcpUserTimeout          time.Duration
+	coalesce                bool
 	name                    string // "": that of the unit
 	bus                     busChoice
 	logLevel                slog.Level
@@ -68,6 +69,7 @@ func parseOptions(args []string) (*options, error) {
 		idleTimeout:        forward.Infinity,
 		halfCloseTimeout:   forward.DefaultHalfCloseTimeout,
 		tcpUserTimeout:     forward.Infinity,
+		coalesce:           true,
 		bus:                busChoice{bus.AutoAddress(), true},
 		logLevel:           slog.LevelInfo,
 	}
@@ -135,6 +137,7 @@ func (o *options) define(flags *pflag.FlagSet) {
 	option("half-close-timeout", "", timeout(&o.halfCloseTimeout))
 	option("abort-on-close", "", boolean(&o.abortOnClose))
 	option("tcp-user-timeout", "", timeout(&o.tcpUserTimeout))
+	option("coalesce", "", boolean(&o.coalesce))
 	option("listen", "", o.addListen)
 	option("name", "", o.setName)
 	option("bus", "", o.setBus)
@@ -292,6 +295,7 @@ func (o *options) config(listeners []*forward.Listener, log *slog.Logger) forwar
 		HalfCloseTimeout:        o.halfCloseTimeout,
 		AbortOnClose:            o.abortOnClose,
 		TCPUserTimeout:          o.tcpUserTimeout,
+		Coalesce:                o.coalesce,
 		ProxyProtocol:           o.proxyProtocol,
 		AcceptProxy:             o.acceptProxy,
 		AcceptProxyTimeout:      o.acceptProxyTimeout,

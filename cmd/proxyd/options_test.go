@@ -48,6 +48,7 @@ func TestDefaultsAreThoseOfTheManual(t *testing.T) {
 		idleTimeout:        forward.Infinity,
 		halfCloseTimeout:   time.Minute,
 		tcpUserTimeout:     forward.Infinity,
+		coalesce:           true,
 		bus:                busChoice{bus.AutoAddress(), true},
 		logLevel:           slog.LevelInfo,
 	}
@@ -94,6 +95,7 @@ func TestOptionsSetWhatTheirNamesSay(t *testing.T) {
 		{"--abort-on-close=on --abort-on-close=0", func(o *options) { o.abortOnClose = false }},
 		{"--tcp-user-timeout=30s", func(o *options) { o.tcpUserTimeout = 30 * time.Second }},
 		{"--tcp-user-timeout=0", func(o *options) { o.tcpUserTimeout = forward.Infinity }},
+		{"--coalesce=no", func(o *options) { o.coalesce = false }},
 		{"--idle-timeout=0", func(o *options) { o.idleTimeout = forward.Infinity }},
 		{"--log-level=debug", func(o *options) { o.logLevel = slog.LevelDebug }},
 		{"--log-level=3", func(o *options) { o.logLevel = slog.LevelError }},
@@ -171,6 +173,7 @@ func TestConfigCarriesEveryOption(t *testing.T) {
 		HalfCloseTimeout:        8 * time.Second,
 		AbortOnClose:            true,
 		TCPUserTimeout:          9 * time.Second,
+		Coalesce:                true,
 		Log:                     log,
 	}
 	if got := opts.config(listeners, log); !reflect.DeepEqual(got, want) {
@@ -227,6 +230,7 @@ func TestEveryOptionIsShownAsItIsSet(t *testing.T) {
 		"half-close-timeout":         "2min",
 		"abort-on-close":             "yes",
 		"tcp-user-timeout":           "30s",
+		"coalesce":                   "no",
 		"drain-timeout":              "infinity",
 	}
 	args := []string{"/target"}
@@ -391,7 +395,7 @@ func (o *options) args() []string {
 		"--connect-timeout=" + timespan.Format(o.connectTimeout), "--connect-retry=" + timespan.Format(o.connectRetry),
 		"--drain-timeout=" + timespan.Format(o.drainTimeout), "--idle-timeout=" + timespan.Format(o.idleTimeout),
 		"--half-close-timeout=" + timespan.Format(o.halfCloseTimeout), fmt.Sprint("--abort-on-close=", o.abortOnClose),
-		"--tcp-user-timeout=" + timespan.Format(o.tcpUserTimeout),
+		"--tcp-user-timeout=" + timespan.Format(o.tcpUserTimeout), fmt.Sprint("--coalesce=", o.coalesce),
 		"--log-level=" + logLevels[priorityOf(o.logLevel)].name, "--bus=" + cmp.Or(o.bus.address, "none"),
 	}
 	if o.bus.quiet {

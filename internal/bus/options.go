@@ -27,6 +27,7 @@ type Options struct {
 	HalfCloseTimeoutUSec    uint64   `option:"half-close-timeout" default:"1min"`
 	AbortOnClose            bool     `option:"abort-on-close" default:"no"`
 	TCPUserTimeoutUSec      uint64   `option:"tcp-user-timeout" default:"infinity"`
+	Coalesce                bool     `option:"coalesce" default:"yes"`
 	DrainTimeoutUSec        uint64   `option:"drain-timeout" default:"5s"`
 }
 

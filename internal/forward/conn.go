@@ -55,6 +55,7 @@ type conn struct {
 	end     [2]end
 	relay   [2]relay
 	address [2]address
+	flow    flow
 	gen     int32  // counts the users of the slot, to tell late events from true ones
 	slot    uint32 // where this is
 	dial    uint32 // index+1 into loop.dials, or with expects into loop.headers, while the backend is not connected

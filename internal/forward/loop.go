@@ -26,13 +26,14 @@ type loop struct {
 	stop    bool
 
 	slabs
-	registry registry
-	held     []heldBytes // [0] is not used
-	heldFree []uint32
-	pipes    pipePool
-	again    []ref // relays that wait for their turn, not for a socket
-	turn     int   // bytes that streams may still move before the next look for events
-	slice    int   // bytes that the first of again may still move before it goes to the end
+	registry  registry
+	held      []heldBytes // [0] is not used
+	heldFree  []uint32
+	pipes     pipePool
+	again     []ref // relays that wait for their turn, not for a socket
+	turn      int   // bytes that streams may still move before the next look for events
+	slice     int   // bytes that the first of again may still move before it goes to the end
+	coalesced []coalescing
 
 	headers     []pendingHeader
 	proxied     map[uint32]proxied // by connection slot
@@ -65,13 +66,14 @@ type loop struct {
 
 // The sweeps: what a loop does when a time has come, rather than an event.
 const (
-	sweepHeaders = iota // PROXY headers that are late
-	sweepDials          // attempts and pauses that are over
-	sweepLinger         // closing connections
-	sweepExpiry         // connections in which nothing moves: see expiry.go
-	sweepAborts         // clients that have gone while the backend is being connected
-	sweepAccept         // accepting again after a back-off
-	sweepPipes          // pipes that nobody needs
+	sweepHeaders   = iota // PROXY headers that are late
+	sweepDials            // attempts and pauses that are over
+	sweepLinger           // closing connections
+	sweepExpiry           // connections in which nothing moves: see expiry.go
+	sweepAborts           // clients that have gone while the backend is being connected
+	sweepAccept           // accepting again after a back-off
+	sweepPipes            // pipes that nobody needs
+	sweepCoalesced        // streams whose bytes gather
 	sweepKinds
 )
 
@@ -214,6 +216,9 @@ func (l *loop) handle(c *conn, s side, events uint32) {
 	case e.is(gone) && c.relay[s].finished:
 		l.peerLeft(c, s)
 	default:
+		if events&unix.EPOLLIN != 0 {
+			l.woken(c, s)
+		}
 		l.pump(c, s)
 	}
 }
@@ -248,6 +253,8 @@ func (l *loop) sweep() {
 			l.watchListeners()
 		case sweepPipes:
 			l.sweepPipes()
+		case sweepCoalesced:
+			l.sweepCoalesced()
 		}
 	}
 	l.due = never

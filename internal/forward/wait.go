@@ -26,6 +26,8 @@ import (
 // The epoll instance of a loop cannot stay in the runtime's poller: while the loop is hot, each event would wake the thread
 // that waits there, for nothing. The runtime takes nothing out of its poller but by closing it, so a second epoll instance is
 // in between, the gate. It is in the runtime's poller for good, and the loop's instance is in the gate while the loop is cold.
+//
+// A loop with a stream that is coalesced (coalesce.go) has so much to do that it counts as hot.
 const (
 	hotWait    = 2e6 // ns; a shorter wait is a short one
 	hotWaits   = 32
@@ -75,20 +77,22 @@ func (l *loop) newWaiter() error {
 func (l *loop) wait() (n int) {
 	w := &l.waiter
 	began := l.proxy.clock()
+	hot := w.short >= hotWaits || len(l.coalesced) > 0
+	if hot && w.open {
+		l.closeGate()
+		runtime.Gosched() // lets another thread start that waits in the runtime's poller: for timers, and the bus
+	}
 	switch {
 	case len(l.again) > 0:
 		n = epollWait(l.epfd, l.events[:], 0)
-	case w.short >= hotWaits || !l.openGate():
+	case hot || !l.openGate():
 		n = epollWait(l.epfd, l.events[:], min(l.timeout(), hotWaitMax))
 	default:
 		n = parkLoop(l)
 	}
 	l.now = l.proxy.clock()
-	if l.now-began >= hotWait {
+	if w.short++; l.now-began >= hotWait {
 		w.short = 0
-	} else if w.short++; w.short == hotWaits {
-		l.closeGate()
-		runtime.Gosched() // lets another thread start that waits in the runtime's poller: for timers, and the bus
 	}
 	return n
 }
@@ -110,10 +114,8 @@ func (l *loop) openGate() bool {
 
 func (l *loop) closeGate() {
 	w := &l.waiter
-	if w.open {
-		epollDel(w.gateFD, l.epfd)
-		w.open = false
-	}
+	epollDel(w.gateFD, l.epfd)
+	w.open = false
 }
 
 // parkLoop is a variable so that a test can stand between the loop and its events.
