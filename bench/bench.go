@@ -68,7 +68,13 @@ func runBench(args []string) error {
 
 	failures := b.runRounds(proxies)
 	fmt.Fprintln(os.Stderr)
-	report{b.workloads, proxies, b.results, b.rounds}.write(os.Stdout)
+	r := report{b.workloads, proxies, b.results, b.rounds}
+	r.write(os.Stdout)
+	if b.save != "" {
+		if err := r.save(b.save); err != nil {
+			return err
+		}
+	}
 	if b.disturbed > 0 {
 		fmt.Fprintf(os.Stderr, "\n%d measurements were disturbed by other work on this machine\n", b.disturbed)
 	}

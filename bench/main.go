@@ -6,6 +6,8 @@
 //	bench -proxyd build/proxyd -proxyd old=/tmp/proxyd-old -proxies proxyd,old
 //	bench -loops 2 -only message-1,paced-1x12.5
 //	bench -extra 'floor=/tmp/floor {port} {origin}'
+//	bench -save run1.csv
+//	bench -publish run1.csv run2.csv run3.csv
 //
 // Each proxy runs alone, pinned to one core; the load and the origin behind the proxy share the other cores. What counts
 // is the CPU time that the proxy itself used for a unit of work: on a noisy machine it holds where elapsed time does not.
@@ -44,6 +46,10 @@ func main() {
 	case "bench":
 		err = runBench(os.Args[1:])
 	default:
+		if len(os.Args) > 2 && os.Args[1] == "-publish" {
+			err = publish(os.Args[2:], os.Stdout)
+			break
+		}
 		err = runIsolated(os.Args[1:])
 	}
 	switch {
@@ -68,6 +74,7 @@ type options struct {
 	proxyd    listFlag // PATH or NAME=PATH
 	loops     int      // of a second instance of each proxyd; 0: none
 	extra     listFlag // NAME=COMMAND
+	save      string   // path for the figures
 }
 
 func parseOptions(args []string) (options, error) {
@@ -86,6 +93,7 @@ func parseOptions(args []string) (options, error) {
 	flags.Var(&o.extra, "extra", "`NAME=COMMAND` to compare with, which is no peer: {port} and {origin} in it are\n"+
 		"the port to listen on and the port to forward to, on 127.0.0.1; may be repeated;\n"+
 		"the one called floor is what the goal of 10 % is about")
+	flags.StringVar(&o.save, "save", "", "also write the figures to this `file`, for -publish")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"math"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -130,5 +132,29 @@ func TestFiguresHaveThreeDigits(t *testing.T) {
 		if got := formatFigure(v); got != want {
 			t.Errorf("%v is printed as %s, want %s", v, got, want)
 		}
+	}
+}
+
+func TestPublishedTableHasTheRangeOfTheRuns(t *testing.T) {
+	w, dir := workloads[0], t.TempDir()
+	var paths []string
+	for i, cpu := range []float64{9, 11, 10} {
+		r := report{workloads: []workload{w}, results: results{}, proxies: []*proxy{
+			{name: "proxyd", kind: ours, version: "1"}, {name: "a", kind: peer, version: "2"},
+		}}
+		r.results.add(w, r.proxies[0], []float64{cpu, 2, 50})
+		r.results.add(w, r.proxies[0], nil) // a failure
+		r.results.add(w, r.proxies[1], []float64{10, 4, 50})
+		paths = append(paths, filepath.Join(dir, strconv.Itoa(i)))
+		if err := r.save(paths[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var out strings.Builder
+	if err := publish(paths, &out); err != nil {
+		t.Fatal(err)
+	}
+	if want := "| bulk-1, ms/GB | 10 | 10 | 0.90–1.10 | 0.50–0.50 | – |\n"; !strings.Contains(out.String(), want) {
+		t.Errorf("got\n%s\nwant in it\n%s", out.String(), want)
 	}
 }

@@ -584,7 +584,7 @@ func (w *world) judgeFate(c *client, b *served, told *line, received int) error 
 		switch {
 		case !b.left && received != c.sentAll():
 			return fmt.Errorf("the backend has not received all")
-		case !c.left && (c.got.n != b.sent.n || !c.eof):
+		case !c.left && (c.got.n != b.sent.n || !c.eof && !b.left): // on AF_UNIX, who still sends to a peer that has left is reset
 			return fmt.Errorf("the client has not received all")
 		}
 		allowed = c.left || b.left || c.sent.n == c.up && b.sent.n == int(c.Down)
