@@ -47,14 +47,14 @@ const (
 	refusalBurst = 100
 	busyTime     = 100 * time.Millisecond // after a refusal
 
-	signalRate  = 2000 // a second, to all subscribers together
+	signalRate  = 2000 // a second, to all subscribers of root, and as many to all others
 	signalBurst = 1000
 	signalBatch = 100
 )
 
 // pace is kept by the server rather than by the session, so that it does not start anew with each connection.
 type pace struct {
-	signals  *rate.Limiter
+	signals  signalPace
 	audit    *rate.Limiter
 	refusals *rate.Limiter
 	asks     *rate.Limiter // who a caller is
@@ -64,6 +64,21 @@ type pace struct {
 
 	mu      sync.Mutex
 	budgets map[uint32]*budget // by uid
+}
+
+// signalPace bounds the signals of root's subscribers and those of all others apart: an administrator sees what happens however many
+// others look.
+type signalPace struct{ root, users *rate.Limiter }
+
+func newSignalPace(limit rate.Limit, burst int) signalPace {
+	return signalPace{rate.NewLimiter(limit, burst), rate.NewLimiter(limit, burst)}
+}
+
+func (p signalPace) of(uid uint32) *rate.Limiter {
+	if uid == 0 {
+		return p.root
+	}
+	return p.users
 }
 
 // budget is what one user may still ask for.
@@ -76,7 +91,7 @@ type budget struct {
 
 func newPace() *pace {
 	return &pace{
-		signals:  rate.NewLimiter(signalRate, signalBurst),
+		signals:  newSignalPace(signalRate, signalBurst),
 		audit:    rate.NewLimiter(auditRate, auditBurst),
 		refusals: rate.NewLimiter(refusalRate, refusalBurst),
 		asks:     rate.NewLimiter(askRate, askBurst),

@@ -19,7 +19,6 @@ import (
 	"example.org/socketproxy/internal/streamtest"
 	"example.org/socketproxy/internal/testenv"
 	"github.com/godbus/dbus/v5"
-	"golang.org/x/time/rate"
 )
 
 // listener is a connection that receives signals.
@@ -163,7 +162,7 @@ func TestWhoUnsubscribesHearsNoMore(t *testing.T) {
 // What waits for a subscriber is not sent to one who has unsubscribed meanwhile.
 func TestWhatWaitsForASubscriberIsDroppedWhenItUnsubscribes(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(s *Server) { s.pace.signals = rate.NewLimiter(signalBatch, signalBatch) })
+	r := newRig(t, func(s *Server) { s.pace.signals = newSignalPace(signalBatch, signalBatch) })
 	l := r.subscriber()
 	for range 200 {
 		c, err := net.Dial("unix", r.unix)
@@ -174,7 +173,7 @@ func TestWhatWaitsForASubscriberIsDroppedWhenItUnsubscribes(t *testing.T) {
 	l.next("ConnectionNew")
 	must(t, ask(t, l.Conn, "Unsubscribe").Err)
 	l.hears(Interface) // one may have been on its way
-	limiter := r.server.pace.signals
+	limiter := r.server.pace.signals.of(uint32(os.Geteuid()))
 	must(t, limiter.WaitN(context.Background(), 1))
 	equal(t, "signals after the end", l.hears(Interface), 0)
 }
@@ -240,6 +239,23 @@ func TestSubscribersOfAUserAreBoundedAndNeverKeepRootOut(t *testing.T) {
 	equal(t, "error of root", nameOf(ask(t, r.daemon.Connect(t), "Subscribe").Err), "")
 }
 
+func TestSignalsOfUsersLeaveRootTheirs(t *testing.T) {
+	t.Parallel()
+	testenv.NeedRoot(t, "have subscribers of another user")
+	r, polkit, _ := newGuarded(t, func(s *Server) { s.pace.signals.users.SetLimit(0); s.pace.signals.users.SetBurst(signalBatch) })
+	polkit.Answer("", bustest.Yes)
+	must(t, ask(t, r.daemon.ConnectAs(t, bustest.Nobody), "Subscribe").Err)
+	l := r.subscriber()
+	for range 2 * signalBatch { // twice what the users get
+		c, err := net.Dial("unix", r.unix)
+		must(t, err)
+		c.Close()
+	}
+	for range 2 * signalBatch {
+		l.next("ConnectionNew")
+	}
+}
+
 // What a call costs is what it looks at, which is more than it returns where the filter matches little.
 func TestAFilterThatMatchesNothingIsPaidFor(t *testing.T) {
 	t.Parallel()
@@ -290,7 +306,7 @@ func TestASubscriberWhoNeverReadsHoldsUpNobody(t *testing.T) {
 
 func TestSignalsThatDoNotFitAreCountedInTheLog(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(s *Server) { s.pace.signals = rate.NewLimiter(signalBatch/4, signalBatch) })
+	r := newRig(t, func(s *Server) { s.pace.signals = newSignalPace(signalBatch/4, signalBatch) })
 	l := r.subscriber()
 	const n = signalQueueMax/2 + 3*signalBatch
 	for range n {
@@ -317,7 +333,7 @@ func TestSignalsThatDoNotFitAreCountedInTheLog(t *testing.T) {
 
 func TestSignalsThatAreLostAreToldWhereTheyAreMissing(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(s *Server) { s.pace.signals = rate.NewLimiter(10*signalBatch, signalBatch) })
+	r := newRig(t, func(s *Server) { s.pace.signals = newSignalPace(10*signalBatch, signalBatch) })
 	l := r.subscriber()
 	const n = 2 * signalQueueMax
 	for range n {

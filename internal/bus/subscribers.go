@@ -7,6 +7,7 @@ import (
 
 	"example.org/socketproxy/internal/forward"
 	"github.com/godbus/dbus/v5"
+	"golang.org/x/time/rate"
 )
 
 // subscribers get the signals of the interface. Each has a queue of its own; what does not fit any more is dropped.
@@ -53,7 +54,7 @@ func (s *subscribers) add(who *caller) error {
 	}
 	events := s.session.Proxy.Subscribe(signalQueueMax, forward.EventOpened, forward.EventClosed, forward.EventRefused)
 	s.known[name].events = events
-	s.workers.Go(func() { s.send(name, events) })
+	s.workers.Go(func() { s.send(name, events, s.session.pace.signals.of(who.uid)) })
 	s.mu.Unlock()
 
 	// Had it left before the bus was asked to tell, nobody would.
@@ -139,13 +140,13 @@ func (s *subscribers) close() {
 	s.workers.Wait()
 }
 
-func (s *subscribers) send(name string, events *forward.Subscription) {
+func (s *subscribers) send(name string, events *forward.Subscription, pace *rate.Limiter) {
 	paid := 0 // signals; in batches, because to wait for each costs more than it does
 	var told, lost uint64
 	before := 0 // how many events that wait came before those that were lost
 	for e := range events.C {
 		if paid == 0 {
-			if s.session.pace.signals.WaitN(s.session.ctx, signalBatch) != nil {
+			if pace.WaitN(s.session.ctx, signalBatch) != nil {
 				break
 			}
 			paid = signalBatch
@@ -175,6 +176,6 @@ func (s *subscribers) send(name string, events *forward.Subscription) {
 	}
 	events.Close()
 	if n := events.Dropped(); n > 0 {
-		s.session.Log.Info(fmt.Sprintf("%d signals to the subscriber %s were dropped: it took them too slowly, or there were more than %d a second to all subscribers.", n, name, signalRate), "caller", name)
+		s.session.Log.Info(fmt.Sprintf("%d signals to the subscriber %s were dropped: it took them too slowly, or there were more than %d a second.", n, name, signalRate), "caller", name)
 	}
 }
