@@ -216,7 +216,7 @@ func TestACallerIsAskedAboutOnce(t *testing.T) {
 		_, err := in.next()
 		must(t, err)
 	}
-	r.calls.identified(<-r.calls.callers.answers)
+	r.identify()
 	for range callsPerCallerMax + 1 {
 		<-r.bus.replies
 	}
@@ -225,15 +225,14 @@ func TestACallerIsAskedAboutOnce(t *testing.T) {
 
 func TestACallOfACallerThatHasLeftIsLogged(t *testing.T) {
 	r := newCallRig(t)
+	r.bus.answer = func(*dbus.Message) (string, []byte) { return "org.freedesktop.DBus.Error.NameHasNoOwner:", nil }
 	call := request{member: "SetConnectionsMax", args: []any{uint32(7)}, flags: dbus.FlagNoReplyExpected}.message()
 	call.Headers[dbus.FieldSender] = dbus.MakeVariant(stranger)
 	signature, body := encoded(t, uint32(7))
 	in := newFrames(fromMemory{bytes.NewReader(withBody(call, signature, body))}, r.receive, messageMax)
 	_, err := in.next()
 	must(t, err)
-	answer := <-r.calls.callers.answers
-	answer.Err = dbus.Error{Name: "org.freedesktop.DBus.Error.NameHasNoOwner"}
-	r.calls.identified(answer)
+	r.identify()
 	r.log.says(t, "Dropped a call of "+stranger+", which had left the bus before it was known who it is")
 }
 
@@ -331,7 +330,11 @@ func FuzzFrames(f *testing.F) {
 			if err != nil {
 				return
 			}
-			if want := (head{msg.Type, msg.Flags, msg.Serial(), header[string](msg, dbus.FieldSender), last.length}); last.sender != "" && last != want {
+			want := head{msg.Type, msg.Flags, msg.Serial(), header[string](msg, dbus.FieldSender), last.length, last.replySerial}
+			if last.replySerial != 0 {
+				want.replySerial = header[uint32](msg, dbus.FieldReplySerial)
+			}
+			if last.sender != "" && last != want {
 				t.Errorf("%+v was asked for, and what came is %+v", last, want)
 			}
 			_ = fmt.Sprint(msg.Body...)

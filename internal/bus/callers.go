@@ -1,8 +1,11 @@
 package bus
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"sync"
+	"sync/atomic"
 
 	"github.com/godbus/dbus/v5"
 )
@@ -19,7 +22,7 @@ type caller struct {
 	askProcess sync.Once
 	pid        uint32 // 0: not asked about, or not known; see processOf
 
-	waiting      []waitingCall // for the bus's answer
+	waiting      []waitingCall // for the bus's answer; only the goroutine that reads from the bus touches it
 	waitingBytes uint64
 }
 
@@ -33,11 +36,11 @@ type waitingCall struct {
 type callers struct {
 	known   map[string]*caller // by unique name
 	asked   map[string]*caller
-	answers chan *dbus.Call // has room for an answer about each caller that is asked about
+	awaited map[uint32]*caller // of those asked, by the serial of the question
 }
 
 func newCallers() callers {
-	return callers{known: map[string]*caller{}, asked: map[string]*caller{}, answers: make(chan *dbus.Call, askedMax)}
+	return callers{known: map[string]*caller{}, asked: map[string]*caller{}, awaited: map[uint32]*caller{}}
 }
 
 // callerOf returns nil where too many callers are asked about.
@@ -52,50 +55,101 @@ func (c *calls) callerOf(sender string) *caller {
 		return nil
 	}
 	who := &caller{sender: sender}
-	c.callers.asked[sender] = who
-	c.session.conn.Send(&dbus.Message{
+	serial := c.session.serials.GetSerial()
+	c.callers.asked[sender], c.callers.awaited[serial] = who, who
+	c.questions = appendQuestion(c.questions, serial, sender)
+	return who
+}
+
+// ask sends the questions that have come up since the last time. In a flood of new callers, those about many of them are one write,
+// and no question costs what godbus takes for a call: a goroutine, a context and two threads that wake each other.
+func (c *calls) ask() {
+	if len(c.questions) > 0 {
+		_, _ = c.session.out.Write(c.questions) // where it fails, the connection has broken
+		c.questions = c.questions[:0]
+	}
+}
+
+// appendQuestion adds the message that calls GetConnectionUnixUser() of the bus: D-Bus specification, "Message Bus Messages".
+func appendQuestion(questions []byte, serial uint32, name string) []byte {
+	start := len(questions)
+	questions = append(questions, questionHead()...)
+	binary.LittleEndian.PutUint32(questions[start+4:], uint32(4+len(name)+1)) // of the body
+	binary.LittleEndian.PutUint32(questions[start+8:], serial)
+	questions = binary.LittleEndian.AppendUint32(questions, uint32(len(name)))
+	return append(append(questions, name...), 0)
+}
+
+var questionHead = sync.OnceValue(func() []byte {
+	var message bytes.Buffer
+	_ = (&dbus.Message{ // a buffer takes everything
 		Type: dbus.TypeMethodCall,
 		Headers: map[dbus.HeaderField]dbus.Variant{
 			dbus.FieldDestination: dbus.MakeVariant(driverName),
 			dbus.FieldPath:        dbus.MakeVariant(dbus.ObjectPath(driverPath)),
 			dbus.FieldInterface:   dbus.MakeVariant(driverName),
 			dbus.FieldMember:      dbus.MakeVariant("GetConnectionUnixUser"),
-			dbus.FieldSignature:   dbus.MakeVariant(dbus.SignatureOf(sender)),
+			dbus.FieldSignature:   dbus.MakeVariant(dbus.SignatureOf("")),
 		},
-		Body: []any{sender},
-	}, c.callers.answers)
-	return who
-}
+	}).EncodeTo(&message, binary.LittleEndian)
+	return message.Bytes()
+})
 
-// identify takes the bus's answers until no more calls are served.
-func (c *calls) identify() {
-	for {
-		select {
-		case <-c.session.working.Done():
-			return
-		case answer := <-c.callers.answers:
-			c.identified(answer)
-		}
+// answered takes the bus's answer to a question; it is not ok where the message is another one.
+func (c *calls) answered(h head, read func() ([]byte, error)) (ok bool) {
+	c.mu.Lock()
+	who := c.callers.awaited[h.replySerial]
+	delete(c.callers.awaited, h.replySerial)
+	c.mu.Unlock()
+	if who == nil {
+		return false
 	}
-}
-
-func (c *calls) identified(answer *dbus.Call) {
-	var uid uint32
-	err := answer.Store(&uid)
+	message, err := read()
+	if err != nil { // the connection has broken
+		return true
+	}
+	uid, err := uidOf(message)
 	if err != nil && !hasLeft(err) {
 		err = errorf(errAccessDenied, "The bus does not say who is asking: %v", err)
 	}
 	c.mu.Lock()
-	sender := answer.Args[0].(string)
-	who := c.callers.asked[sender]
-	delete(c.callers.asked, sender)
 	if who.err = err; err == nil {
 		who.uid, who.budget = uid, c.session.pace.budgetOf(uid)
 		c.callers.remember(who)
 	}
 	c.mu.Unlock()
 	c.serveWaiting(who)
+	c.mu.Lock()
+	delete(c.callers.asked, who.sender)
+	c.mu.Unlock()
+	return true
 }
+
+func uidOf(answer []byte) (uid uint32, err error) {
+	msg, err := decode(answer)
+	if err != nil {
+		return 0, err
+	}
+	if msg.Type == dbus.TypeError {
+		return 0, dbus.Error{Name: header[string](msg, dbus.FieldErrorName), Body: msg.Body}
+	}
+	return uid, dbus.Store(msg.Body, &uid)
+}
+
+// serials numbers the messages of a session, those of godbus and the questions. It implements [dbus.SerialGenerator]. No answer takes
+// so long that its number comes again.
+type serials struct{ last atomic.Uint32 }
+
+// GetSerial returns the next number. 0 is none: D-Bus specification, "Message Format".
+func (s *serials) GetSerial() uint32 {
+	if n := s.last.Add(1); n != 0 {
+		return n
+	}
+	return s.last.Add(1)
+}
+
+// RetireSerial does nothing.
+func (*serials) RetireSerial(uint32) {}
 
 func (c *callers) remember(who *caller) {
 	if len(c.known) == callersMax {

@@ -28,7 +28,8 @@ func header[T any](msg *dbus.Message, field dbus.HeaderField) (value T) {
 // them: it would serve any number at once, answer org.freedesktop.DBus.Peer with an id that is not the machine's, and give
 // errors names of its own.
 type calls struct {
-	session *session
+	session   *session
+	questions []byte // to the bus, not sent yet; only the goroutine that reads from the bus touches it
 
 	mu       sync.Mutex
 	callers  callers
@@ -73,14 +74,8 @@ func (c *calls) receive(h head, read func() ([]byte, error)) fate {
 	case admitted:
 		c.serve(who, h, message)
 	default:
-		c.mu.Lock()
 		who.waiting = append(who.waiting, waitingCall{h, message})
 		who.waitingBytes += h.length
-		answered := who.budget != nil || who.err != nil
-		c.mu.Unlock()
-		if answered { // since it was looked at
-			c.serveWaiting(who)
-		}
 		if c.session.pace.busy() {
 			return unwanted
 		}
@@ -90,10 +85,8 @@ func (c *calls) receive(h head, read func() ([]byte, error)) fate {
 
 // serveWaiting serves what has waited for the bus to say who the caller is, as far as that user may have it.
 func (c *calls) serveWaiting(who *caller) {
-	c.mu.Lock()
 	waiting := who.waiting
 	who.waiting, who.waitingBytes = nil, 0
-	c.mu.Unlock()
 	for _, one := range waiting {
 		c.mu.Lock()
 		err := who.err

@@ -8,6 +8,7 @@ import (
 	"math"
 	"net"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -57,7 +58,8 @@ func newCallRig(f testing.TB) *callRig {
 		Exit: func() error { return r.Proxy.Exit(0) }})
 	t := &session{Server: server, changed: make(chan struct{}, 1)}
 	t.calls, t.subscribers = newCalls(t), newSubscribers(t)
-	t.conn = r.bus.enter(t.receive, dbus.WithSignalHandler(t))
+	t.out = r.bus
+	t.conn = r.bus.enter(t.receive, dbus.WithSerialGenerator(&t.serials), dbus.WithSignalHandler(t))
 	t.ctx = t.conn.Context()
 	t.working, t.stopWorking = context.WithCancel(t.ctx)
 	r.session, r.rules = t, introspected(f, server.objects)
@@ -126,15 +128,24 @@ func (r *callRig) stopProxy() {
 	proctest.Wait(r.t, "the end of the proxy", r.Proxy.Done())
 }
 
+// identify has the bus say who the callers are.
+func (r *callRig) identify() {
+	r.calls.ask()
+	for asked := 1; asked > 0; {
+		runtime.Gosched()
+		r.calls.mu.Lock()
+		asked = len(r.calls.callers.asked)
+		r.calls.mu.Unlock()
+	}
+}
+
 // call serves one call to its end. There is no answer to one that wants none.
 func (r *callRig) call(message []byte) (answer *dbus.Message) {
 	r.asked, r.log.records = nil, nil
 	in := newFrames(fromMemory{bytes.NewReader(message)}, r.receive, messageMax)
 	_, err := in.next()
 	must(r.t, err)
-	for len(r.calls.callers.asked) > 0 {
-		r.calls.identified(<-r.calls.callers.answers)
-	}
+	r.identify()
 	r.calls.mu.Lock()
 	for r.calls.serving > 0 {
 		r.calls.finished.Wait()

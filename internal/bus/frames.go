@@ -35,6 +35,7 @@ type frames struct {
 	in      *bufio.Reader
 	sort    sorter
 	max     uint64 // bytes of a message
+	emptied func() // called when all that has come is dealt with; may be nil
 	message []byte // what is left of the present one
 
 	batch    int  // messages since the socket was empty
@@ -49,6 +50,8 @@ type head struct {
 	serial uint32
 	sender string
 	length uint64 // bytes of the message
+
+	replySerial uint32 // of a reply; else 0
 }
 
 // fate is what becomes of a message.
@@ -97,6 +100,9 @@ func (f *frames) Write(p []byte) (int, error) {
 
 // next returns the next message, or nil where it is left out.
 func (f *frames) next() ([]byte, error) {
+	if f.emptied != nil && f.in.Buffered() == 0 {
+		f.emptied()
+	}
 	first, err := f.in.Peek(frameHead)
 	if err != nil {
 		return nil, err
@@ -118,7 +124,7 @@ func (f *frames) next() ([]byte, error) {
 	if first, err = f.in.Peek(int(fields)); err != nil {
 		return nil, err
 	}
-	h.sender = senderOf(first, order)
+	h.sender, h.replySerial = routeOf(first, order)
 	var message []byte
 	read := func() ([]byte, error) {
 		message = make([]byte, h.length)
@@ -164,32 +170,36 @@ func byteOrder(mark byte) (binary.ByteOrder, error) {
 	return nil, errors.New("what came from the bus is no D-Bus message")
 }
 
-// senderOf finds the sender among the header fields, which are structs of a number and a variant; "" if there is none.
-func senderOf(head []byte, order binary.ByteOrder) string {
+// routeOf finds the sender and the serial that is replied to among the header fields, which are structs of a number and a variant; ""
+// and 0 if they are not there.
+func routeOf(head []byte, order binary.ByteOrder) (sender string, replySerial uint32) {
 	for at := frameHead; ; {
 		at = (at + 7) &^ 7
 		if at+4 > len(head) || head[at+1] != 1 { // the variants here have types of one letter
-			return ""
+			return sender, replySerial
 		}
 		field, kind := dbus.HeaderField(head[at]), head[at+2]
 		at += 4
 		length := 0
 		switch {
 		case kind == 'u' && at+4 <= len(head):
+			if field == dbus.FieldReplySerial {
+				replySerial = order.Uint32(head[at:])
+			}
 			length = 4
 		case kind == 'g' && at < len(head):
 			length = 1 + int(head[at]) + 1
 		case (kind == 's' || kind == 'o') && at+4 <= len(head):
 			text := int64(order.Uint32(head[at:]))
 			if int64(at)+4+text+1 > int64(len(head)) {
-				return ""
+				return sender, replySerial
 			}
 			if field == dbus.FieldSender {
-				return string(head[at+4 : at+4+int(text)])
+				sender = string(head[at+4 : at+4+int(text)])
 			}
 			length = 4 + int(text) + 1
 		default:
-			return ""
+			return sender, replySerial
 		}
 		at += length
 	}

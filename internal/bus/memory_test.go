@@ -82,6 +82,9 @@ func replyTo(call *dbus.Message, signature string, body []byte) (message []byte,
 	msg := &dbus.Message{Type: dbus.TypeMethodReply, Headers: map[dbus.HeaderField]dbus.Variant{
 		dbus.FieldReplySerial: dbus.MakeVariant(call.Serial()),
 	}}
+	if to := header[string](call, dbus.FieldDestination); to != "" {
+		msg.Headers[dbus.FieldSender] = dbus.MakeVariant(to)
+	}
 	if name, rest, isError := strings.Cut(signature, ":"); isError {
 		signature, msg.Type = rest, dbus.TypeError
 		msg.Headers[dbus.FieldErrorName] = dbus.MakeVariant(name)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"sync"
@@ -33,6 +34,8 @@ type session struct {
 	working     context.Context // ends with it, or before, when nothing new is begun
 	stopWorking context.CancelFunc
 	conn        *dbus.Conn
+	out         io.Writer // to the bus, beside conn; takes whole messages
+	serials     serials
 	socket      *socket
 	ownBus      bool // of the user of this process
 	calls       *calls
@@ -52,7 +55,11 @@ func (s *Server) connect(ctx context.Context) (*session, error) {
 	t := &session{Server: s, socket: socket, ownBus: socket.listener() == os.Geteuid(), changed: make(chan struct{}, 1)}
 	t.calls = newCalls(t)
 	t.subscribers = newSubscribers(t)
-	t.conn, err = dbus.NewConn(newFrames(socket, t.receive, messageMax),
+	frames := newFrames(socket, t.receive, messageMax)
+	frames.emptied = t.calls.ask
+	t.out = frames
+	t.conn, err = dbus.NewConn(frames,
+		dbus.WithSerialGenerator(&t.serials),
 		dbus.WithAuth(dbus.AuthExternal(strconv.Itoa(os.Geteuid()))),
 		dbus.WithSignalHandler(t))
 	if err != nil {
@@ -83,6 +90,9 @@ func (t *session) receive(h head, read func() ([]byte, error)) fate {
 	case dbus.TypeMethodReply, dbus.TypeError, dbus.TypeSignal:
 		switch {
 		case h.sender == driverName:
+			if h.kind != dbus.TypeSignal && t.calls.answered(h, read) {
+				return taken
+			}
 			return ofTheBus
 		case h.kind != dbus.TypeSignal: // which anybody may send, and mean nothing here
 			return passedOn
@@ -96,7 +106,6 @@ func (t *session) receive(h head, read func() ([]byte, error)) fate {
 func (t *session) serve(ctx context.Context, owned func()) error {
 	var followers sync.WaitGroup
 	followers.Go(t.followProperties)
-	followers.Go(t.calls.identify)
 	defer func() {
 		t.conn.Close()
 		t.stopWorking()
