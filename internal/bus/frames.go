@@ -37,6 +37,7 @@ type frames struct {
 	max     uint64 // bytes of a message
 	emptied func() // called when all that has come is dealt with; may be nil
 	message []byte // what is left of the present one
+	sender  string // of the last one
 
 	batch    int  // messages since the socket was empty
 	unwanted bool // there was such a one among them
@@ -124,7 +125,11 @@ func (f *frames) next() ([]byte, error) {
 	if first, err = f.in.Peek(int(fields)); err != nil {
 		return nil, err
 	}
-	h.sender, h.replySerial = routeOf(first, order)
+	sender, replySerial := routeOf(first, order)
+	if string(sender) != f.sender { // mostly, it has sent the message before as well
+		f.sender = string(sender)
+	}
+	h.sender, h.replySerial = f.sender, replySerial
 	var message []byte
 	read := func() ([]byte, error) {
 		message = make([]byte, h.length)
@@ -170,9 +175,9 @@ func byteOrder(mark byte) (binary.ByteOrder, error) {
 	return nil, errors.New("what came from the bus is no D-Bus message")
 }
 
-// routeOf finds the sender and the serial that is replied to among the header fields, which are structs of a number and a variant; ""
+// routeOf finds the sender and the serial that is replied to among the header fields, which are structs of a number and a variant; nil
 // and 0 if they are not there.
-func routeOf(head []byte, order binary.ByteOrder) (sender string, replySerial uint32) {
+func routeOf(head []byte, order binary.ByteOrder) (sender []byte, replySerial uint32) {
 	for at := frameHead; ; {
 		at = (at + 7) &^ 7
 		if at+4 > len(head) || head[at+1] != 1 { // the variants here have types of one letter
@@ -195,7 +200,7 @@ func routeOf(head []byte, order binary.ByteOrder) (sender string, replySerial ui
 				return sender, replySerial
 			}
 			if field == dbus.FieldSender {
-				sender = string(head[at+4 : at+4+int(text)])
+				sender = head[at+4 : at+4+int(text)]
 			}
 			length = 4 + int(text) + 1
 		default:
