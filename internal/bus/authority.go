@@ -139,12 +139,12 @@ func (t *session) auditRefused(who *caller, action, what string, err error) {
 	t.log(slog.LevelInfo, who, action, what, outcome)
 }
 
-// dropped is for a call whose sender has left the bus before the bus could say who it is. It may have been an administrator's,
+// dropped is for the calls of a caller that has left the bus before the bus could say who it is. It may have been an administrator,
 // with a tool that does not wait for the answer.
-func (t *session) dropped(who *caller) {
+func (t *session) dropped(who *caller, calls int) {
 	if t.pace.audit.Allow() {
-		t.Log.Info(fmt.Sprintf("Dropped a call of %s, which had left the bus before it was known who it is: a caller has to wait for the answer.",
-			who.sender), "caller", who.sender)
+		t.Log.Info(fmt.Sprintf("Dropped the calls of %s, %d in number: it had left the bus before it was known who it is. A caller has to wait for the answer.",
+			who.sender, calls), "caller", who.sender)
 	} else {
 		t.pace.unlogged.Add(1)
 	}

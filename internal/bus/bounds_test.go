@@ -233,7 +233,7 @@ func TestACallOfACallerThatHasLeftIsLogged(t *testing.T) {
 	_, err := in.next()
 	must(t, err)
 	r.identify()
-	r.log.says(t, "Dropped a call of "+stranger+", which had left the bus before it was known who it is")
+	r.log.says(t, "Dropped the calls of "+stranger+", 1 in number: it had left the bus before it was known who it is")
 }
 
 // One user may have many user ids: subuid(5).
@@ -317,7 +317,7 @@ func FuzzFrames(f *testing.F) {
 		}
 		var last head
 		in := bytes.NewReader(stream)
-		frames := newFrames(fromMemory{in}, func(h head, _ func() ([]byte, error)) fate {
+		frames := newFrames(fromMemory{in}, func(h head, _ reader) fate {
 			last = h
 			return passedOn
 		}, messageMax)
@@ -342,7 +342,7 @@ func FuzzFrames(f *testing.F) {
 	})
 }
 
-func keepAll(head, func() ([]byte, error)) fate { return passedOn }
+func keepAll(head, reader) fate { return passedOn }
 
 // fromMemory is a bus of which everything has come that will.
 type fromMemory struct{ *bytes.Reader }

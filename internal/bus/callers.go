@@ -23,14 +23,10 @@ type caller struct {
 	askProcess sync.Once
 	pid        uint32 // 0: not asked about, or not known; see processOf
 
-	waiting      []waitingCall // for the bus's answer; only the goroutine that reads from the bus touches it
-	waitingBytes uint64
-}
-
-// waitingCall is not decoded before it is known whose budget pays for that.
-type waitingCall struct {
-	head
-	message []byte
+	// Calls that wait for the bus's answer. They are not decoded before it is known whose budget pays for that. Only the goroutine
+	// that reads from the bus touches them.
+	waiting  []head
+	messages []byte // of these calls, one behind the other
 }
 
 // callers remembers who the callers are, and asks the bus about new ones: one question each, a bounded number at once and a second.
@@ -97,7 +93,7 @@ var questionHead = sync.OnceValue(func() []byte {
 })
 
 // answered takes the bus's answer to a question; it is not ok where the message is another one.
-func (c *calls) answered(h head, read func() ([]byte, error)) (ok bool) {
+func (c *calls) answered(h head, read reader) (ok bool) {
 	c.mu.Lock()
 	who := c.callers.awaited[h.replySerial]
 	delete(c.callers.awaited, h.replySerial)
@@ -105,7 +101,7 @@ func (c *calls) answered(h head, read func() ([]byte, error)) (ok bool) {
 	if who == nil {
 		return false
 	}
-	message, err := read()
+	message, err := read(nil)
 	if err != nil { // the connection has broken
 		return true
 	}

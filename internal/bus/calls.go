@@ -48,7 +48,7 @@ func newCalls(t *session) *calls {
 // receive is called for each call by the goroutine that reads from the bus. It does not wait for anything, since the answers
 // of the bus and of polkit come the same way, and it looks no further into a call than its head until the user who sent it has
 // paid for it.
-func (c *calls) receive(h head, read func() ([]byte, error)) fate {
+func (c *calls) receive(h head, read reader) fate {
 	c.mu.Lock()
 	who := c.callerOf(h.sender)
 	err := errTooMany
@@ -56,7 +56,7 @@ func (c *calls) receive(h head, read func() ([]byte, error)) fate {
 	case who == nil:
 	case who.budget != nil:
 		err = c.admit(who)
-	case len(who.waiting) < callsPerCallerMax && who.waitingBytes+h.length <= messageMax:
+	case len(who.waiting) < callsPerCallerMax && uint64(len(who.messages))+h.length <= messageMax:
 		err = nil
 	}
 	admitted := err == nil && who.budget != nil
@@ -65,43 +65,45 @@ func (c *calls) receive(h head, read func() ([]byte, error)) fate {
 		c.session.refuse(h, err)
 		return unwanted
 	}
-	message, err := read()
-	switch {
-	case err != nil: // the connection to the bus has broken
-		if admitted {
+	if admitted {
+		if message, err := read(nil); err == nil {
+			c.serve(who, h, message)
+		} else { // the connection to the bus has broken
 			c.finish(who)
 		}
-	case admitted:
-		c.serve(who, h, message)
-	default:
-		who.waiting = append(who.waiting, waitingCall{h, message})
-		who.waitingBytes += h.length
-		if c.session.pace.busy() {
-			return unwanted
-		}
+		return taken
+	}
+	if who.messages, err = read(who.messages); err == nil {
+		who.waiting = append(who.waiting, h)
+	}
+	if c.session.pace.busy() {
+		return unwanted
 	}
 	return taken
 }
 
 // serveWaiting serves what has waited for the bus to say who the caller is, as far as that user may have it.
 func (c *calls) serveWaiting(who *caller) {
-	waiting := who.waiting
-	who.waiting, who.waitingBytes = nil, 0
-	for _, one := range waiting {
+	waiting, messages := who.waiting, who.messages
+	who.waiting, who.messages = nil, nil
+	if hasLeft(who.err) {
+		c.session.dropped(who, len(waiting))
+		return
+	}
+	for _, h := range waiting {
+		message := messages[:h.length]
+		messages = messages[h.length:]
 		c.mu.Lock()
 		err := who.err
 		if err == nil {
 			err = c.admit(who)
 		}
 		c.mu.Unlock()
-		switch {
-		case err == nil:
-			c.serve(who, one.head, one.message)
-		case hasLeft(err):
-			c.session.dropped(who)
-		default:
-			c.session.refuse(one.head, err)
+		if err != nil {
+			c.session.refuse(h, err)
+			continue
 		}
+		c.serve(who, h, message)
 	}
 }
 

@@ -92,7 +92,7 @@ func (e *events) changed(c InstanceChanged) {
 }
 
 // keep leaves out what nobody has asked for: calls, and the signals of strangers.
-func (e *events) keep(h head, _ func() ([]byte, error)) fate {
+func (e *events) keep(h head, _ reader) fate {
 	switch {
 	case h.kind == dbus.TypeMethodCall, h.kind == dbus.TypeSignal && h.sender != driverName && !e.isInstance(h.sender):
 		return unwanted

@@ -20,7 +20,7 @@ const (
 	// floodPause is how long messages gather that this process does not want, where fewer than floodBatch have come at once.
 	// dbus-broker sends 16 at a time, and the next ones when these have been read.
 	floodBatch = 16
-	floodPause = 2 * time.Millisecond
+	floodPause = 4 * time.Millisecond
 
 	fieldsMax = 64 << 10 // bytes of a message up to its body
 
@@ -66,7 +66,10 @@ const (
 )
 
 // sorter decides about a message by its head. To take it, it calls read.
-type sorter func(h head, read func() ([]byte, error)) fate
+type sorter func(h head, read reader) fate
+
+// reader appends the message to a buffer.
+type reader func(into []byte) ([]byte, error)
 
 func newFrames(bus io.ReadWriteCloser, sort sorter, max uint64) *frames {
 	return &frames{ReadWriteCloser: bus, in: bufio.NewReaderSize(bus, fieldsMax), sort: sort, max: max}
@@ -130,21 +133,22 @@ func (f *frames) next() ([]byte, error) {
 		f.sender = string(sender)
 	}
 	h.sender, h.replySerial = f.sender, replySerial
-	var message []byte
-	read := func() ([]byte, error) {
-		message = make([]byte, h.length)
-		_, err = io.ReadFull(f.in, message)
-		return message, err
+	wasRead := false
+	read := func(into []byte) ([]byte, error) {
+		wasRead = true
+		into = append(into, make([]byte, h.length)...)
+		_, err = io.ReadFull(f.in, into[len(into)-int(h.length):])
+		return into, err
 	}
 	what := f.sort(h, read)
 	if what == passedOn || what == ofTheBus {
-		message, err := read()
+		message, err := read(nil)
 		if err != nil || what == passedOn && !decodes(message) {
 			return nil, err
 		}
 		return message, nil
 	}
-	if message == nil {
+	if !wasRead {
 		_, err = f.in.Discard(int(h.length))
 	}
 	f.rest(what)

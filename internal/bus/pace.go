@@ -24,7 +24,7 @@ const (
 
 	// What one user may ask for. Work is counted in simple calls, of 100 to 200 µs of processor each, most of it to wake and
 	// to put to sleep.
-	workRate     = 200 // a second, sustained
+	workRate     = 100 // a second, sustained
 	workBurst    = 4000
 	rowsPerCall  = 25  // connections in an answer that cost as much as a call
 	looksPerCall = 200 // connections that a filter looks at, which cost as much again
@@ -37,8 +37,8 @@ const (
 
 	// The bus is asked who a caller is. Until it answers, the caller has no budget.
 	askedMax   = 512  // callers at once
-	askRate    = 1000 // a second
-	askBurst   = 1000
+	askRate    = 4000 // a second; a question takes some microseconds
+	askBurst   = 4000
 	callersMax = 1024 // that are remembered
 
 	// A caller who asks for more is told so at this rate, and not answered beyond it: the bus bounds how many answers a caller

@@ -83,7 +83,7 @@ func (s *Server) connect(ctx context.Context) (*session, error) {
 }
 
 // receive is the [sorter] of a session.
-func (t *session) receive(h head, read func() ([]byte, error)) fate {
+func (t *session) receive(h head, read reader) fate {
 	switch h.kind {
 	case dbus.TypeMethodCall:
 		return t.calls.receive(h, read)

@@ -149,6 +149,7 @@ var floods = []flood{
 	}},
 	{"strangers, 200 a second", strangersCPU, true, none, func(t *testing.T, w *floodWorld) string { return w.strangers(t, 200) }},
 	{"strangers, 600 a second", strangersCPU, true, none, func(t *testing.T, w *floodWorld) string { return w.strangers(t, 600) }},
+	{"strangers, 1000 a second", 0, true, none, func(t *testing.T, w *floodWorld) string { return w.strangers(t, 1000) }},
 }
 
 // strangersCPU is of a flood that is long enough for the budget of its user to be of no account.

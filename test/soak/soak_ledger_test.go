@@ -55,8 +55,8 @@ var (
 	noControlLine = regexp.MustCompile(`^No D-Bus control: .*; trying again\. Forwarding goes on\.$`)
 	usualLines    = regexp.MustCompile(`^(Forwarding the clients of .*|On the bus as \S+|On the bus again|` +
 		`Now (running|draining|drained|exiting)|User \d+( \(process \d+\))? asked to .*|` +
-		`Dropped a call of \S+, which had left the bus before it was known who it is: a caller has to wait for the answer|` +
-		`\d+ signals to the subscriber \S+ were dropped: it took them too slowly, or there were more than \d+ a second to all subscribers|Received SIGTERM, stopping.*)\.$`)
+		`Dropped the calls of \S+, \d+ in number: it had left the bus before it was known who it is. A caller has to wait for the answer|` +
+		`\d+ signals to the subscriber \S+ were dropped: it took them too slowly, or there were more than \d+ a second|Received SIGTERM, stopping.*)\.$`)
 )
 
 // read reads what was written since the last time.
