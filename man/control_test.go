@@ -207,6 +207,7 @@ func TestBoundsOnThePageAreThoseOfTheCode(t *testing.T) {
 		"askRate":               "asks the bus about %s new callers a second at most",
 		"questionsMax":          "Of calls that wait for polkit there may be %s for each user.",
 		"workRate":              "For each user %s calls a second are served",
+		"rootWorkRate":          "for root %s, after a burst",
 		"workBurst":             "after a burst of %s.",
 		"rowsPerCall":           "%s connections in an answer count as one call more",
 		"auditBurst":            "after a burst of %s; the next line",

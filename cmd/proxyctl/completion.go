@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"example.org/socketproxy/internal/bus"
@@ -67,12 +68,17 @@ func (c *ctl) completions(ctx context.Context, args []string) error {
 // What may get into a command line: names that mean nothing to a shell beyond themselves, and that nobody takes for an
 // option; and words that have options, keys and paths in them too.
 var (
-	plainName = regexp.MustCompile(`^[A-Za-z0-9:@._][A-Za-z0-9:@._-]*$`)
-	plainWord = regexp.MustCompile(`^[A-Za-z0-9:@._/-][A-Za-z0-9:@._/=-]*$`)
+	plainName = pattern(`^[A-Za-z0-9:@._][A-Za-z0-9:@._-]*$`)
+	plainWord = pattern(`^[A-Za-z0-9:@._/-][A-Za-z0-9:@._/=-]*$`)
 )
 
 // notPlain is what a description has no need of.
-var notPlain = regexp.MustCompile(`[^\w :;@./%,=+\[\]()*?-]`)
+var notPlain = pattern(`[^\w :;@./%,=+\[\]()*?-]`)
+
+// pattern is compiled when it is first used, which most verbs never do.
+func pattern(text string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(text) })
+}
 
 // offered turns what cobra prints into lines for the scripts: whole words that begin like the current one, each once and
 // with the first phrase of its description. This is the last gate before a shell.
@@ -88,7 +94,7 @@ func offered(output, current string) string {
 		word, description, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
 		word = option + word
 		complete := word == current && strings.HasSuffix(word, "=") // the value is not ours to know
-		if seen[word] || complete || !strings.HasPrefix(word, current) || !plainWord.MatchString(word) {
+		if seen[word] || complete || !strings.HasPrefix(word, current) || !plainWord().MatchString(word) {
 			continue
 		}
 		seen[word] = true
@@ -96,7 +102,7 @@ func offered(output, current string) string {
 		description, _, _ = strings.Cut(description, ": ")
 		description, _, _ = strings.Cut(description, "; ")
 		if description != "" {
-			lines.WriteString("\t" + notPlain.ReplaceAllString(description, "?"))
+			lines.WriteString("\t" + notPlain().ReplaceAllString(description, "?"))
 		}
 		lines.WriteByte('\n')
 	}
@@ -124,7 +130,7 @@ func (c *ctl) completeInstances(command *cobra.Command, args []string, _ string)
 // namesBeside leaves out names that a shell would not take as they are.
 func namesBeside(instances []*bus.Instance, given []string) (names []string) {
 	for _, instance := range instances {
-		if plainName.MatchString(instance.Name) && !slices.Contains(given, instance.Name) {
+		if plainName().MatchString(instance.Name) && !slices.Contains(given, instance.Name) {
 			names = append(names, instance.Name)
 		}
 	}
@@ -179,7 +185,7 @@ func (c *ctl) completeAddresses(end func(bus.Connection) string) cobra.Completio
 				for _, connection := range connections {
 					if endpoint, err := netip.ParseAddrPort(end(connection)); err == nil {
 						words = append(words, endpoint.Addr().String())
-					} else if path := end(connection); strings.HasPrefix(path, "/") && plainWord.MatchString(path) {
+					} else if path := end(connection); strings.HasPrefix(path, "/") && plainWord().MatchString(path) {
 						words = append(words, path)
 					}
 				}

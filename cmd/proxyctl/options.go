@@ -151,7 +151,7 @@ func (o *options) inShell(verb string, instances ...*bus.Instance) string {
 // nameForShell is the name of an instance, or its bus name where a shell or proxyctl might take the name for something
 // else: a bus name has letters, digits, "." and "_" only.
 func nameForShell(instance *bus.Instance) string {
-	if !plainName.MatchString(instance.Name) {
+	if !plainName().MatchString(instance.Name) {
 		if busName, err := bus.InstanceBusName(instance.Name); err == nil {
 			return busName
 		}
@@ -161,7 +161,7 @@ func nameForShell(instance *bus.Instance) string {
 
 // shellQuote is text as one word of a shell's command line.
 func shellQuote(text string) string {
-	if plainWord.MatchString(text) {
+	if plainWord().MatchString(text) {
 		return text
 	}
 	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"

@@ -8,6 +8,7 @@ import (
 	"math"
 	"reflect"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -75,7 +76,7 @@ const (
 // Update takes over the values that p has a field for.
 func (p *Properties) Update(values map[string]dbus.Variant) error {
 	fields := reflect.ValueOf(p).Elem()
-	for _, field := range propertyFields {
+	for _, field := range propertyFields() {
 		value, ok := values[field.Name]
 		if !ok {
 			continue
@@ -97,7 +98,7 @@ func (p *Properties) Update(values map[string]dbus.Variant) error {
 func (p *Properties) All() iter.Seq2[string, any] {
 	return func(yield func(string, any) bool) {
 		fields := reflect.ValueOf(p).Elem()
-		for _, field := range propertyFields {
+		for _, field := range propertyFields() {
 			if p.Has(field.Name) && !yield(field.Name, fields.FieldByIndex(field.Index).Interface()) {
 				return
 			}
@@ -117,15 +118,17 @@ func (p *Properties) ChangedOptions() (changed []Option) {
 
 // PropertyNames are the names of all properties, in the order of the interface.
 func PropertyNames() (names []string) {
-	for _, field := range propertyFields {
+	for _, field := range propertyFields() {
 		names = append(names, field.Name)
 	}
 	return names
 }
 
 // propertyFields are the fields of Properties that are properties, those of Options among them.
-var propertyFields = slices.DeleteFunc(reflect.VisibleFields(reflect.TypeFor[Properties]()), func(field reflect.StructField) bool {
-	return field.Anonymous || !field.IsExported()
+var propertyFields = sync.OnceValue(func() []reflect.StructField {
+	return slices.DeleteFunc(reflect.VisibleFields(reflect.TypeFor[Properties]()), func(field reflect.StructField) bool {
+		return field.Anonymous || !field.IsExported()
+	})
 })
 
 // Connection is one connection of an instance, as ListConnections describes it.

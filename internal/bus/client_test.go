@@ -45,7 +45,7 @@ func TestTheClientHasAFieldForEveryProperty(t *testing.T) {
 	for _, property := range documented(t).Properties {
 		want = append(want, property.Name+" "+property.Type)
 	}
-	for _, field := range propertyFields {
+	for _, field := range propertyFields() {
 		got = append(got, field.Name+" "+dbus.SignatureOfType(field.Type).String())
 	}
 	if !slices.Equal(got, want) {

@@ -25,6 +25,7 @@ const (
 	// What one user may ask for. Work is counted in simple calls, of 100 to 200 µs of processor each, most of it to wake and
 	// to put to sleep.
 	workRate     = 100 // a second, sustained
+	rootWorkRate = 200 // enough to list 9,000 connections every two seconds
 	workBurst    = 4000
 	rowsPerCall  = 25  // connections in an answer that cost as much as a call
 	looksPerCall = 200 // connections that a filter looks at, which cost as much again
@@ -115,9 +116,10 @@ func (p *pace) budgetOf(uid uint32) *budget {
 	}
 	b := p.budgets[uid]
 	if b == nil {
-		b = &budget{work: rate.NewLimiter(workRate, workBurst), questions: make(chan struct{}, questionsMax)}
+		b = &budget{work: rate.NewLimiter(rootWorkRate, workBurst), questions: make(chan struct{}, questionsMax)}
 		if uid != 0 {
 			b.users = p.users
+			b.work.SetLimit(workRate)
 		}
 		p.budgets[uid] = b
 	}
