@@ -105,6 +105,7 @@ FILES = \
 	internal/bus/org.example.SocketProxy1.xml:$(DATADIR)/dbus-1/interfaces/org.example.SocketProxy1.xml \
 	man/proxyd.8:$(MANDIR)/man8/proxyd.8 \
 	man/proxyctl.1:$(MANDIR)/man1/proxyctl.1 \
+	man/proxyd@.service.5:$(MANDIR)/man5/proxyd@.service.5 \
 	man/org.example.SocketProxy1.5:$(MANDIR)/man5/org.example.SocketProxy1.5 \
 	build/completion/bash:$(DATADIR)/bash-completion/completions/proxyctl \
 	build/completion/zsh:$(DATADIR)/zsh/site-functions/_proxyctl \
