@@ -9,6 +9,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// The life of a connection, in order:
+//
+//   - acceptFrom takes the client from a listener; admit takes a slot of the limits and picks the loop that will own it.
+//   - open makes the connection. With a PROXY header to come, expectHeader and readHeader wait for that first.
+//   - startDial asks the resolver, and dialNext tries one address after the other, 250 ms apart, in rounds until
+//     Config.ConnectRetry is over. connected begins the two relays, and sends the PROXY header ahead of the client's bytes.
+//   - handle takes the news of one end from epoll, and pump moves the bytes of one direction: see relay.go.
+//   - finish passes the end of one direction on. With both at their end, bothFinished closes the connection.
+//   - Whatever else ends it gives a reason: broke (an error), peerLeft (AF_UNIX), sweepExpired (a time-out), cut (an
+//     administrator, a deadline). flushAndReset, settle and startLinger deliver what was taken; close gives everything back.
+//
+// States, by the fields that hold them:
+//
+//	expects ──► dial != 0 ──► open ──► relay[s].finished ──► closed (id == 0)
+//	   │            │           │              │                ▲
+//	   └────────────┴───────────┴── closing ───┴────────────────┘
+//	                               (flush: nothing more is read)
+
 // never is a loop time that does not come.
 const never = math.MaxInt64
 

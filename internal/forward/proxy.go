@@ -1,15 +1,5 @@
 // Package forward moves the bytes of stream connections between clients and one backend.
 //
-//	target, err := forward.ParseTarget("127.0.0.1:8080")
-//	address, err := forward.ParseListenAddress("[::]:80")
-//	listener, err := address.Listen()
-//	p, err := forward.Start(forward.Config{
-//		Target: target, Listeners: []*forward.Listener{listener}, ConnectionsMax: 256,
-//		ExitIdleTime: forward.Infinity, IdleTimeout: forward.Infinity,
-//		ConnectTimeout: forward.DefaultConnectTimeout, ConnectRetry: forward.DefaultConnectRetry,
-//	})
-//	defer p.Exit(forward.DefaultDrainTimeout)
-//
 // A [Proxy] has a few event loops, each a goroutine with an epoll instance of its own and the only owner of the
 // connections in it. A connection is two ends and two relays; it costs a slot of some two hundred bytes and two file
 // descriptors, and while it is idle nothing else. Everybody outside speaks to a loop through its mailbox.

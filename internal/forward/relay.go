@@ -4,6 +4,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// The scheduler of the relays. A direction copies through the loop's buffer until one read fills it; from then on it is a stream
+// and splices, until a splice brings no more than a trickle. A loop moves bytes for one turn, turnBytes, before it looks for
+// events again. A direction that the end of the turn stops is queued in loop.again, and the first in that queue goes on, turn by
+// turn, until it has used its slice, streamBytes; then it goes to the end of the queue. A direction that copies may move one
+// bufferful even after the turn, so that a short message never waits for streams.
 const (
 	// copySize is the size of a loop's one buffer. A direction that fills it with one read is a stream.
 	copySize = 64 << 10
