@@ -41,6 +41,20 @@ Exit status:
 	return text.String()
 }
 
+// helpOf is what --help prints behind a verb: what the verb does and its own options, then those of all verbs.
+func helpOf(verb *cobra.Command) string {
+	var text strings.Builder
+	fmt.Fprintf(&text, "proxyctl [OPTIONS...] %s\n\n%s.\n", verb.Use, verb.Short)
+	if verb.LocalFlags().HasFlags() {
+		text.WriteString("\nOptions:\n")
+		entries(&text, verb.LocalFlags())
+	}
+	text.WriteString("\nOptions of all verbs:\n")
+	entries(&text, verb.Root().PersistentFlags())
+	text.WriteString("\nproxyctl(1) has the rest.\n")
+	return text.String()
+}
+
 // ownOptions goes through the options of single verbs, with those together that the same verbs have.
 func ownOptions(root *cobra.Command) iter.Seq2[string, []string] {
 	return func(yield func(string, []string) bool) {

@@ -45,7 +45,13 @@ func (c *ctl) command() *cobra.Command {
 		Use: "help", Short: "Show this help", Hidden: true,
 		RunE: func(*cobra.Command, []string) error { return c.print(help(root)) },
 	})
-	root.SetHelpFunc(func(*cobra.Command, []string) { _ = c.print(help(root)) })
+	root.SetHelpFunc(func(command *cobra.Command, _ []string) {
+		if command.HasParent() && !command.Hidden {
+			_ = c.print(helpOf(command))
+			return
+		}
+		_ = c.print(help(root))
+	})
 	root.SetFlagErrorFunc(inWordsOfGetopt)
 	c.define(root.PersistentFlags())
 	c.completeOptions(root)

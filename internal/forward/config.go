@@ -121,6 +121,8 @@ func (c *Config) validate() error {
 		return fmt.Errorf("%d listening sockets are too many", len(c.Listeners))
 	case c.ConnectionsMax == 0:
 		return ErrLimitZero
+	case c.Loops < 0:
+		return fmt.Errorf("%d event loops", c.Loops)
 	case c.SourcePrefixIPv6 < 0 || c.SourcePrefixIPv6 > 128:
 		return fmt.Errorf("an IPv6 prefix of %d bits", c.SourcePrefixIPv6)
 	}

@@ -31,6 +31,7 @@ func TestStartRefusesWhatCannotWork(t *testing.T) {
 		"no listening socket":                  func(c *Config) { c.Listeners = nil },
 		"65536 listening sockets are too many": func(c *Config) { c.Listeners = make([]*Listener, math.MaxUint16+1) },
 		"connection limit is too low":          func(c *Config) { c.ConnectionsMax = 0 },
+		"-1 event loops":                       func(c *Config) { c.Loops = -1 },
 		"negative time span -1ns":              func(c *Config) { c.ExitIdleTime = -1 },
 		"negative time span -2ns":              func(c *Config) { c.ConnectTimeout = -2 },
 		"negative time span -3ns":              func(c *Config) { c.ConnectRetry = -3 },
