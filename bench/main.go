@@ -8,6 +8,7 @@
 //	bench -extra 'floor=/tmp/floor {port} {origin}'
 //	bench -save run1.csv
 //	bench -publish run1.csv run2.csv run3.csv
+//	bench -chart run1.csv run2.csv run3.csv >performance.svg
 //
 // Each proxy runs alone, pinned to one core; the load and the origin behind the proxy share the other cores. What counts
 // is the CPU time that the proxy itself used for a unit of work: on a noisy machine it holds where elapsed time does not.
@@ -46,11 +47,14 @@ func main() {
 	case "bench":
 		err = runBench(os.Args[1:])
 	default:
-		if len(os.Args) > 2 && os.Args[1] == "-publish" {
-			err = publish(os.Args[2:], os.Stdout)
-			break
+		switch args := os.Args[1:]; {
+		case len(args) > 1 && args[0] == "-publish":
+			err = publish(args[1:], os.Stdout)
+		case len(args) > 1 && args[0] == "-chart":
+			err = publishChart(args[1:], os.Stdout)
+		default:
+			err = runIsolated(args)
 		}
-		err = runIsolated(os.Args[1:])
 	}
 	switch {
 	case errors.Is(err, flag.ErrHelp):

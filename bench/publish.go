@@ -87,15 +87,31 @@ func loadRun(path string) (report, error) {
 	return r, nil
 }
 
-// publish writes one table over saved runs: the median of their medians, and the range of their ratios.
-func publish(paths []string, out io.Writer) error {
-	var runs []report
+func loadRuns(paths []string) (runs []report, err error) {
 	for _, path := range paths {
 		r, err := loadRun(path)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		runs = append(runs, r)
+	}
+	return runs, nil
+}
+
+// publishChart writes the same as a picture, an SVG.
+func publishChart(paths []string, out io.Writer) error {
+	runs, err := loadRuns(paths)
+	if err == nil {
+		_, err = io.WriteString(out, chart(runs))
+	}
+	return err
+}
+
+// publish writes one table over saved runs: the median of their medians, and the range of their ratios.
+func publish(paths []string, out io.Writer) error {
+	runs, err := loadRuns(paths)
+	if err != nil {
+		return err
 	}
 	first := runs[0]
 	head := []string{"workload"}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/xml"
 	"math"
 	"path/filepath"
 	"strconv"
@@ -156,5 +157,21 @@ func TestPublishedTableHasTheRangeOfTheRuns(t *testing.T) {
 	}
 	if want := "| bulk-1, ms/GB | 10 | 10 | 0.90–1.10 | 0.50–0.50 | – |\n"; !strings.Contains(out.String(), want) {
 		t.Errorf("got\n%s\nwant in it\n%s", out.String(), want)
+	}
+	var picture strings.Builder
+	if err := publishChart(paths, &picture); err != nil {
+		t.Fatal(err)
+	}
+	var svg struct {
+		Bars []struct {
+			Width float64 `xml:"width,attr"`
+		} `xml:"rect"`
+	}
+	if err := xml.Unmarshal([]byte(strings.Replace(picture.String(), `width="100%"`, "", 1)), &svg); err != nil {
+		t.Fatal(err)
+	}
+	// The ground, two boxes of the legend, and a bar for each proxy, which are equal in the median.
+	if n := len(svg.Bars); n != 5 || svg.Bars[3].Width != svg.Bars[4].Width {
+		t.Errorf("%+v", svg.Bars)
 	}
 }
