@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"example.org/socketproxy/internal/bustest"
+	"example.org/socketproxy/internal/testenv"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -73,7 +74,7 @@ func TestTheMachineIDIsThatOfTheMachine(t *testing.T) {
 	t.Parallel()
 	want, err := os.ReadFile("/etc/machine-id")
 	if err != nil {
-		t.Skipf("this machine has none: %v", err)
+		testenv.Skip(t, "this machine has none: %v", err)
 	}
 	r := newRig(t)
 	for _, path := range []string{"/", Path, "/no/such/object"} {

@@ -13,6 +13,7 @@ import (
 	"example.org/socketproxy/internal/forward"
 	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/streamtest"
+	"example.org/socketproxy/internal/testenv"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -161,7 +162,7 @@ func TestAClientOverIPv6IsFoundByItsAddress(t *testing.T) {
 	must(t, err)
 	l, err := parsed.Listen()
 	if err != nil {
-		t.Skipf("no IPv6 here: %v", err)
+		testenv.Skip(t, "there is no IPv6: %v", err)
 	}
 	p, err := forward.Start(forward.Config{
 		Target: target, Listeners: []*forward.Listener{l}, ConnectionsMax: 10, ExitIdleTime: forward.Infinity, IdleTimeout: forward.Infinity,

@@ -10,6 +10,7 @@ import (
 
 	control "example.org/socketproxy/internal/bus"
 	"example.org/socketproxy/internal/bustest"
+	"example.org/socketproxy/internal/testenv"
 )
 
 // words has a space between the words of each line.
@@ -166,7 +167,7 @@ func TestTheMachineIDIsThatOfTheMachine(t *testing.T) {
 	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
 		id, err := os.ReadFile("/etc/machine-id")
 		if err != nil {
-			t.Skipf("this machine has none: %v", err)
+			testenv.Skip(t, "this machine has none: %v", err)
 		}
 		startProxyd(t, daemon, web, "--name=web")
 		got := output(t, busctl(t, daemon, "call", web, path, "org.freedesktop.DBus.Peer", "GetMachineId"))
