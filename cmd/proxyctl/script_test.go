@@ -33,7 +33,8 @@ import (
 //	reset                          waits until all clients are reset
 //	await NAME PROPERTY PATTERN    waits until a property matches a regular expression
 //	need PROGRAM PACKAGE           leaves the script out where a program is missing
-//	stop NAME                      stops an instance with SIGSTOP
+//	freeze NAME                    stops an instance with SIGSTOP
+//	done                           is the last line, which each script has to reach
 //	exits STATUS PROGRAM [ARG...]  runs a program that must end with that exit status
 func TestScripts(t *testing.T) {
 	proxyd := filepath.Join(t.TempDir(), "proxyd")
@@ -44,7 +45,8 @@ func TestScripts(t *testing.T) {
 	commands := map[string]func(*testscript.TestScript, bool, []string){"exits": exits}
 	for name, command := range map[string]func(*script, *testscript.TestScript, []string) error{
 		"proxyd": (*script).proxyd, "connect": (*script).connect, "hangup": (*script).hangup, "reset": (*script).reset,
-		"await": (*script).await, "need": (*script).need, "stop": (*script).stop,
+		"await": (*script).await, "need": (*script).need, "freeze": (*script).freeze,
+		"done": (*script).done,
 	} {
 		commands[name] = func(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Check(command(ts.Value("script").(*script), ts, args))
@@ -64,6 +66,11 @@ func TestScripts(t *testing.T) {
 			env.Setenv("TZ", "UTC")
 			env.Setenv("GORACE", "atexit_sleep_ms=0") // or each program takes a second more with -race
 			streamtest.Listen(s.t, streamtest.Unix(s.backend)).Serve(streamtest.Echo)
+			s.t.Cleanup(func() {
+				if !s.reached && !s.t.Failed() && !s.t.Skipped() {
+					s.t.Error("the script has ended before its last line, done")
+				}
+			})
 			return nil
 		},
 	})
@@ -77,6 +84,7 @@ type script struct {
 	backend string // the socket of the echo server
 	clients []net.Conn
 	proxies map[string]*os.Process
+	reached bool // the last line
 }
 
 func (s *script) proxyd(ts *testscript.TestScript, args []string) error {
@@ -107,8 +115,13 @@ func (s *script) proxyd(ts *testscript.TestScript, args []string) error {
 	return s.await(ts, []string{args[0], "State", "running"})
 }
 
-func (s *script) stop(_ *testscript.TestScript, args []string) error {
+func (s *script) freeze(_ *testscript.TestScript, args []string) error {
 	return s.proxies[args[0]].Signal(unix.SIGSTOP)
+}
+
+func (s *script) done(*testscript.TestScript, []string) error {
+	s.reached = true
+	return nil
 }
 
 func (s *script) connect(ts *testscript.TestScript, args []string) error {
