@@ -257,7 +257,7 @@ func TestSignalsOfUsersLeaveRootTheirs(t *testing.T) {
 }
 
 // What a call costs is what it looks at, which is more than it returns where the filter matches little.
-func TestAFilterThatMatchesNothingIsPaidFor(t *testing.T) {
+func TestAListIsPaidForByWhatItLooksAtAndReturns(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(s *Server) { s.pace.budgetOf(uint32(os.Geteuid())).work.SetLimit(0) })
 	conn := r.daemon.Connect(t)
@@ -272,6 +272,9 @@ func TestAFilterThatMatchesNothingIsPaidFor(t *testing.T) {
 		must(t, do(t, conn, q).Err)
 		equal(t, "calls that are paid for "+q.member, int(math.Round(before-work.Tokens())), 1+clients/looksPerCall)
 	}
+	before := work.Tokens()
+	must(t, do(t, conn, list(nil)).Err)
+	equal(t, "calls that a whole list is paid for as", int(math.Round(before-work.Tokens())), 1+clients/rowsPerCall+clients/looksPerCall)
 }
 
 func TestASubscriberWhoNeverReadsHoldsUpNobody(t *testing.T) {

@@ -87,6 +87,15 @@ func TestAcceptingGoesOnAfterTheBackOff(t *testing.T) {
 	if took := time.Since(since); took > 2*acceptBackoffMax {
 		t.Errorf("a client waited for %v", took)
 	}
+	for _, l := range r.loops { // also of the loop that finds the backlog empty, because another one got the client
+		proctest.Eventually(t, "the next trouble begins with a short pause", func() (short bool) {
+			l.call(func() {
+				l.acceptFrom(0)
+				short = l.backoff[0] == 0
+			})
+			return short
+		})
+	}
 }
 
 // The child has descriptors for so many connections.
