@@ -424,6 +424,18 @@ func TestAnAddressThatDoesNotAnswerIsLeftForTheNext(t *testing.T) {
 	streamtest.Receive(t, server, "request")
 }
 
+func TestRetryGoesOnWhereOneOfTheAddressesMayYetAnswer(t *testing.T) {
+	checkLeaks(t)
+	a := newAbsent(t, "tcp")
+	r := rigTo(t, "tcp", nameOf(a.address), retry(time.Hour))
+	r.resolveTo(addresses("127.0.0.1", "fe80::1")) // the second, without a scope, is no address that waiting makes one
+	client := r.dial()
+	r.failedRound()
+	server := a.listen(16).Accept()
+	streamtest.Send(t, client, "request")
+	streamtest.Receive(t, server, "request")
+}
+
 func TestTheLastAddressTellsWhyAllFailed(t *testing.T) {
 	checkLeaks(t)
 	a := newAbsent(t, "tcp")
