@@ -15,6 +15,7 @@ const (
 	coalesceDelay  = 4e6   // ns
 	coalesceWindow = 100e6 // ns; how long a stream is watched first, and how long it may pause
 	coalesceWakes  = 50    // in that time; fewer are not worth it
+	coalescedMax   = 32    // streams of a loop: what gathers in more of them has left the processor's cache before it is moved
 )
 
 // coalesceMark is a variable because setOption takes its address. In bytes, half a millisecond of a fast stream.
@@ -50,7 +51,7 @@ func (l *loop) woken(c *conn, from side) {
 	if watched := now - f.since; watched >= coalesceWindow/1e6 {
 		often := f.wakes >= coalesceWakes && watched < 2*coalesceWindow/1e6
 		*f = flow{from: from, since: now}
-		if often {
+		if often && len(l.coalesced) < coalescedMax {
 			l.coalesce(c)
 		}
 	}

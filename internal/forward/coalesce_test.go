@@ -135,6 +135,25 @@ func TestCoalescedStreamIsSentAsItComesOnceTheOtherSideSpeaks(t *testing.T) {
 	proctest.Eventually(t, "everything arrives", func() bool { return received.Load() == sent })
 }
 
+func TestCoalescedStreamsOfALoopAreBounded(t *testing.T) {
+	r := newRig(t, "tcp", "tcp", coalesces)
+	for range coalescedMax + 2 {
+		c, s := r.pair()
+		sink(c)
+		trickles(t, s)
+	}
+	count := func() (n int) {
+		r.loops[0].call(func() { n = len(r.loops[0].coalesced) })
+		return n
+	}
+	proctest.Eventually(t, "as many streams are coalesced as may be", func() bool { return count() == coalescedMax })
+	for began := time.Now(); time.Since(began) < 3*coalesceWindow; { // in which each of the others comes up again
+		if n := count(); n > coalescedMax {
+			t.Fatalf("%d streams are coalesced", n)
+		}
+	}
+}
+
 func TestNotCoalesced(t *testing.T) {
 	for name, test := range map[string]struct {
 		from     string // the network of the client
