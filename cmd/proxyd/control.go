@@ -80,6 +80,7 @@ func (o *options) shown() bus.Options {
 		AbortOnClose:            o.abortOnClose,
 		TCPUserTimeoutUSec:      bus.Usec(o.tcpUserTimeout),
 		Coalesce:                o.coalesce,
+		HandOver:                o.handOver,
 		IdleTimeoutUSec:         bus.Usec(o.idleTimeout),
 		DrainTimeoutUSec:        bus.Usec(o.drainTimeout),
 	}

@@ -43,6 +43,7 @@ Forward the clients of listening sockets to one backend, in both directions.
                             Give up a TCP peer that has acknowledged nothing
                             for this long (infinity: the kernel decides)
      --coalesce=BOOL        Move a steady one-way TCP stream every 4 ms (yes)
+     --hand-over=BOOL       Keep connections over a restart of the unit (yes)
      --drain-timeout=SPAN   On SIGTERM, let connections finish this long (5s)
      --name=NAME            The name of this instance on the bus (its unit's)
      --bus=auto|system|session|none|ADDRESS

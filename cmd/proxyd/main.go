@@ -64,21 +64,29 @@ func run(args []string, stdout, stderr io.Writer, signals <-chan os.Signal) int 
 
 // serve runs the proxy from its sockets to its end.
 func serve(opts *options, log *slog.Logger, ctl *logControl, signals <-chan os.Signal) error {
-	listeners, err := openListeners(opts.listen)
+	files, err := passedFiles()
 	if err != nil {
 		return err
 	}
-	proxy, err := forward.Start(opts.config(listeners, log))
+	predecessor, files := takeStored(files, log)
+	listeners, err := openListeners(files, opts.listen, predecessor)
+	if err != nil {
+		return err
+	}
+	config := opts.config(listeners, log)
+	config.Predecessor = predecessor
+	proxy, err := forward.Start(config)
 	if err != nil {
 		closeAll(listeners)
 		return err
 	}
 	logStart(log, listeners, opts.target)
+	logTakeover(log, proxy.Takeover())
 
 	var reports sync.WaitGroup
 	startReports(&reports, proxy, log)
 	stopControl := startControl(opts, proxy, log, ctl)
-	stopOnSignals(proxy, signals, opts.drainTimeout, log)
+	stopOnSignals(proxy, signals, opts, log)
 	finish(signals, func() { stopControl(); reports.Wait() })
 	return nil
 }
@@ -94,18 +102,21 @@ func logStart(log *slog.Logger, listeners []*forward.Listener, target forward.Ta
 }
 
 // stopOnSignals returns when the proxy has ended, by itself or because the first signal asked it to; the second one
-// does not wait for the connections.
-func stopOnSignals(proxy *forward.Proxy, signals <-chan os.Signal, drainTimeout time.Duration, log *slog.Logger) {
+// does not wait for the connections. Those of a restart go to the next process.
+func stopOnSignals(proxy *forward.Proxy, signals <-chan os.Signal, opts *options, log *slog.Logger) {
 	select {
 	case <-proxy.Done():
 		return
 	case sig := <-signals:
+		if opts.handOver && handOver(proxy, log) {
+			return
+		}
 		what := fmt.Sprintf("Received %s, stopping", signalName(sig))
-		if n := proxy.NumConnections(); n > 0 && drainTimeout > 0 {
-			what += fmt.Sprintf("; %s may take %s to finish", countConnections(n), timespan.Format(drainTimeout))
+		if n := proxy.NumConnections(); n > 0 && opts.drainTimeout > 0 {
+			what += fmt.Sprintf("; %s may take %s to finish", countConnections(n), timespan.Format(opts.drainTimeout))
 		}
 		log.Info(what + ".")
-		_ = proxy.Exit(drainTimeout) // fails only where it is exiting already
+		_ = proxy.Exit(opts.drainTimeout) // fails only where it is exiting already
 	}
 	select {
 	case <-proxy.Done():

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -9,7 +10,9 @@ import (
 	"time"
 
 	"example.org/socketproxy/internal/forward"
+	"example.org/socketproxy/internal/sd"
 	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
 )
 
 // statusInterval keeps busy proxies from flooding the service manager, which reads them all in one thread.
@@ -164,9 +167,12 @@ func isClosed(c <-chan struct{}) bool {
 
 // send reports whether the service manager had room for it. Any other error is one that trying again would not heal.
 func (r *reporter) send(state string) bool {
-	err := sdNotify(state)
+	err := sd.Notify(state)
 	if err != nil && !notRead(err) {
 		r.log.Warn(fmt.Sprintf("Cannot notify the service manager: %v.", err))
 	}
 	return !notRead(err)
 }
+
+// notRead reports whether an error of sd.Notify is that the service manager is behind with reading.
+func notRead(err error) bool { return errors.Is(err, unix.EAGAIN) }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"example.org/socketproxy/internal/forward"
+	"example.org/socketproxy/internal/sd"
 	"golang.org/x/sys/unix"
 )
 
@@ -257,7 +258,7 @@ func TestStatusText(t *testing.T) {
 func (s *notifySocket) fill(t *testing.T) {
 	t.Helper()
 	for {
-		switch err := sdNotify("filler"); {
+		switch err := sd.Notify("filler"); {
 		case notRead(err):
 			return
 		case err != nil:

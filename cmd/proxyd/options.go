@@ -34,6 +34,7 @@ type options struct {
 	abortOnClose            bool
 	tcpUserTimeout          time.Duration
 	coalesce                bool
+	handOver                bool
 	name                    string // "": that of the unit
 	bus                     busChoice
 	logLevel                slog.Level
@@ -70,6 +71,7 @@ func parseOptions(args []string) (*options, error) {
 		halfCloseTimeout:   forward.DefaultHalfCloseTimeout,
 		tcpUserTimeout:     forward.Infinity,
 		coalesce:           true,
+		handOver:           true,
 		bus:                busChoice{bus.AutoAddress(), true},
 		logLevel:           slog.LevelInfo,
 	}
@@ -138,6 +140,7 @@ func (o *options) define(flags *pflag.FlagSet) {
 	option("abort-on-close", "", boolean(&o.abortOnClose))
 	option("tcp-user-timeout", "", timeout(&o.tcpUserTimeout))
 	option("coalesce", "", boolean(&o.coalesce))
+	option("hand-over", "", boolean(&o.handOver))
 	option("listen", "", o.addListen)
 	option("name", "", o.setName)
 	option("bus", "", o.setBus)

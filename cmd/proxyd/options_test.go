@@ -49,6 +49,7 @@ func TestDefaultsAreThoseOfTheManual(t *testing.T) {
 		halfCloseTimeout:   time.Minute,
 		tcpUserTimeout:     forward.Infinity,
 		coalesce:           true,
+		handOver:           true,
 		bus:                busChoice{bus.AutoAddress(), true},
 		logLevel:           slog.LevelInfo,
 	}
@@ -96,6 +97,7 @@ func TestOptionsSetWhatTheirNamesSay(t *testing.T) {
 		{"--tcp-user-timeout=30s", func(o *options) { o.tcpUserTimeout = 30 * time.Second }},
 		{"--tcp-user-timeout=0", func(o *options) { o.tcpUserTimeout = forward.Infinity }},
 		{"--coalesce=no", func(o *options) { o.coalesce = false }},
+		{"--hand-over=no", func(o *options) { o.handOver = false }},
 		{"--idle-timeout=0", func(o *options) { o.idleTimeout = forward.Infinity }},
 		{"--log-level=debug", func(o *options) { o.logLevel = slog.LevelDebug }},
 		{"--log-level=3", func(o *options) { o.logLevel = slog.LevelError }},
@@ -231,6 +233,7 @@ func TestEveryOptionIsShownAsItIsSet(t *testing.T) {
 		"abort-on-close":             "yes",
 		"tcp-user-timeout":           "30s",
 		"coalesce":                   "no",
+		"hand-over":                  "no",
 		"drain-timeout":              "infinity",
 	}
 	args := []string{"/target"}
@@ -395,7 +398,7 @@ func (o *options) args() []string {
 		"--connect-timeout=" + timespan.Format(o.connectTimeout), "--connect-retry=" + timespan.Format(o.connectRetry),
 		"--drain-timeout=" + timespan.Format(o.drainTimeout), "--idle-timeout=" + timespan.Format(o.idleTimeout),
 		"--half-close-timeout=" + timespan.Format(o.halfCloseTimeout), fmt.Sprint("--abort-on-close=", o.abortOnClose),
-		"--tcp-user-timeout=" + timespan.Format(o.tcpUserTimeout), fmt.Sprint("--coalesce=", o.coalesce),
+		"--tcp-user-timeout=" + timespan.Format(o.tcpUserTimeout), fmt.Sprint("--coalesce=", o.coalesce), fmt.Sprint("--hand-over=", o.handOver),
 		"--log-level=" + logLevels[priorityOf(o.logLevel)].name, "--bus=" + cmp.Or(o.bus.address, "none"),
 	}
 	if o.bus.quiet {

@@ -11,17 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openListeners takes the sockets that were passed in and opens the given addresses beside them, all or none.
-func openListeners(addresses []forward.ListenAddress) (listeners []*forward.Listener, err error) {
+// openListeners takes the sockets that were passed in and opens the given addresses beside them, all or none. A predecessor has
+// some of these open already.
+func openListeners(files []*os.File, addresses []forward.ListenAddress, predecessor *forward.Handover) (listeners []*forward.Listener, err error) {
 	defer func() {
 		if err != nil {
 			closeAll(listeners)
 		}
 	}()
-	files, err := passedFiles()
-	if err != nil {
-		return nil, err
-	}
 	for _, file := range files {
 		listener, err := forward.AdoptListener(file)
 		if errors.Is(err, forward.ErrNotStream) {
@@ -33,6 +30,10 @@ func openListeners(addresses []forward.ListenAddress) (listeners []*forward.List
 		listeners = append(listeners, listener)
 	}
 	for _, address := range addresses {
+		if listener, ok := predecessor.Listen(address); ok {
+			listeners = append(listeners, listener)
+			continue
+		}
 		listener, err := address.Listen()
 		if err != nil {
 			return listeners, err

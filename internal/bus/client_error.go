@@ -20,6 +20,7 @@ var (
 	ErrNoConnection    = errors.New("no such connection")
 	ErrAlreadyDraining = errors.New("it is being drained already")
 
+	errNoObject = errors.New("there is no such object")
 	errNoAnswer = errors.New("no answer")
 	errBusGone  = errors.New("the connection to the bus broke")
 	errMute     = fmt.Errorf("no answer within %s", connectTimeout)
@@ -33,6 +34,7 @@ var words = map[string]error{
 	errAccessDenied:                             errors.New("access denied"),
 	errInteractive: errors.New(
 		"interactive authorization required; run this as root, or on a terminal without --no-ask-password"),
+	errUnknownObject:    errNoObject,
 	errNoSuchConnection: ErrNoConnection,
 	errAlreadyDraining:  ErrAlreadyDraining,
 	errNotDraining:      errors.New("it is not being drained"),

@@ -34,6 +34,9 @@ type Properties struct {
 	StartTimestamp          uint64
 	StartTimestampMonotonic uint64
 	Options
+	NTakenOver       uint32
+	NTakeoverLost    uint32
+	TakeoverUSec     uint64
 	State            string
 	ConnectionsMax   uint32
 	ExitIdleTimeUSec uint64

@@ -2,15 +2,20 @@ package bus
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"time"
 
 	"github.com/godbus/dbus/v5"
 )
 
 // The service manager on the same bus.
 const (
-	managerName = "org.freedesktop.systemd1"
-	managerPath = "/org/freedesktop/systemd1"
-	unitIface   = managerName + ".Unit"
+	managerName  = "org.freedesktop.systemd1"
+	managerPath  = "/org/freedesktop/systemd1"
+	unitIface    = managerName + ".Unit"
+	jobIface     = managerName + ".Job"
+	serviceIface = managerName + ".Service"
 )
 
 // ActiveTriggers returns the units that start a unit when a client or an event comes, its sockets above all, and that are
@@ -31,11 +36,106 @@ func (c *Client) ActiveTriggers(ctx context.Context, unit string) (active []stri
 
 // unitProperty reads a property of a unit, and reports whether that worked.
 func (c *Client) unitProperty(ctx context.Context, unit, property string, value any) bool {
-	var path dbus.ObjectPath
-	if c.send(ctx, c.replyTimeout, managerName, managerPath, managerName+".Manager", "GetUnit", unit).store(&path) != nil {
-		return false
-	}
+	path, err := c.unitPath(ctx, unit)
+	return err == nil && c.managerProperty(ctx, path, unitIface, property, value) == nil
+}
+
+func (c *Client) unitPath(ctx context.Context, unit string) (path dbus.ObjectPath, err error) {
+	err = c.send(ctx, c.replyTimeout, managerName, managerPath, managerName+".Manager", "GetUnit", unit).store(&path)
+	return path, err
+}
+
+// managerProperty reads a property of an object of the service manager.
+func (c *Client) managerProperty(ctx context.Context, path dbus.ObjectPath, iface, property string, value any) error {
 	var variant dbus.Variant
-	get := c.send(ctx, c.replyTimeout, managerName, string(path), "org.freedesktop.DBus.Properties", "Get", unitIface, property)
-	return get.store(&variant) == nil && variant.Store(value) == nil
+	get := c.send(ctx, c.replyTimeout, managerName, string(path), "org.freedesktop.DBus.Properties", "Get", iface, property)
+	if err := get.store(&variant); err != nil {
+		return err
+	}
+	return variant.Store(value)
+}
+
+// restartLook is how often a restart is looked at. The bus would tell, but only those who have asked the service manager to tell
+// all of its news.
+const restartLook = 20 * time.Millisecond
+
+// Restart has the service manager restart a service, and returns once it is running again. Unless it is, that is an error.
+func (c *Client) Restart(ctx context.Context, service string) error {
+	timeout := c.replyTimeout
+	if c.consent {
+		timeout = consentTimeout
+	}
+	var job dbus.ObjectPath
+	if err := c.send(ctx, timeout, managerName, managerPath, managerName+".Manager", "RestartUnit", service, "replace").store(&job); err != nil {
+		return err
+	}
+	tick := time.NewTicker(restartLook)
+	defer tick.Stop()
+	for {
+		var id uint32
+		err := c.managerProperty(ctx, job, jobIface, "Id", &id)
+		switch {
+		case err == nil:
+		case errors.Is(err, errNoObject): // it is done
+			return c.running(ctx, service)
+		default:
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// running returns an error unless the service is.
+func (c *Client) running(ctx context.Context, service string) error {
+	path, err := c.unitPath(ctx, service)
+	if err != nil {
+		return err
+	}
+	var state string
+	if err := c.managerProperty(ctx, path, unitIface, "ActiveState", &state); err != nil {
+		return err
+	}
+	if state != "active" {
+		return fmt.Errorf("%s is %s; its log says why: journalctl -u %s", service, state, service)
+	}
+	return nil
+}
+
+// Stop is what the service manager says of a unit that it stops.
+type Stop struct {
+	Restart bool // it is to start again at once: systemctl(1), restart, try-restart and reload-or-restart
+	Store   int  // how many file descriptors the manager keeps for it: systemd.service(5), FileDescriptorStoreMax=
+}
+
+// AskStop asks the service manager of this process about a service. It fails where there is none on the bus, and at the end of ctx.
+func AskStop(ctx context.Context, service string) (stop Stop, err error) {
+	c, err := Connect(ctx, Destination{Address: AutoAddress()})
+	if err != nil {
+		return stop, err
+	}
+	defer c.Close()
+	path, err := c.unitPath(ctx, service)
+	if err != nil {
+		return stop, err
+	}
+	var job struct {
+		ID   uint32
+		Path dbus.ObjectPath
+	}
+	if err := c.managerProperty(ctx, path, unitIface, "Job", &job); err != nil || job.ID == 0 {
+		return stop, err
+	}
+	var kind string
+	if err := c.managerProperty(ctx, job.Path, jobIface, "JobType", &kind); err != nil {
+		return stop, err
+	}
+	var store uint32
+	if err := c.managerProperty(ctx, path, serviceIface, "FileDescriptorStoreMax", &store); err != nil {
+		return stop, err
+	}
+	return Stop{Restart: kind == "restart", Store: int(store)}, nil
 }

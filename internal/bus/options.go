@@ -28,6 +28,7 @@ type Options struct {
 	AbortOnClose            bool     `option:"abort-on-close" default:"no"`
 	TCPUserTimeoutUSec      uint64   `option:"tcp-user-timeout" default:"infinity"`
 	Coalesce                bool     `option:"coalesce" default:"yes"`
+	HandOver                bool     `option:"hand-over" default:"yes"`
 	DrainTimeoutUSec        uint64   `option:"drain-timeout" default:"5s"`
 }
 

@@ -47,6 +47,10 @@ var properties = withOptions(map[string]property{
 	"StartTimestamp":          {signature: "t", get: func(v *view) any { return timeUsec(v.Proxy.Started()) }},
 	"StartTimestampMonotonic": {signature: "t", get: func(v *view) any { return v.startedMonotonic }},
 
+	"NTakenOver":    {signature: "u", get: func(v *view) any { return clampUint32(v.Proxy.Takeover().Connections) }},
+	"NTakeoverLost": {signature: "u", get: func(v *view) any { return clampUint32(v.Proxy.Takeover().Lost) }},
+	"TakeoverUSec":  {signature: "t", get: func(v *view) any { return toUsec(v.Proxy.Takeover().Pause) }},
+
 	"State":            {signature: "s", emits: true, get: func(v *view) any { return v.Proxy.State().String() }},
 	"ConnectionsMax":   {signature: "u", emits: true, get: func(v *view) any { return v.Proxy.ConnectionsMax() }, prepare: setConnectionsMax, action: actionLimits},
 	"ExitIdleTimeUSec": {signature: "t", emits: true, get: func(v *view) any { return toUsec(v.Proxy.ExitIdleTime()) }, prepare: setExitIdleTime, action: actionLimits},

@@ -31,10 +31,23 @@ type Backend struct {
 // Backend returns what the loops have found out about the backend.
 func (p *Proxy) Backend() Backend {
 	b := Backend{State: p.BackendState()}
-	var last backendNotes
+	for _, l := range p.loops {
+		l.call(func() { b.Connecting += len(l.dials) })
+	}
+	last := p.notes()
+	if last.failed > 0 {
+		b.LastError, b.LastErrorTime = last.err, p.started.Add(time.Duration(last.failed))
+	}
+	if last.reached > 0 {
+		b.LastReached, b.LastConnectTime = p.started.Add(time.Duration(last.reached)), time.Duration(last.took)
+	}
+	return b
+}
+
+// notes are the latest of all loops.
+func (p *Proxy) notes() (last backendNotes) {
 	for _, l := range p.loops {
 		l.call(func() {
-			b.Connecting += len(l.dials)
 			if l.notes.failed > last.failed {
 				last.failed, last.err = l.notes.failed, l.notes.err
 			}
@@ -43,13 +56,7 @@ func (p *Proxy) Backend() Backend {
 			}
 		})
 	}
-	if last.failed > 0 {
-		b.LastError, b.LastErrorTime = last.err, p.started.Add(time.Duration(last.failed))
-	}
-	if last.reached > 0 {
-		b.LastReached, b.LastConnectTime = p.started.Add(time.Duration(last.reached)), time.Duration(last.took)
-	}
-	return b
+	return last
 }
 
 // BackendState is Backend.State alone, for which no loop is asked.

@@ -181,14 +181,10 @@ func (l *loop) cut(r ref, reason Reason) {
 func (l *loop) close(c *conn, reset bool) {
 	if c.expects {
 		l.reportHeaderless(c)
-		l.endHeader(c)
 	} else {
 		l.report(EventClosed, c)
-		l.endDial(c)
-		l.proxy.releaseSource(&c.address[client])
 	}
 	for s := range c.end {
-		l.drop(&c.relay[s])
 		e := &c.end[s]
 		if e.fd < 0 {
 			continue
@@ -198,8 +194,22 @@ func (l *loop) close(c *conn, reset bool) {
 		}
 		closeFD(e.fd)
 	}
-	delete(l.proxied, c.slot)
 	l.release(c)
+}
+
+// release gives back what a connection had, but for its sockets.
+func (l *loop) release(c *conn) {
+	if c.expects {
+		l.endHeader(c)
+	} else {
+		l.endDial(c)
+		l.proxy.releaseSource(&c.address[client])
+	}
+	for s := range c.relay {
+		l.drop(&c.relay[s])
+	}
+	delete(l.proxied, c.slot)
+	l.slabs.release(c)
 	l.registry.remove(&l.slabs)
 	l.load.Add(-1)
 	l.proxy.slots.release()

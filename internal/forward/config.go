@@ -103,6 +103,10 @@ type Config struct {
 	// refused. If 0, it is DefaultAcceptProxyTimeout; Infinity: no bound.
 	AcceptProxyTimeout time.Duration
 
+	// Predecessor is what another process has left to this one: see [Proxy.HandOver]. Its connections go on, beyond the limits where
+	// these are lower now. Its counters, ids and times go on too, and so does its drain. If nil, the Proxy begins anew.
+	Predecessor *Handover
+
 	// Log receives what an administrator should know. If nil, nothing is logged. It is called from one goroutine that
 	// no connection waits for.
 	Log *slog.Logger

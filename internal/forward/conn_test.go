@@ -81,7 +81,7 @@ func TestTheRegistryFindsWhatIsThere(t *testing.T) {
 						return
 					}
 					i := rapid.IntRange(0, len(live)-1).Draw(t, "index")
-					l.release(l.find(live[i]))
+					l.slabs.release(l.find(live[i]))
 					l.registry.remove(&l.slabs)
 					live = slices.Delete(live, i, i+1)
 				}

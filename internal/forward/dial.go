@@ -85,12 +85,10 @@ func (e *dialError) Error() string {
 func (e *dialError) Unwrap() error { return e.errno }
 
 // startDial connects a new connection to the backend.
-func (l *loop) startDial(c *conn) {
-	l.dials = append(l.dials, dial{
-		slot:   c.slot,
-		giveUp: after(l.now, l.proxy.cfg.ConnectRetry),
-		pause:  dialPauseMin,
-	})
+func (l *loop) startDial(c *conn) { l.startDialUntil(c, after(l.now, l.proxy.cfg.ConnectRetry)) }
+
+func (l *loop) startDialUntil(c *conn, giveUp int64) {
+	l.dials = append(l.dials, dial{slot: c.slot, giveUp: giveUp, pause: dialPauseMin})
 	c.dial = uint32(len(l.dials))
 	l.dialRound(c)
 }
@@ -230,7 +228,7 @@ func (l *loop) dialAddress(c *conn, i int, sa *sockaddr) sysErr {
 	}
 	l.dialOf(c).attempts[i].fd = fd
 	if isInet(sa.family()) {
-		l.proxy.cfg.Listeners[c.from].setStreamOptions(fd)
+		l.proxy.listeners[c.from].setStreamOptions(fd)
 	}
 	result := connect(fd, sa)
 	if result != 0 && result != unix.EINPROGRESS {

@@ -35,6 +35,7 @@ const (
 	ReasonKilled                       // ended by CloseConnection or CloseConnections
 	ReasonDeadline                     // reset at the end of a drain or of the process
 	ReasonResources                    // out of file descriptors or memory
+	ReasonHandOver                     // could not be passed on to the process that takes this one's place
 
 	ReasonLimit       // Config.ConnectionsMax reached
 	ReasonSourceLimit // Config.ConnectionsMaxPerSource reached
@@ -45,7 +46,7 @@ const (
 func (r Reason) String() string {
 	return [...]string{
 		"finished", "client-reset", "backend-reset", "client-timeout", "backend-timeout", "connect-failed", "idle-timeout", "half-close-timeout",
-		"drain-idle", "client-gone", "killed", "deadline", "resources",
+		"drain-idle", "client-gone", "killed", "deadline", "resources", "hand-over",
 		"limit", "source-limit", "draining", "proxy-header",
 	}[r]
 }
@@ -58,7 +59,7 @@ const (
 	EventOpened         EventKind = iota // a client was accepted: Connection
 	EventClosed                          // a connection ended: Connection, Reason, Err
 	EventRefused                         // a client was turned away: Connection.Client and Listener only, Reason, Err
-	EventStateChanged                    // the Proxy's state changed: State; Reason is ReasonIdle where it exits for that
+	EventStateChanged                    // the Proxy's state changed: State; Reason is ReasonIdle or ReasonHandOver where it exits for that
 	EventCountChanged                    // the number of connections changed since the last such event; a few times a second at most
 	EventBackendChanged                  // Backend.State changed
 )

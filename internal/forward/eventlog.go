@@ -20,6 +20,7 @@ const (
 	eventAcceptTrouble = EventBackendChanged + 1 + iota
 	eventAddressSilent
 	eventAddressAnswers
+	eventHandOverFailed // an EventClosed, which has lines of its own
 	eventKinds
 )
 
@@ -63,6 +64,11 @@ func (g *eventLog) event(e *Event) (leftOut bool) {
 			g.log.Warn(fmt.Sprintf("Client %s got no backend%s: %v.%s", c.Client, after, e.Err, g.held(e)),
 				append(who, "connection_id", c.ID, "backend", c.Backend, "error", e.Err)...)
 		})
+	case e.Kind == EventClosed && e.Reason == ReasonHandOver:
+		return g.limited(eventHandOverFailed, e.Err.Error(), func() {
+			g.log.Warn(fmt.Sprintf("Connection %d from %s could not be handed over, and was reset: %v.", c.ID, c.Client, e.Err),
+				append(who, "connection_id", c.ID, "backend", c.Backend, "error", e.Err)...)
+		})
 	case e.Kind == EventClosed && g.wantsDetail():
 		what := e.Reason.String()
 		if e.Err != nil {
@@ -74,6 +80,7 @@ func (g *eventLog) event(e *Event) (leftOut bool) {
 				"bytes_to_backend", c.BytesToBackend, "bytes_to_client", c.BytesToClient)...)
 	case e.Kind == EventStateChanged && e.Reason == ReasonIdle:
 		g.log.Info("Idle for as long as --exit-idle-time= says, exiting.")
+	case e.Kind == EventStateChanged && e.Reason == ReasonHandOver: // what becomes of it, its owner says
 	case e.Kind == EventStateChanged:
 		g.log.Info(fmt.Sprintf("Now %s.", e.State))
 	}
@@ -161,6 +168,7 @@ func (g *eventLog) summarize() (any bool) {
 			EventClosed:         "%d more clients got no backend, the last one because of: %s.",
 			eventAcceptTrouble:  "Accepting failed %d more times, the last one because of: %s.",
 			eventAddressSilent:  "An address did not answer %d more times, the last one was %s.",
+			eventHandOverFailed: "%d more connections could not be handed over, and were reset, the last one because of: %s.",
 			eventAddressAnswers: "An address answered again %d more times, the last one was %s.",
 		}[EventKind(i)]
 		g.log.Warn(fmt.Sprintf(text, k.leftOut, k.last), "suppressed", k.leftOut)

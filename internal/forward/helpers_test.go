@@ -83,7 +83,19 @@ func rigTo(t *testing.T, clients, target string, change ...func(*Config)) *rig {
 	for _, f := range change {
 		f(&cfg)
 	}
-	return &rig{t: t, network: clients, address: listener.Address(), Proxy: start(t, cfg)}
+	r := &rig{t: t, network: clients, address: listener.Address()}
+	t.Cleanup(func() { endsWell(t, r.Proxy) })
+	r.start(cfg)
+	return r
+}
+
+func (r *rig) start(cfg Config) {
+	r.t.Helper()
+	p, err := Start(cfg)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.Proxy = p
 }
 
 // testConfig is a Proxy without any limit that a test does not ask for.
@@ -100,25 +112,32 @@ func testConfig(t *testing.T, target string, listeners ...*Listener) Config {
 	}
 }
 
-// start starts a Proxy that is killed at the end of the test. What a test has connected, it has closed by then, so all
-// connections must have ended, but for those that wait for a header or a backend.
+// start starts a Proxy that is killed at the end of the test.
 func start(t *testing.T, cfg Config) *Proxy {
 	t.Helper()
 	p, err := Start(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		proctest.Eventually(t, "all connections end", func() bool {
-			return !slices.ContainsFunc(p.Connections(0, 0, nil), func(c Connection) bool {
-				return c.State > ConnectionConnecting
-			})
-		})
-		p.Kill()
-		proctest.Wait(t, "the Proxy ends", p.Done())
-		checkReturned(t, p)
-	})
+	t.Cleanup(func() { endsWell(t, p) })
 	return p
+}
+
+// endsWell kills a Proxy. What a test has connected, it has closed by then, so all connections must have ended, but for those that wait for
+// a header or a backend.
+func endsWell(t *testing.T, p *Proxy) {
+	t.Helper()
+	if p == nil {
+		return
+	}
+	proctest.Eventually(t, "all connections end", func() bool {
+		return !slices.ContainsFunc(p.Connections(0, 0, nil), func(c Connection) bool {
+			return c.State > ConnectionConnecting
+		})
+	})
+	p.Kill()
+	proctest.Wait(t, "the Proxy ends", p.Done())
+	checkReturned(t, p)
 }
 
 // checkReturned looks whether a Proxy that has ended kept anything.

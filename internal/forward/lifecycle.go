@@ -33,6 +33,7 @@ type lifecycle struct {
 	deadline     time.Time // connections are reset, once what was taken from them is delivered; zero: never
 	flushed      bool      // that was done
 	cutAt        time.Time // those that are left are reset at once; zero: never, or done
+	heir         *Handover // end now, and leave everything to it
 }
 
 func (y *lifecycle) init(p *Proxy) {
@@ -84,7 +85,7 @@ func (y *lifecycle) run() {
 func (y *lifecycle) step() (next time.Duration, end bool) {
 	y.mu.Lock()
 	defer y.mu.Unlock()
-	if y.kill {
+	if y.kill || y.heir != nil {
 		return 0, true
 	}
 	y.watchIdle.Store(true) // before the look, so that nobody's last connection goes unnoticed
@@ -160,6 +161,11 @@ func (y *lifecycle) backlog() bool {
 // end closes everything. The subscribers get the last events before their channels close.
 func (y *lifecycle) end() {
 	y.mu.Lock()
+	if y.heir != nil {
+		y.proxy.bequeath(y.heir)
+		y.state = StateExiting
+		y.proxy.observers.add(happening{kind: EventStateChanged, state: StateExiting, reason: ReasonHandOver})
+	}
 	y.exit = true
 	y.setState(StateExiting)
 	y.mu.Unlock()
@@ -172,7 +178,9 @@ func (y *lifecycle) end() {
 	loopsRunning.Add(-int64(len(y.proxy.loops)))
 	y.proxy.resolver.close()
 	for _, listener := range y.proxy.cfg.Listeners {
-		listener.Close()
+		if y.heir == nil || !listener.own {
+			listener.Close()
+		}
 	}
 	y.proxy.observers.close()
 	close(y.done)

@@ -23,6 +23,7 @@ type Listener struct {
 	path    string // of the socket file that Listen made; "": none
 	inode   uint64 // of that file: what has taken its place since is not ours
 	inet    bool
+	own     bool           // made by Listen
 	options []socketOption // beyond those of every TCP socket, for the sockets of both sides
 
 	// inherits says that accepted sockets have the stream options from this one, which saves two calls for each of them.
@@ -154,6 +155,7 @@ func (a ListenAddress) listen(sa *sockaddr) (*Listener, error) {
 		closeFD(fd)
 		return nil, err
 	}
+	l.own = true
 	if path := sa.unixName(); strings.HasPrefix(path, "/") {
 		l.path, l.inode = path, socketInode(path)
 	}

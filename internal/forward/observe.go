@@ -1,9 +1,12 @@
 package forward
 
 import (
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -112,7 +115,7 @@ func (o *observers) remove(s *Subscription) {
 // report tells of a connection that was opened or closed.
 func (l *loop) report(kind EventKind, c *conn) {
 	o := l.proxy.observers
-	trouble := kind == EventClosed && (c.reason == ReasonConnectFailed || c.reason == ReasonResources)
+	trouble := kind == EventClosed && (c.reason == ReasonConnectFailed || c.reason == ReasonResources || c.reason == ReasonHandOver)
 	if !trouble && !o.wants(kind) && !(kind == EventClosed && o.log.wantsDetail()) {
 		return
 	}
@@ -120,6 +123,8 @@ func (l *loop) report(kind EventKind, c *conn) {
 	switch {
 	case c.reason == ReasonConnectFailed, c.reason == ReasonClientGone && c.dial != 0:
 		h.err = l.dials[c.dial-1].err
+	case c.reason == ReasonHandOver && c.errno == uint16(unix.EBADF):
+		h.err = errors.New("its socket did not come along")
 	case c.errno != 0:
 		h.err = sysErr(c.errno)
 	}

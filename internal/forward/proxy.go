@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"math"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,6 +35,7 @@ const loopsMax = 16
 // Proxy forwards the clients of its listeners to its target. Its methods may be called from any goroutine.
 type Proxy struct {
 	cfg       Config
+	listeners []*Listener // those of cfg, and such as are listened on no more
 	started   time.Time
 	files     uint64 // RLIMIT_NOFILE
 	room      int    // connections that the files are enough for; more clients are left in the backlog
@@ -49,6 +51,7 @@ type Proxy struct {
 	backendState  atomic.Uint32 // a BackendState
 	spareAttempts budget
 
+	takeover  Takeover
 	lifecycle lifecycle
 }
 
@@ -75,7 +78,7 @@ func Start(cfg Config) (*Proxy, error) {
 		cfg.AcceptProxyTimeout = DefaultAcceptProxyTimeout
 	}
 	files := raiseFileLimit()
-	p := &Proxy{cfg: cfg, started: time.Now(), files: files, pipes: newPipeBudget(pipeFiles(files)), resolver: newResolver(cfg.Target, places)}
+	p := &Proxy{cfg: cfg, listeners: slices.Clone(cfg.Listeners), started: time.Now(), files: files, pipes: newPipeBudget(pipeFiles(files)), resolver: newResolver(cfg.Target, places)}
 	p.observers = newObservers(p)
 	p.lifecycle.init(p)
 	p.slots = newSlots(cfg.ConnectionsMax, cfg.ConnectionsMaxPerSource, p.lifecycle.released, p.lifecycle.idle)
@@ -85,24 +88,38 @@ func Start(cfg Config) (*Proxy, error) {
 	for range cfg.Loops {
 		l, err := newLoop(p)
 		if err != nil {
-			for _, l := range p.loops {
-				l.end()
-			}
+			p.endLoops()
 			return nil, err
 		}
 		p.loops = append(p.loops, l)
 	}
+	if cfg.Predecessor != nil {
+		if err := cfg.Predecessor.commit(); err != nil {
+			p.endLoops()
+			return nil, err
+		}
+	}
 	p.spareAttempts.left.Store(int64(p.attemptFiles(files)))
 	reserveProcs(len(p.loops))
 	p.room = max(int((p.files-min(p.files, p.ownFiles(p.files)))/2), 1)
+	if cfg.Predecessor != nil {
+		p.inherit(cfg.Predecessor)
+	}
 	p.checkFiles(cfg.ConnectionsMax)
 	go p.observers.run()
 	for _, l := range p.loops {
-		l.setAccepting(true)
+		l.setAccepting(p.lifecycle.state == StateRunning || p.refusing.Load())
 		go l.run()
 	}
 	go p.lifecycle.run()
 	return p, nil
+}
+
+// endLoops ends those that have not begun.
+func (p *Proxy) endLoops() {
+	for _, l := range p.loops {
+		l.end()
+	}
 }
 
 // clock is the time since the start, which is what loop times are.
@@ -191,7 +208,7 @@ func (p *Proxy) ListenAddresses() []string {
 	return addresses
 }
 
-// Started is when forwarding began.
+// Started is when forwarding began, in the first of the processes that have handed their connections on.
 func (p *Proxy) Started() time.Time { return p.started }
 
 // NumConnections is how many connections there are.

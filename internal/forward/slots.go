@@ -50,6 +50,13 @@ func (s *slots) takeSource(from source) bool {
 	return true
 }
 
+// countSource is takeSource for a client that is in already, whatever the limit.
+func (s *slots) countSource(from source) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sources[from]++
+}
+
 // releaseSource undoes takeSource.
 func (s *slots) releaseSource(from source) {
 	s.mu.Lock()
@@ -61,6 +68,12 @@ func (s *slots) releaseSource(from source) {
 
 func (p *Proxy) takeSource(client *address) bool {
 	return p.slots.perSource == 0 || p.slots.takeSource(client.source(p.cfg.SourcePrefixIPv6))
+}
+
+func (p *Proxy) countSource(client *address) {
+	if p.slots.perSource > 0 {
+		p.slots.countSource(client.source(p.cfg.SourcePrefixIPv6))
+	}
 }
 
 func (p *Proxy) releaseSource(client *address) {

@@ -94,7 +94,7 @@ func (l *loop) record(c *conn) record {
 }
 
 func (p *Proxy) connection(r *record) Connection {
-	listener := p.cfg.Listeners[r.listener]
+	listener := p.listeners[r.listener]
 	c := Connection{
 		ID: r.id, State: r.state, Listener: listener.address, Name: listener.name,
 		Client:         r.address[client].describe(r.names[client]),

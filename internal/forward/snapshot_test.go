@@ -281,6 +281,6 @@ func TestEveryEnumerationHasItsWords(t *testing.T) {
 		words = append(words, r.String())
 	}
 	want := "running draining drained exiting proxy-header connecting open client-closed backend-closed closing finished client-reset " +
-		"backend-reset client-timeout backend-timeout connect-failed idle-timeout half-close-timeout drain-idle client-gone killed deadline resources limit source-limit draining proxy-header"
+		"backend-reset client-timeout backend-timeout connect-failed idle-timeout half-close-timeout drain-idle client-gone killed deadline resources hand-over limit source-limit draining proxy-header"
 	equal(t, "words", strings.Join(words, " "), want)
 }

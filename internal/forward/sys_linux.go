@@ -52,6 +52,11 @@ func peek(fd int32, p []byte) (int, sysErr) {
 	return int(n), errno
 }
 
+func readPipe(fd int32, p []byte) (int, sysErr) {
+	n, errno := restarted(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), 0, 0, 0)
+	return int(n), errno
+}
+
 // write sends without raising SIGPIPE, which write(2) would do on a socket whose peer is gone.
 func write(fd int32, p []byte, flags int) (int, sysErr) {
 	n, errno := restarted(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)),

@@ -102,8 +102,11 @@ func (m *machine) installUpgradeRemoveAndPurge(t *testing.T, older, newer string
 	if now := m.mainPID(t, i.unit()); now != pid {
 		t.Errorf("the upgrade has replaced process %d by %d", pid, now)
 	}
-	c.Close()
 	m.run(t, "systemctl", "restart", i.unit())
+	if err := exchange(c); err != nil {
+		t.Errorf("the restart after the upgrade has cost a connection: %v", err)
+	}
+	c.Close()
 	m.onBus(t, i.name)
 	if version := m.run(t, "proxyctl", "show", "--property=Version", "--value", i.name); version != "1.1\n" {
 		t.Errorf("after the upgrade and a restart runs version %s", version)

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 
@@ -171,4 +172,19 @@ func TestAListeningSocketThatIsAFileIsForRootOnly(t *testing.T) {
 	if err := m.ask("unix", m.outside(socket)); err != nil {
 		t.Error(err)
 	}
+}
+
+// Without pipes a stream is copied, at two to three times the cost.
+func TestTheSandboxLeavesSplicing(t *testing.T) {
+	onEachSystemd(t, func(t *testing.T, m *machine) {
+		i := instance{name: "spliced", target: m.echo(t, "tcp")}
+		c := m.connect(t, "tcp", m.proxy(t, i))
+		go func() { _, _ = c.Write(make([]byte, 8<<20)) }() // what is wrong with it, the reader sees
+		if _, err := io.CopyN(io.Discard, c, 8<<20); err != nil {
+			t.Fatal(err)
+		}
+		if files := m.run(t, "ls", "-l", fmt.Sprintf("/proc/%d/fd", m.mainPID(t, i.unit()))); !strings.Contains(files, "pipe:[") {
+			t.Errorf("the proxy has no pipe:\n%s", files)
+		}
+	})
 }

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/forward"
+	"example.org/socketproxy/internal/sd"
+	"example.org/socketproxy/internal/timespan"
+)
+
+// askStopTime bounds the question whether a stop is part of a restart. Meanwhile everything is forwarded. On a machine whose
+// systemd is busy, 200 ms are not enough.
+const askStopTime = 2 * time.Second
+
+// handOver leaves all connections to the next process of this unit, where there is to be one at once, and reports whether it did.
+// A true stop is none of its business. Where it cannot be done, it says why: those who see their connections end will ask.
+func handOver(proxy *forward.Proxy, log *slog.Logger) bool {
+	unit := bus.Unit()
+	if unit == "" || os.Getenv("NOTIFY_SOCKET") == "" {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), askStopTime)
+	defer cancel()
+	stop, err := bus.AskStop(ctx, unit)
+	connections := countConnections(proxy.NumConnections())
+	switch {
+	case err != nil:
+		if proxy.NumConnections() > 0 {
+			log.Warn(fmt.Sprintf("Cannot ask whether this is a restart, over which %s could be kept: %v.", connections, err))
+		}
+		return false
+	case !stop.Restart:
+		return false
+	case stop.Store < storeMin:
+		if proxy.NumConnections() > 0 {
+			log.Warn(fmt.Sprintf("Cannot keep %s over the restart: the unit has FileDescriptorStoreMax=%d, and %d is the least that it needs.",
+				connections, stop.Store, storeMin))
+		}
+		return false
+	}
+	h, err := proxy.HandOver()
+	if err != nil {
+		return false // it is ending, and its connections with it
+	}
+	kept, err := sd.Store(h.State, h.Files, stop.Store)
+	switch {
+	case err != nil:
+		log.Error(fmt.Sprintf("Cannot keep %s over the restart, so that they are reset: %v.", countConnections(h.Connections()), err))
+	case kept < len(h.Files):
+		log.Error(fmt.Sprintf("The file descriptor store of the unit has room for %d descriptors of %d only; other connections are reset.", kept, len(h.Files)))
+	default:
+		log.Info(fmt.Sprintf("Restarting, handing %s over.", countConnections(h.Connections())))
+	}
+	h.Reset(kept)
+	return true
+}
+
+// storeMin is one entry for the state, and one for the descriptors.
+const storeMin = 2
+
+// takeStored returns what the process before this one has left, and the files that do not belong to it.
+func takeStored(files []*os.File, log *slog.Logger) (*forward.Handover, []*os.File) {
+	stored, others, err := sd.TakeStored(files)
+	if stored == nil {
+		return nil, others
+	}
+	var h *forward.Handover
+	if err == nil {
+		if h, err = forward.ReadHandover(stored.State, stored.Files); err == nil {
+			h.Commit = stored.Commit
+			return h, others
+		}
+	}
+	log.Error(fmt.Sprintf("Cannot take over the connections of the process before this one, which are reset: %v.", err))
+	(&forward.Handover{Files: stored.Files}).Reset(0)
+	if err := stored.Commit(); err != nil {
+		log.Error(fmt.Sprintf("Cannot clear the file descriptor store of the unit: %v.", err))
+	}
+	return nil, others
+}
+
+func logTakeover(log *slog.Logger, t forward.Takeover) {
+	if t.Connections == 0 && t.Lost == 0 {
+		return
+	}
+	text := fmt.Sprintf("Took over %s from the process before this one, after a pause of %s.",
+		countConnections(t.Connections), timespan.FormatAccuracy(t.Pause, time.Millisecond))
+	if t.Lost > 0 {
+		text += fmt.Sprintf(" %s reset.", map[bool]string{true: "1 connection was", false: fmt.Sprintf("%d connections were", t.Lost)}[t.Lost == 1])
+	}
+	log.Info(text, "connections", t.Connections, "lost", t.Lost)
+}

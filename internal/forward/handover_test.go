@@ -1,0 +1,383 @@
+package forward
+
+import (
+	"errors"
+	"math/rand/v2"
+	"os"
+	"reflect"
+	"testing"
+	"time"
+
+	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/streamtest"
+)
+
+// handOver puts a new Proxy in the place of the rig's, by way of the state and the descriptors, as another process would.
+func (r *rig) handOver(change ...func(*Config)) Takeover {
+	r.t.Helper()
+	h, err := r.HandOver()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	checkReturned(r.t, r.Proxy)
+	return r.takeOver(h, change...)
+}
+
+func (r *rig) takeOver(h *Handover, change ...func(*Config)) Takeover {
+	r.t.Helper()
+	taken, err := ReadHandover(h.State, h.Files)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	listeners := make([]*Listener, len(r.cfg.Listeners))
+	for i, old := range r.cfg.Listeners {
+		address, err := ParseListenAddress(old.name)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		l, ok := taken.Listen(address)
+		if !ok {
+			r.t.Fatalf("the socket of %s is missing", old.name)
+		}
+		listeners[i] = l
+	}
+	cfg := r.cfg
+	cfg.Listeners, cfg.Predecessor = listeners, taken
+	for _, f := range change {
+		f(&cfg)
+	}
+	r.start(cfg)
+	return r.Takeover()
+}
+
+func TestHandOverCarriesBothDirectionsOn(t *testing.T) {
+	networks(t, func(t *testing.T, clients, backend string) {
+		r := newRig(t, clients, backend)
+		c, b := r.pair()
+		for range 3 {
+			streamtest.Send(t, c, "to the backend")
+			streamtest.Receive(t, b, "to the backend")
+			streamtest.Send(t, b, "to the client")
+			streamtest.Receive(t, c, "to the client")
+			before, stats := r.connection(), r.Stats()
+			took := r.handOver()
+			equal(t, "connections taken over", took.Connections, 1)
+			equal(t, "connections lost", took.Lost, 0)
+			after := r.connection()
+			equal(t, "counters", r.Stats(), stats)
+			if d := after.Opened.Sub(before.Opened).Abs(); d > time.Millisecond {
+				t.Errorf("the time at which it was opened has moved by %v", d)
+			}
+			if after.Age < before.Age || after.Idle < before.Idle {
+				t.Errorf("it is %v old and %v idle, and was %v and %v before", after.Age, after.Idle, before.Age, before.Idle)
+			}
+			after.Opened, after.Age, after.Idle = before.Opened, before.Age, before.Idle
+			equal(t, "connection", after, before)
+		}
+		newcomer := r.dial()
+		served := r.accept()
+		streamtest.Send(t, newcomer, "newcomer")
+		streamtest.Receive(t, served, "newcomer")
+		equal(t, "id of a newcomer", r.Connections(1, 0, nil)[0].ID, 2)
+		streamtest.Finish(t, c)
+		streamtest.ExpectEnding(t, b, streamtest.End)
+	})
+}
+
+func TestHandOverKeepsAHalfClose(t *testing.T) {
+	networks(t, func(t *testing.T, clients, backend string) {
+		r := newRig(t, clients, backend)
+		c, b := r.pair()
+		streamtest.Send(t, c, "request")
+		streamtest.Finish(t, c)
+		streamtest.ExpectLast(t, b, "request", streamtest.End)
+		proctest.Eventually(t, "the half-close is known", func() bool { return r.connection().State == ConnectionClientClosed })
+		r.handOver()
+		equal(t, "state", r.connection().State, ConnectionClientClosed)
+		streamtest.Send(t, b, "answer")
+		streamtest.Finish(t, b)
+		streamtest.ExpectLast(t, c, "answer", streamtest.End)
+	})
+}
+
+// A FIN that arrives while nobody forwards is passed on by the next process.
+func TestHandOverPassesOnWhatCameMeanwhile(t *testing.T) {
+	networks(t, func(t *testing.T, clients, backend string) {
+		r := newRig(t, clients, backend)
+		c, b := r.pair()
+		h, err := r.HandOver()
+		if err != nil {
+			t.Fatal(err)
+		}
+		newcomer := r.dial()
+		streamtest.Send(t, c, "last words")
+		streamtest.Finish(t, c)
+		r.takeOver(h)
+		streamtest.ExpectLast(t, b, "last words", streamtest.End)
+		streamtest.Finish(t, b)
+		streamtest.ExpectEnding(t, c, streamtest.End)
+		served := r.accept()
+		streamtest.Send(t, newcomer, "served")
+		streamtest.Receive(t, served, "served")
+	})
+}
+
+// Readers that stand still have bytes held for them, in pipes and in memory.
+func TestHandOverDeliversWhatIsHeldForAStalledReader(t *testing.T) {
+	const size = 16 << 20
+	networks(t, func(t *testing.T, clients, backend string) {
+		rng := newRand(t)
+		r := newRig(t, clients, backend)
+		c, b := r.pair()
+		torrent := newTorrent(t, c, size)
+		torrent.stalls(t)
+		held := r.held(1, client)
+		if held == 0 {
+			t.Error("nothing is held")
+		}
+		for range 3 {
+			equal(t, "connections taken over", r.handOver().Connections, 1)
+			if now := r.held(1, client); now < held {
+				t.Errorf("%d bytes are held, and %d were before", now, held)
+			}
+		}
+		got, err := receiveStream(b, rng, nil)
+		if err != nil {
+			t.Error(err)
+		}
+		if sent := proctest.Wait(t, "all is sent", torrent.done); got != sent {
+			t.Errorf("%d bytes became %d, or others", sent.size, got.size)
+		}
+	})
+}
+
+func TestHandOverInTheMiddleOfStreamsLosesNoByte(t *testing.T) {
+	const size = 64 << 20
+	networks(t, func(t *testing.T, clients, backend string) {
+		r := newRig(t, clients, backend)
+		c, b := r.pair()
+		ways := [2]*torrent{newTorrent(t, c, size), newTorrent(t, b, size)}
+		back := make(chan digest, 2)
+		for i, s := range []streamtest.Stream{b, c} {
+			rng := rand.New(rand.NewPCG(1, uint64(i)))
+			go func() {
+				got, err := receiveStream(s, rng, nil)
+				if err != nil {
+					t.Error(err)
+				}
+				back <- got
+			}()
+		}
+		times := 0
+		for len(back) == 0 {
+			times += r.handOver().Connections
+		}
+		if times < 3 {
+			t.Errorf("handed over %d times only", times)
+		}
+		got := map[digest]bool{proctest.Wait(t, "one end has all", back): true}
+		got[proctest.Wait(t, "the other end has all", back)] = true
+		for _, w := range ways {
+			if sent := proctest.Wait(t, "all is sent", w.done); !got[sent] {
+				t.Errorf("%d bytes became others", sent.size)
+			}
+		}
+	})
+}
+
+func TestHandOverGoesOnWithAPROXYHeader(t *testing.T) {
+	r := newRig(t, "tcp", "tcp", func(c *Config) {
+		c.AcceptProxy, c.ProxyProtocol, c.ConnectionsMaxPerSource = sources("127.0.0.1"), ProxyProtocolV1, 1
+	})
+	c := r.dial()
+	streamtest.Send(t, c, "PROXY TCP4 192.0.2.1 ")
+	proctest.Eventually(t, "half of the header has come", func() bool {
+		half := false
+		r.inspect(1, func(l *loop, c *conn) { half = len(l.headers[c.dial-1].taken) == 21 })
+		return half
+	})
+	r.handOver()
+	equal(t, "state", r.connection().State, ConnectionProxyHeader)
+	streamtest.Send(t, c, "192.0.2.2 11 22\r\npayload")
+	b := r.accept()
+	streamtest.Receive(t, b, "PROXY TCP4 192.0.2.1 192.0.2.2 11 22\r\npayload")
+	before := r.connection()
+	r.handOver()
+	after := r.connection()
+	equal(t, "client", after.Client, before.Client)
+	equal(t, "proxy", after.Proxy, before.Proxy)
+	another := r.dial()
+	streamtest.Send(t, another, "PROXY TCP4 192.0.2.1 192.0.2.2 11 22\r\n")
+	streamtest.ExpectEnding(t, another, streamtest.BrokenOff) // the source has one connection already
+}
+
+func TestHandOverHoldsAClientWhoseBackendIsAway(t *testing.T) {
+	checkLeaks(t)
+	address := streamtest.Free(t, streamtest.TCP4)
+	r := rigTo(t, "tcp", address.Text, func(c *Config) { c.ConnectRetry = time.Minute })
+	c := r.dial()
+	streamtest.Send(t, c, "early")
+	proctest.Eventually(t, "the backend is known to be away", func() bool { return r.Backend().State == BackendFailing })
+	r.handOver()
+	equal(t, "backend state", r.BackendState(), BackendFailing)
+	if r.Backend().LastError == nil {
+		t.Error("the backend's last error is forgotten")
+	}
+	backend := streamtest.Listen(t, address)
+	b := backend.Accept()
+	streamtest.Receive(t, b, "early")
+	streamtest.Finish(t, c)
+	streamtest.ExpectEnding(t, b, streamtest.End)
+}
+
+func TestHandOverGoesOnWithADrain(t *testing.T) {
+	r := newRig(t, "tcp", "tcp")
+	c, b := r.pair()
+	if err := r.Drain(DrainOptions{Timeout: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	deadline := r.DrainDeadline()
+	r.handOver()
+	equal(t, "state", r.State(), StateDraining)
+	if d := r.DrainDeadline().Sub(deadline).Abs(); d > time.Millisecond {
+		t.Errorf("the deadline has moved by %v", d)
+	}
+	newcomer := r.dial()
+	streamtest.Send(t, b, "goes on")
+	streamtest.Receive(t, c, "goes on")
+	streamtest.Finish(t, c)
+	streamtest.Finish(t, b)
+	proctest.Eventually(t, "drained", func() bool { return r.State() == StateDrained })
+	r.handOver()
+	equal(t, "state", r.State(), StateDrained)
+	if err := r.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	served := r.accept()
+	streamtest.Send(t, newcomer, "served at last")
+	streamtest.Receive(t, served, "served at last")
+}
+
+// What does not come along is reset: neither peer takes it for a clean end.
+func TestHandOverResetsAConnectionWhoseSocketIsMissing(t *testing.T) {
+	r := newRig(t, "tcp", "tcp")
+	c1, b1 := r.pair()
+	c2, b2 := r.pair()
+	h, err := r.HandOver()
+	if err != nil {
+		t.Fatal(err)
+	}
+	(&Handover{Files: h.Files[len(h.Files)-1:]}).Reset(0)
+	took := r.takeOver(&Handover{State: h.State, Files: h.Files[:len(h.Files)-1]})
+	equal(t, "taken over", took.Connections, 1)
+	equal(t, "lost", took.Lost, 1)
+	kept, lost := []streamtest.Stream{c1, b1}, []streamtest.Stream{c2, b2}
+	if r.connection().ID == 2 {
+		kept, lost = lost, kept
+	}
+	streamtest.Send(t, kept[0], "goes on")
+	streamtest.Receive(t, kept[1], "goes on")
+	for _, s := range lost {
+		streamtest.ExpectEnding(t, s, streamtest.BrokenOff)
+	}
+}
+
+func TestHandOverOfAnUnknownFormatResetsAll(t *testing.T) {
+	r := newRig(t, "tcp", "tcp")
+	c, b := r.pair()
+	h, err := r.HandOver()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.State[8]++
+	if _, err := ReadHandover(h.State, h.Files); err == nil || err.Error() != "it has format 2, and this version of proxyd reads 1" {
+		t.Errorf("error %v", err)
+	}
+	h.Reset(0)
+	for _, s := range []streamtest.Stream{c, b} {
+		streamtest.ExpectEnding(t, s, streamtest.BrokenOff)
+	}
+}
+
+func TestHandOverIsNotForAProxyThatEnds(t *testing.T) {
+	r := newRig(t, "tcp", "tcp")
+	r.pair()
+	if err := r.Exit(time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.HandOver(); !errors.Is(err, ErrExiting) {
+		t.Errorf("error %v, want %v", err, ErrExiting)
+	}
+}
+
+// Whoever may not use a Handover any more must not begin to.
+func TestHandOverIsCommittedBeforeAByteMoves(t *testing.T) {
+	r := newRig(t, "tcp", "tcp")
+	c, b := r.pair()
+	h, err := r.HandOver()
+	if err != nil {
+		t.Fatal(err)
+	}
+	streamtest.Send(t, c, "x")
+	refused := errors.New("somebody else has it")
+	taken, err := ReadHandover(h.State, h.Files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken.Commit = func() error { return refused }
+	cfg := r.cfg
+	cfg.Predecessor = taken
+	address, err := ParseListenAddress(cfg.Listeners[0].name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, ok := taken.Listen(address)
+	if !ok {
+		t.Fatal("the listening socket is missing")
+	}
+	cfg.Listeners = []*Listener{l}
+	if _, err := Start(cfg); !errors.Is(err, refused) {
+		t.Errorf("error %v, want %v", err, refused)
+	}
+	l.Close()
+	_ = b.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+	if n, err := b.Read(make([]byte, 1)); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%d bytes and %v", n, err)
+	}
+	taken.Reset(0)
+}
+
+// A record with padding would have bytes that nobody sets, and another size on another architecture.
+func TestHandOverRecordsHaveNoPadding(t *testing.T) {
+	for _, record := range []any{stateHeader{}, sectionHeader{}, span{}, instanceRecord{}, listenerRecord{}, addressRecord{}, connectionRecord{}} {
+		kind := reflect.TypeOf(record)
+		sum := uintptr(0)
+		for i := range kind.NumField() {
+			sum += kind.Field(i).Type.Size()
+		}
+		equal(t, "size of "+kind.Name(), kind.Size(), sum)
+		if kind.Size() > 8 {
+			equal(t, "remainder of "+kind.Name(), kind.Size()%8, 0)
+		}
+	}
+}
+
+// FuzzHandOverState looks for a state that makes a reader fail in any other way than with an error.
+func FuzzHandOverState(f *testing.F) {
+	w := stateWriter{}
+	w.listeners = []listenerRecord{{name: w.keep([]byte("80")), file: noFile}}
+	w.connections = []connectionRecord{{id: 1, held: [2]span{w.keep([]byte("held"))}}}
+	f.Add(w.bytes(instanceRecord{lastID: 1}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, _, err := parseState(b)
+		if err != nil {
+			return
+		}
+		for i := range s.connections {
+			s.bytesOf(s.connections[i].held[client])
+			s.bytesOf(s.connections[i].held[backend])
+			s.bytesOf(s.connections[i].header)
+			_ = s.connections[i].reason.String()
+		}
+	})
+}

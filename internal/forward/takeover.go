@@ -1,0 +1,143 @@
+package forward
+
+import (
+	"errors"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Takeover says how a [Proxy] has taken the place of another process.
+type Takeover struct {
+	Connections int           // that were taken over
+	Lost        int           // that were reset, because something of them was missing
+	Pause       time.Duration // from the moment at which the other process stopped forwarding
+}
+
+// Takeover returns how the Proxy began, the zero value where no process had left it anything.
+func (p *Proxy) Takeover() Takeover { return p.takeover }
+
+// inherit takes a predecessor's place. The loops do not run yet. Loop times go on as if both were one process.
+func (p *Proxy) inherit(h *Handover) {
+	s := &h.state
+	i := &s.instance
+	p.started = time.Now().Add(-time.Duration(i.now + monotonic() - i.clock))
+	p.lastID.Store(i.lastID)
+	p.backendState.Store(uint32(i.backendState))
+	p.lifecycle.inherit(i)
+	first := p.loops[0]
+	first.counts = counts{i.accepted, i.refused, i.failed}
+	first.moved = i.moved
+	first.notes = backendNotes{reached: i.reached, took: i.took, failed: i.backendFailed}
+	if i.backendFailed > 0 {
+		first.notes.err = errors.New(string(s.bytesOf(i.backendError)))
+	}
+	listeners := p.inheritListeners(s)
+	for _, l := range p.loops {
+		l.now = p.clock()
+	}
+	for i := range s.connections {
+		r := &s.connections[i]
+		l := first
+		for _, other := range p.loops {
+			if other.load.Load() < l.load.Load() {
+				l = other
+			}
+		}
+		if l.inherit(h, r, listeners[r.listener]) {
+			p.takeover.Connections++
+		} else {
+			p.takeover.Lost++
+		}
+	}
+	h.Reset(0)
+	p.takeover.Pause = time.Duration(monotonic() - i.clock)
+}
+
+// inheritListeners returns the new index of each listener that connections came in at. One that is listened on no more has only
+// its name left.
+func (p *Proxy) inheritListeners(s *state) (indexes []uint16) {
+	for i := range s.listeners {
+		address, name := string(s.bytesOf(s.listeners[i].address)), string(s.bytesOf(s.listeners[i].name))
+		found := -1
+		for j, l := range p.listeners {
+			if l.address == address && (found < 0 || l.name == name) {
+				found = j
+			}
+		}
+		if found < 0 {
+			found = len(p.listeners)
+			p.listeners = append(p.listeners, &Listener{fd: -1, address: address, name: name})
+		}
+		indexes = append(indexes, uint16(found))
+	}
+	return indexes
+}
+
+func (y *lifecycle) inherit(i *instanceRecord) {
+	y.idleSince.Store(i.idleSince)
+	y.state = i.state
+	y.exit, y.flushed = i.exitWhenDrained != 0, i.drainOver != 0
+	y.deadline, y.cutAt = y.proxy.wallTime(i.deadline), y.proxy.wallTime(i.cutAt)
+	y.proxy.refusing.Store(i.refusing != 0)
+}
+
+// inherit makes a connection of a record, and reports whether all of it was there.
+func (l *loop) inherit(h *Handover, r *connectionRecord, listener uint16) bool {
+	c := l.alloc()
+	c.id, c.opened, c.active = r.id, r.opened, r.active
+	c.errno, c.from, c.reason = r.errno, listener, r.reason
+	for s := range c.end {
+		c.address[s] = r.address[s].address()
+		// What can be read and written now, the events will tell; those of a broken end are over.
+		flags := r.flags[s] &^ writable
+		if flags&broken == 0 {
+			flags &^= readable
+		}
+		c.end[s] = end{fd: h.take(r.file[s]), flags: flags}
+		c.relay[s].bytes, c.relay[s].finished = r.bytes[s], r.finished[s] != 0
+		if r.held[s].size > 0 {
+			memory := append([]byte(nil), h.state.bytesOf(r.held[s])...)
+			c.relay[s].held = l.hold(heldBytes{memory: memory, overhead: int(r.overhead[s])})
+		}
+	}
+	if r.proxy.family != unix.AF_UNSPEC {
+		destination := r.destination.address()
+		l.proxied[c.slot] = proxied{r.proxy.address(), destination.addrPort()}
+	}
+	c.closing, c.flush = r.phase >= phaseClosing, r.phase == phaseFlush
+	l.registry.add(c)
+	l.load.Add(1)
+	l.proxy.slots.used.Add(1)
+	if r.phase != phaseHeader {
+		l.proxy.countSource(&c.address[client])
+	} else {
+		l.headers = append(l.headers, pendingHeader{slot: c.slot, deadline: r.deadline, taken: append([]byte(nil), h.state.bytesOf(r.header)...)})
+		c.expects, c.dial = true, uint32(len(l.headers))
+		l.arm(sweepHeaders, r.deadline)
+	}
+	ref := c.ref(client)
+	for _, s := range []side{client, backend} {
+		if s == backend && r.phase <= phaseConnecting {
+			continue
+		}
+		errno := sysErr(unix.EBADF)
+		if c.end[s].fd >= 0 {
+			errno = l.watch(c.end[s].fd, interest, c.token(s))
+		}
+		if errno != 0 {
+			c.errno = uint16(errno)
+			l.cut(ref, ReasonHandOver)
+			return false
+		}
+	}
+	switch {
+	case r.phase == phaseConnecting:
+		l.startDialUntil(c, r.deadline)
+	case c.closing:
+		l.startLinger(c)
+	case r.phase == phaseOpen:
+		l.armExpiry(c)
+	}
+	return true
+}

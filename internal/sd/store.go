@@ -1,0 +1,254 @@
+package sd
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// The file descriptor store: what a service leaves with the service manager, which passes it to the next process of the unit. It
+// is described in systemd.service(5), FileDescriptorStoreMax=, and sd_pid_notify_with_fds(3).
+//
+// The manager compares each descriptor with all that it has, so one entry for each connection would take a time that grows with
+// the square of their number. So there are a few entries: a memfd with the state, and bags. A bag is a socket whose queue holds
+// messages with descriptors. Each is received by a look at it (MSG_PEEK), which leaves it there: a process that dies before it
+// has taken everything over spoils nothing.
+
+// What the entries are called.
+const (
+	stateName = "proxyd-state"
+	bagName   = "proxyd-bag-" // and its number
+)
+
+const (
+	filesPerMessage = 253 // SCM_MAX_FD of the kernel
+	takenOffset     = 0   // of a byte in the memfd that is not 0 once somebody has taken the state over
+	lengthOffset    = 8
+	stateOffset     = 16
+)
+
+// Store keeps a state and descriptors for the next process of this unit, in at most entriesMax entries. It returns how many of the
+// descriptors, in their order, are kept: fewer than all where the kernel or the store have no room for more. They are
+// still the caller's. After an error nothing is kept that the next process would take.
+func Store(state []byte, files []int32, entriesMax int) (kept int, err error) {
+	memory, err := newMemory(state)
+	if err != nil {
+		return 0, fmt.Errorf("cannot keep the state: %w", err)
+	}
+	defer unix.Close(memory)
+	n, err := newNotifier()
+	if err != nil {
+		return 0, err
+	}
+	defer n.close()
+	for number := 0; kept < len(files) && number+1 < entriesMax; number++ {
+		bag, taken, err := newBag(files[kept:])
+		if err != nil || taken == 0 {
+			break
+		}
+		err = n.send(fmt.Sprintf("FDSTORE=1\nFDPOLL=0\nFDNAME=%s%d", bagName, number), bag)
+		unix.Close(bag)
+		if err != nil {
+			break
+		}
+		kept += taken
+	}
+	// Last, for without it the bags are nothing.
+	if err := n.send("FDSTORE=1\nFDPOLL=0\nFDNAME="+stateName, memory); err != nil {
+		return 0, err
+	}
+	return kept, n.barrier()
+}
+
+// newMemory is a memfd with a state that nobody has taken yet.
+func newMemory(state []byte) (fd int, err error) {
+	fd, err = unix.MemfdCreate(stateName, unix.MFD_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	var length [8]byte
+	binary.NativeEndian.PutUint64(length[:], uint64(len(state)))
+	file := writerAt(fd)
+	_, err = file.WriteAt(length[:], lengthOffset)
+	if err == nil {
+		_, err = file.WriteAt(state, stateOffset)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// writerAt is pwrite(2), until everything is written.
+type writerAt int
+
+func (fd writerAt) WriteAt(b []byte, offset int64) (n int, err error) {
+	for n < len(b) {
+		m, err := unix.Pwrite(int(fd), b[n:], offset+int64(n))
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+		n += max(m, 0)
+	}
+	return n, nil
+}
+
+// newBag puts as many of the files into a new bag as it takes.
+func newBag(files []int32) (bag, taken int, err error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, 0, err
+	}
+	defer unix.Close(pair[0])
+	_ = unix.SetsockoptInt(pair[0], unix.SOL_SOCKET, unix.SO_SNDBUF, 4<<20) // the kernel gives what it allows
+	for taken < len(files) {
+		n := min(len(files)-taken, filesPerMessage)
+		batch := make([]int, n)
+		for i := range batch {
+			batch[i] = int(files[taken+i])
+		}
+		err = unix.Sendmsg(pair[0], []byte{1}, unix.UnixRights(batch...), nil, unix.MSG_NOSIGNAL)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil { // EAGAIN: the bag is full; ETOOMANYREFS: this user has too many under way
+			break
+		}
+		taken += n
+	}
+	if taken == 0 {
+		unix.Close(pair[1])
+		return -1, 0, err
+	}
+	return pair[1], taken, nil
+}
+
+// Stored is what an earlier process of the unit has stored.
+type Stored struct {
+	State []byte
+	Files []int32 // the caller's
+
+	memory *os.File
+	names  []string
+}
+
+// TakeStored looks for what is stored among the files that were passed in, and returns the others. It returns nil where nothing is
+// stored. After an error it can only be given up: its Files, as many as there are, and the rest by Commit.
+func TakeStored(files []*os.File) (stored *Stored, others []*os.File, err error) {
+	s := &Stored{}
+	bags := map[string]*os.File{}
+	for _, f := range files {
+		switch name := f.Name(); {
+		case name == stateName && s.memory == nil:
+			s.memory = f
+		case name == stateName || strings.HasPrefix(name, bagName):
+			bags[name] = f
+		default:
+			others = append(others, f)
+			continue
+		}
+		s.names = append(s.names, f.Name())
+	}
+	if len(s.names) == 0 {
+		return nil, others, nil
+	}
+	err = s.readBags(bags)
+	return s, others, errors.Join(err, s.readState())
+}
+
+func (s *Stored) readState() error {
+	if s.memory == nil {
+		return errors.New("its state is missing")
+	}
+	info, err := s.memory.Stat()
+	if err != nil {
+		return err
+	}
+	b := make([]byte, info.Size())
+	if _, err := io.ReadFull(io.NewSectionReader(s.memory, 0, info.Size()), b); err != nil {
+		return err
+	}
+	if len(b) < stateOffset || binary.NativeEndian.Uint64(b[lengthOffset:]) != uint64(len(b)-stateOffset) {
+		return errors.New("its state is cut short")
+	}
+	if b[takenOffset] != 0 {
+		return errors.New("another process has begun to use it, and has ended")
+	}
+	s.State = b[stateOffset:]
+	return nil
+}
+
+func (s *Stored) readBags(bags map[string]*os.File) (err error) {
+	for number := 0; err == nil; number++ {
+		bag := bags[fmt.Sprint(bagName, number)]
+		if bag == nil {
+			break
+		}
+		s.Files, err = look(int(bag.Fd()), s.Files)
+	}
+	for _, bag := range bags {
+		bag.Close()
+	}
+	return err
+}
+
+// look appends what is in a bag.
+func look(bag int, files []int32) ([]int32, error) {
+	if err := unix.SetsockoptInt(bag, unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0); err != nil { // each look goes on behind the last one
+		return files, err
+	}
+	control := make([]byte, unix.CmsgSpace(filesPerMessage*4))
+	for {
+		n, size, flags, _, err := unix.Recvmsg(bag, make([]byte, 1), control, unix.MSG_PEEK|unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EAGAIN), err == nil && n == 0:
+			return files, nil
+		case err != nil:
+			return files, err
+		}
+		messages, err := unix.ParseSocketControlMessage(control[:size])
+		if err != nil {
+			return files, err
+		}
+		for i := range messages {
+			batch, err := unix.ParseUnixRights(&messages[i])
+			if err != nil {
+				return files, err
+			}
+			for _, fd := range batch {
+				files = append(files, int32(fd))
+			}
+		}
+		if flags&unix.MSG_CTRUNC != 0 { // more than this process may have; what follows would not be in its place
+			return files, nil
+		}
+	}
+}
+
+// Commit says that the state is taken over from now on, so that no later process takes it too, and takes the entries out of the
+// store: until then the peers of a connection would not see its end.
+func (s *Stored) Commit() error {
+	if s.memory != nil {
+		defer s.memory.Close()
+		if _, err := writerAt(s.memory.Fd()).WriteAt([]byte{1}, takenOffset); err != nil {
+			return err
+		}
+	}
+	n, err := newNotifier()
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	for _, name := range s.names {
+		err = errors.Join(err, n.send("FDSTOREREMOVE=1\nFDNAME="+name))
+	}
+	return err
+}
