@@ -1,5 +1,5 @@
-# proxyd. The targets that people use: build, test, run, bench, install, uninstall, lint, clean; and those that prove more than
-# a test that one waits for: unprivileged, architectures, compare, faults, fuzz, floods, soak.
+# proxyd. The targets that people use: build, test, run, bench, install, uninstall, lint, clean; and those that prove or measure more
+# than a test that one waits for: unprivileged, architectures, compare, faults, fuzz, floods, soak, handover.
 
 GO      ?= go
 PREFIX  ?= /usr/local
@@ -88,6 +88,9 @@ floods:
 soak:
 	cd test/soak && $(GO) test -count=1 -timeout=0 -run=Soak -v -args -soak=$(SOAK) -seed=$(SEED)
 
+handover:
+	cd test/e2e && $(GO) test -count=1 -timeout=30m -run=HandOverFigures -args -handover
+
 bench: build
 	$(GO) run ./bench $(BENCH)
 
@@ -164,4 +167,4 @@ nfpm:
 clean:
 	rm -rf build
 
-.PHONY: all build test unprivileged architectures lint compare faults fuzz floods soak bench run install uninstall deb nfpm clean
+.PHONY: all build test unprivileged architectures lint compare faults fuzz floods soak handover bench run install uninstall deb nfpm clean

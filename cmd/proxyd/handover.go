@@ -52,12 +52,14 @@ func handOver(proxy *forward.Proxy, log *slog.Logger) bool {
 	case err != nil:
 		log.Error(fmt.Sprintf("Cannot keep %s over the restart, so that they are reset: %v.", countConnections(h.Connections()), err))
 	case kept < len(h.Files):
-		log.Error(fmt.Sprintf("The file descriptor store of the unit has room for %d descriptors of %d only; other connections are reset.", kept, len(h.Files)))
+		log.Error(fmt.Sprintf("The file descriptor store of the unit has room for %d descriptors of %d only; the connections of the others are reset.", kept, len(h.Files)))
 	default:
 		log.Info(fmt.Sprintf("Restarting, handing %s over.", countConnections(h.Connections())))
 	}
-	h.Reset(kept)
-	return true
+	if kept < len(h.Files) {
+		h.Reset(kept)
+	}
+	return true // the end of the process closes the rest faster than it would
 }
 
 // storeMin is one entry for the state, and one for the descriptors.

@@ -1,15 +1,20 @@
 package forward
 
 import (
+	"encoding/binary"
 	"errors"
+	"flag"
 	"math/rand/v2"
 	"os"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
 	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/streamtest"
+	"example.org/socketproxy/internal/testenv"
+	"golang.org/x/sys/unix"
 )
 
 // handOver puts a new Proxy in the place of the rig's, by way of the state and the descriptors, as another process would.
@@ -358,6 +363,145 @@ func TestHandOverRecordsHaveNoPadding(t *testing.T) {
 		equal(t, "size of "+kind.Name(), kind.Size(), sum)
 		if kind.Size() > 8 {
 			equal(t, "remainder of "+kind.Name(), kind.Size()%8, 0)
+		}
+	}
+}
+
+// firstState is a state as the first version with hand-overs has written it.
+func firstState() (w stateWriter, instance instanceRecord) {
+	w.listeners = []listenerRecord{
+		{address: w.keep([]byte("[::]:80")), name: w.keep([]byte("web.socket")), file: noFile},
+		{address: w.keep([]byte("/run/web")), name: w.keep([]byte("/run/web")), inode: 4711, file: w.addFile(9)},
+	}
+	instance = instanceRecord{
+		clock: 1, now: 2, lastID: 30, idleSince: 4, deadline: never, cutAt: 6, accepted: 7, refused: 8, failed: 9, moved: [2]uint64{10, 11},
+		reached: 12, took: 13, backendFailed: 14, backendError: w.keep([]byte("it is away")),
+		state: StateDraining, backendState: BackendFailing, refusing: 1, exitWhenDrained: 1, drainOver: 1,
+	}
+	ip := [16]byte{10: 0xff, 11: 0xff, 12: 192, 14: 2, 15: 1}
+	w.connections = []connectionRecord{
+		{
+			id: 15, opened: 16, active: 17, bytes: [2]uint64{18, 19}, deadline: 20,
+			held: [2]span{w.keep([]byte("to the backend")), w.keep([]byte("to the client"))}, overhead: [2]uint64{3, 0},
+			address:     [2]addressRecord{{ip: ip, port: 21, family: unix.AF_INET}, {family: unix.AF_UNIX, named: 1}},
+			proxy:       addressRecord{ip: ip, port: 22, family: unix.AF_INET},
+			destination: addressRecord{ip: ip, port: 23, family: unix.AF_INET},
+			file:        [2]int32{w.addFile(9), w.addFile(9)}, flags: [2]endFlags{tcp | finSeen, exact | broken}, finished: [2]uint8{1, 0},
+			errno: uint16(unix.ECONNRESET), listener: 1, reason: ReasonBackendReset, phase: phaseClosing,
+		},
+		{
+			id: 24, header: w.keep([]byte("PROXY")), address: [2]addressRecord{{ip: ip, port: 25, family: unix.AF_INET}},
+			file: [2]int32{w.addFile(9), noFile}, flags: [2]endFlags{tcp, 0}, phase: phaseHeader,
+		},
+	}
+	return w, instance
+}
+
+var updateState = flag.Bool("update-state", false, "write the fixture of the format of a hand-over anew, which is right only for a format that nobody has yet")
+
+// A process of any version reads what one of the first has left.
+func TestHandOverReadsTheFirstFormat(t *testing.T) {
+	const fixture = "testdata/handover-1"
+	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
+		testenv.Skip(t, "the fixture is of a little-endian machine")
+	}
+	w, instance := firstState()
+	if *updateState {
+		if err := os.WriteFile(fixture, w.bytes(instance), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bytes, err := os.ReadFile(fixture)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkState(t, bytes, w, instance)
+}
+
+func checkState(t *testing.T, bytes []byte, w stateWriter, instance instanceRecord) {
+	t.Helper()
+	s, files, err := parseState(bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "files", files, len(w.files))
+	equal(t, "text", string(s.text), string(w.text))
+	equal(t, "instance", s.instance, instance)
+	if !slices.Equal(s.listeners, w.listeners) {
+		t.Errorf("listeners %+v, want %+v", s.listeners, w.listeners)
+	}
+	if !slices.Equal(s.connections, w.connections) {
+		t.Errorf("connections %+v, want %+v", s.connections, w.connections)
+	}
+}
+
+// A newer version has written more fields and sections than this one knows.
+func TestHandOverReadsANewerState(t *testing.T) {
+	w, instance := firstState()
+	newer := struct {
+		connectionRecord
+		more uint64
+	}{more: 1}
+	header := stateHeader{stateMagic, stateFormat, uint32(len(w.files))}
+	b := append([]byte(nil), memory(&header)...)
+	b = appendSection(b, 4711, []uint64{1, 2, 3})
+	b = appendSection(b, sectionText, w.text)
+	b = appendSection(b, sectionInstance, []instanceRecord{instance})
+	b = appendSection(b, sectionListeners, w.listeners)
+	records := []struct {
+		connectionRecord
+		more uint64
+	}{newer, newer}
+	for i := range records {
+		records[i].connectionRecord = w.connections[i]
+	}
+	checkState(t, appendSection(b, sectionConnections, records), w, instance)
+}
+
+// An older version has written fewer fields: those that it does not know are 0.
+func TestHandOverReadsAnOlderState(t *testing.T) {
+	w, instance := firstState()
+	whole := w.bytes(instance)
+	size := len(memory(&connectionRecord{}))
+	from := len(whole) - len(w.connections)*size
+	header := sectionHeader{kind: sectionConnections, size: uint32(size - 8), count: uint32(len(w.connections))}
+	b := append(whole[:from-len(memory(&header)):from-len(memory(&header))], memory(&header)...)
+	for i := range w.connections {
+		b = append(b, memory(&w.connections[i])[:size-8]...)
+		w.connections[i].listener, w.connections[i].reason, w.connections[i].phase = 0, 0, 0
+	}
+	checkState(t, b, w, instance)
+}
+
+// What is wrong in a state is found before anything of it is used.
+func TestHandOverRefusesAStateThatContradictsItself(t *testing.T) {
+	for what, spoil := range map[string]func(*stateWriter, *instanceRecord){
+		"ids that do not ascend": func(w *stateWriter, _ *instanceRecord) { w.connections[1].id = 15 },
+		"an id that is to come":  func(_ *stateWriter, i *instanceRecord) { i.lastID = 23 },
+		"id 0":                   func(w *stateWriter, _ *instanceRecord) { w.connections[0].id = 0 },
+		"bytes beyond the end": func(w *stateWriter, _ *instanceRecord) {
+			w.connections[0].held[1].size++
+			w.connections[0].held[1].offset += 1000
+		},
+		"more overhead than held": func(w *stateWriter, _ *instanceRecord) { w.connections[0].overhead[0] = 15 },
+		"a listener too many":     func(w *stateWriter, _ *instanceRecord) { w.connections[0].listener = 2 },
+		"an unknown reason":       func(w *stateWriter, _ *instanceRecord) { w.connections[0].reason = 200 },
+		"an unknown phase":        func(w *stateWriter, _ *instanceRecord) { w.connections[0].phase = 200 },
+		"an unknown state":        func(_ *stateWriter, i *instanceRecord) { i.state = 200 },
+		"a header beyond the end": func(w *stateWriter, _ *instanceRecord) { w.connections[1].header.offset = 1 << 63 },
+		"a name beyond the end":   func(w *stateWriter, _ *instanceRecord) { w.listeners[0].name.size = 1 << 63 },
+	} {
+		w, instance := firstState()
+		spoil(&w, &instance)
+		if _, _, err := parseState(w.bytes(instance)); err == nil {
+			t.Errorf("%s: no error", what)
+		}
+	}
+	w, instance := firstState()
+	whole := w.bytes(instance)
+	for n := range whole {
+		if s, _, err := parseState(whole[:n]); err == nil && len(s.connections) > 0 {
+			t.Fatalf("the first %d bytes of %d are taken for all", n, len(whole))
 		}
 	}
 }

@@ -2,6 +2,8 @@ package forward
 
 import (
 	"errors"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -33,23 +35,22 @@ func (p *Proxy) inherit(h *Handover) {
 		first.notes.err = errors.New(string(s.bytesOf(i.backendError)))
 	}
 	listeners := p.inheritListeners(s)
-	for _, l := range p.loops {
-		l.now = p.clock()
-	}
-	for i := range s.connections {
-		r := &s.connections[i]
-		l := first
-		for _, other := range p.loops {
-			if other.load.Load() < l.load.Load() {
-				l = other
+	var taken atomic.Int64
+	var wg sync.WaitGroup
+	for n, l := range p.loops {
+		wg.Go(func() {
+			l.now = p.clock()
+			for i := n; i < len(s.connections); i += len(p.loops) {
+				r := &s.connections[i]
+				if l.inherit(h, r, listeners[r.listener]) {
+					taken.Add(1)
+				}
 			}
-		}
-		if l.inherit(h, r, listeners[r.listener]) {
-			p.takeover.Connections++
-		} else {
-			p.takeover.Lost++
-		}
+		})
 	}
+	wg.Wait()
+	p.takeover.Connections = int(taken.Load())
+	p.takeover.Lost = len(s.connections) - p.takeover.Connections
 	h.Reset(0)
 	p.takeover.Pause = time.Duration(monotonic() - i.clock)
 }

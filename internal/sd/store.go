@@ -27,20 +27,19 @@ const (
 
 const (
 	filesPerMessage = 253 // SCM_MAX_FD of the kernel
-	takenOffset     = 0   // of a byte in the memfd that is not 0 once somebody has taken the state over
-	lengthOffset    = 8
-	stateOffset     = 16
+
+	// Offsets in the memfd: of a byte that is not 0 once somebody has taken the state over, of the size of the state, of the number of
+	// descriptors in the bags, and of the state.
+	takenOffset = 0
+	sizeOffset  = 8
+	filesOffset = 16
+	stateOffset = 24
 )
 
 // Store keeps a state and descriptors for the next process of this unit, in at most entriesMax entries. It returns how many of the
 // descriptors, in their order, are kept: fewer than all where the kernel or the store have no room for more. They are
 // still the caller's. After an error nothing is kept that the next process would take.
 func Store(state []byte, files []int32, entriesMax int) (kept int, err error) {
-	memory, err := newMemory(state)
-	if err != nil {
-		return 0, fmt.Errorf("cannot keep the state: %w", err)
-	}
-	defer unix.Close(memory)
 	n, err := newNotifier()
 	if err != nil {
 		return 0, err
@@ -59,6 +58,11 @@ func Store(state []byte, files []int32, entriesMax int) (kept int, err error) {
 		kept += taken
 	}
 	// Last, for without it the bags are nothing.
+	memory, err := newMemory(state, kept)
+	if err != nil {
+		return 0, fmt.Errorf("cannot keep the state: %w", err)
+	}
+	defer unix.Close(memory)
 	if err := n.send("FDSTORE=1\nFDPOLL=0\nFDNAME="+stateName, memory); err != nil {
 		return 0, err
 	}
@@ -66,17 +70,17 @@ func Store(state []byte, files []int32, entriesMax int) (kept int, err error) {
 }
 
 // newMemory is a memfd with a state that nobody has taken yet.
-func newMemory(state []byte) (fd int, err error) {
+func newMemory(state []byte, files int) (fd int, err error) {
 	fd, err = unix.MemfdCreate(stateName, unix.MFD_CLOEXEC)
 	if err != nil {
 		return -1, err
 	}
-	var length [8]byte
-	binary.NativeEndian.PutUint64(length[:], uint64(len(state)))
-	file := writerAt(fd)
-	_, err = file.WriteAt(length[:], lengthOffset)
+	header := make([]byte, stateOffset)
+	binary.NativeEndian.PutUint64(header[sizeOffset:], uint64(len(state)))
+	binary.NativeEndian.PutUint64(header[filesOffset:], uint64(files))
+	_, err = writerAt(fd).WriteAt(header, 0)
 	if err == nil {
-		_, err = file.WriteAt(state, stateOffset)
+		_, err = writerAt(fd).WriteAt(state, stateOffset)
 	}
 	if err != nil {
 		unix.Close(fd)
@@ -99,6 +103,9 @@ func (fd writerAt) WriteAt(b []byte, offset int64) (n int, err error) {
 	return n, nil
 }
 
+// bagBuffer bounds what is in a bag, in bytes of the kernel's memory: some hundred for a descriptor. A variable for a test.
+var bagBuffer = 4 << 20
+
 // newBag puts as many of the files into a new bag as it takes.
 func newBag(files []int32) (bag, taken int, err error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
@@ -106,7 +113,7 @@ func newBag(files []int32) (bag, taken int, err error) {
 		return -1, 0, err
 	}
 	defer unix.Close(pair[0])
-	_ = unix.SetsockoptInt(pair[0], unix.SOL_SOCKET, unix.SO_SNDBUF, 4<<20) // the kernel gives what it allows
+	_ = unix.SetsockoptInt(pair[0], unix.SOL_SOCKET, unix.SO_SNDBUF, bagBuffer) // the kernel gives what it allows
 	for taken < len(files) {
 		n := min(len(files)-taken, filesPerMessage)
 		batch := make([]int, n)
@@ -158,8 +165,8 @@ func TakeStored(files []*os.File) (stored *Stored, others []*os.File, err error)
 	if len(s.names) == 0 {
 		return nil, others, nil
 	}
-	err = s.readBags(bags)
-	return s, others, errors.Join(err, s.readState())
+	err = s.readState()
+	return s, others, errors.Join(s.readBags(bags), err)
 }
 
 func (s *Stored) readState() error {
@@ -174,14 +181,28 @@ func (s *Stored) readState() error {
 	if _, err := io.ReadFull(io.NewSectionReader(s.memory, 0, info.Size()), b); err != nil {
 		return err
 	}
-	if len(b) < stateOffset || binary.NativeEndian.Uint64(b[lengthOffset:]) != uint64(len(b)-stateOffset) {
+	if len(b) < stateOffset || binary.NativeEndian.Uint64(b[sizeOffset:]) != uint64(len(b)-stateOffset) {
 		return errors.New("its state is cut short")
 	}
+	makeRoom(s.memory.Fd(), int(binary.NativeEndian.Uint64(b[filesOffset:])))
 	if b[takenOffset] != 0 {
 		return errors.New("another process has begun to use it, and has ended")
 	}
 	s.State = b[stateOffset:]
 	return nil
+}
+
+// makeRoom has the kernel make its table of descriptors as large as so many need, at once. A table that grows by and by waits each time
+// until no thread uses the old one, which for 20,000 descriptors takes a tenth of a second in all.
+func makeRoom(fd uintptr, files int) {
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil || limit.Cur == 0 {
+		return
+	}
+	highest, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, int(min(uint64(files)+64, limit.Cur-1)))
+	if err == nil {
+		unix.Close(highest)
+	}
 }
 
 func (s *Stored) readBags(bags map[string]*os.File) (err error) {
