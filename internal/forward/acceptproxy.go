@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"example.org/socketproxy/internal/timespan"
@@ -54,8 +55,11 @@ func (p *Proxy) expectsHeader(client *address) bool {
 
 // expectHeader holds a new connection back until its header has come.
 func (l *loop) expectHeader(c *conn) {
-	deadline := after(l.now, l.proxy.cfg.AcceptProxyTimeout)
-	l.headers = append(l.headers, pendingHeader{slot: c.slot, deadline: deadline})
+	l.expectHeaderUntil(c, after(l.now, l.proxy.cfg.AcceptProxyTimeout), nil)
+}
+
+func (l *loop) expectHeaderUntil(c *conn, deadline int64, taken []byte) {
+	l.headers = append(l.headers, pendingHeader{slot: c.slot, deadline: deadline, taken: slices.Clone(taken)})
 	c.expects, c.dial = true, uint32(len(l.headers))
 	l.arm(sweepHeaders, deadline)
 }

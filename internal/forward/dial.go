@@ -88,9 +88,13 @@ func (e *dialError) Unwrap() error { return e.errno }
 func (l *loop) startDial(c *conn) { l.startDialUntil(c, after(l.now, l.proxy.cfg.ConnectRetry)) }
 
 func (l *loop) startDialUntil(c *conn, giveUp int64) {
+	l.addDial(c, giveUp)
+	l.dialRound(c)
+}
+
+func (l *loop) addDial(c *conn, giveUp int64) {
 	l.dials = append(l.dials, dial{slot: c.slot, giveUp: giveUp, pause: dialPauseMin})
 	c.dial = uint32(len(l.dials))
-	l.dialRound(c)
 }
 
 // dialOf returns the dial of a connection that has one. It is valid until a dial begins or ends.
@@ -235,13 +239,21 @@ func (l *loop) dialAddress(c *conn, i int, sa *sockaddr) sysErr {
 		return result
 	}
 	token := c.token(backend)
-	if result != 0 && !l.proxy.oneAddress() {
-		token = attemptToken(c, i)
+	if result != 0 {
+		token = l.attemptToken(c, i)
 	}
 	if errno := l.watch(fd, interest, token); errno != 0 {
 		return errno
 	}
 	return result
+}
+
+// attemptToken is that of a socket which may become the connection's, or surely does.
+func (l *loop) attemptToken(c *conn, i int) token {
+	if l.proxy.oneAddress() {
+		return c.token(backend)
+	}
+	return attemptToken(c, i)
 }
 
 // dialFailed notes the end of an attempt.

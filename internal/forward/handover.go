@@ -10,8 +10,8 @@ import (
 )
 
 // A hand-over: a Proxy ends, and leaves all its connections to one in another process. Each loop writes down what it knows of its
-// own, between two events, and forgets them; the descriptors go along. What is in a pipe is read into memory first. An attempt to
-// connect is given up, and begins again in the next process. Nobody outside notices more than a pause.
+// own, between two events, and forgets them; the descriptors go along. What is in a pipe is read into memory first. Nobody outside
+// notices more than a pause.
 
 // stateTextMax bounds what is taken from connections and not delivered, in bytes; a connection beyond it is reset.
 const stateTextMax = 1 << 30
@@ -122,6 +122,7 @@ func (w *stateWriter) addConnection(l *loop, c *conn) {
 		bytes:    [2]uint64{c.relay[client].bytes, c.relay[backend].bytes},
 		address:  [2]addressRecord{newAddressRecord(c.address[client]), newAddressRecord(c.address[backend])},
 		flags:    [2]endFlags{c.end[client].flags, c.end[backend].flags},
+		file:     [2]int32{noFile, noFile},
 		finished: [2]uint8{byteOf(c.relay[client].finished), byteOf(c.relay[backend].finished)},
 	}
 	if p, ok := l.proxied[c.slot]; ok {
@@ -137,6 +138,7 @@ func (w *stateWriter) addConnection(l *loop, c *conn) {
 		r.phase, r.deadline, r.header = phaseHeader, h.deadline, w.keep(h.taken)
 	case c.dial != 0:
 		r.phase, r.deadline = phaseConnecting, l.dialOf(c).giveUp
+		w.addAttempt(&r, l.dialOf(c))
 	case c.flush:
 		r.phase = phaseFlush
 	case c.closing:
@@ -157,11 +159,24 @@ func (w *stateWriter) addConnection(l *loop, c *conn) {
 		r.held[s], r.overhead[s] = w.keep(held), uint64(overhead)
 	}
 	for s := range c.end {
-		r.file[s] = w.addFile(c.end[s].fd)
-		c.end[s].fd = -1
+		if c.end[s].fd >= 0 {
+			r.file[s] = w.addFile(c.end[s].fd)
+			c.end[s].fd = -1
+		}
 	}
 	w.connections = append(w.connections, r)
 	l.release(c)
+}
+
+// addAttempt takes one attempt along, so that the backend does not see it given up. The others begin again.
+func (w *stateWriter) addAttempt(r *connectionRecord, d *dial) {
+	for i := range d.attempts {
+		if a := &d.attempts[i]; a.fd >= 0 && a.underWay() {
+			r.file[backend], r.address[backend], r.began = w.addFile(a.fd), newAddressRecord(a.address), a.began
+			a.fd = -1
+			return
+		}
+	}
 }
 
 // pour reads what a relay holds in a pipe into memory.

@@ -381,7 +381,7 @@ func firstState() (w stateWriter, instance instanceRecord) {
 	ip := [16]byte{10: 0xff, 11: 0xff, 12: 192, 14: 2, 15: 1}
 	w.connections = []connectionRecord{
 		{
-			id: 15, opened: 16, active: 17, bytes: [2]uint64{18, 19}, deadline: 20,
+			id: 15, opened: 16, active: 17, bytes: [2]uint64{18, 19}, deadline: 20, began: 26,
 			held: [2]span{w.keep([]byte("to the backend")), w.keep([]byte("to the client"))}, overhead: [2]uint64{3, 0},
 			address:     [2]addressRecord{{ip: ip, port: 21, family: unix.AF_INET}, {family: unix.AF_UNIX, named: 1}},
 			proxy:       addressRecord{ip: ip, port: 22, family: unix.AF_INET},

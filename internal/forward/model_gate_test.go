@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"fmt"
 	"math"
 	"syscall"
 	"time"
@@ -162,6 +163,39 @@ func (g *gate) advance(d time.Duration, calls int) (idle bool) {
 	g.clock += int64(d)
 	g.expire = true
 	return g.run(calls)
+}
+
+// handOver puts another Proxy in the place of this one, and holds it.
+func (g *gate) handOver() error {
+	g.release()
+	h, err := g.HandOver()
+	if err != nil {
+		return err
+	}
+	if h, err = ReadHandover(h.State, h.Files); err != nil {
+		return err
+	}
+	cfg, pipes := g.cfg, g.pipes.total
+	cfg.Predecessor, cfg.Listeners = h, nil
+	for _, old := range g.cfg.Listeners {
+		address, err := ParseListenAddress(old.name)
+		if err != nil {
+			return err
+		}
+		l, ok := h.Listen(address)
+		if !ok {
+			return fmt.Errorf("there is no listener at %s", old.name)
+		}
+		cfg.Listeners = append(cfg.Listeners, l)
+	}
+	if g.Proxy, err = Start(cfg); err != nil {
+		return err
+	}
+	g.loop = g.loops[0]
+	g.pipes.total = pipes
+	g.pipes.left.Store(pipes)
+	g.hold()
+	return nil
 }
 
 // freely lets the loop run by itself while f, which may need its answers, is at work.

@@ -74,7 +74,7 @@ func TestRandomSchedulesAgreeWithTheModel(t *testing.T) {
 var byFrequency = rapid.SampledFrom([]string{
 	"write", "run", "read", "open", "run on", "finish", "turn into a stream", "list", "small buffers of the Proxy",
 	"small buffers", "stall", "close", "reset", "drain", "resume", "moment", "close by control", "deadline is near",
-	"long pause", "deadline", "very long pause", "write more",
+	"long pause", "deadline", "very long pause", "write more", "hand over",
 })
 
 // operations are what may happen next. One that makes no sense now does nothing.
@@ -118,6 +118,7 @@ func (m *schedule) operations() map[string]func(*rapid.T) {
 		"deadline is near": m.flush,
 		"deadline":         m.deadline,
 		"resume":           m.resume,
+		"hand over":        m.handOverAll,
 
 		"moment":          func(t *rapid.T) { m.pause(t, lingerTime) },
 		"long pause":      func(t *rapid.T) { m.pause(t, lingerMax) },
@@ -401,6 +402,15 @@ func (m *schedule) resume(t *rapid.T) {
 		m.draining = false
 		m.freely(func() { must(t, m.Resume()) })
 	}
+}
+
+// handOverAll puts another process in the place of the Proxy's, at any point of the schedule. No peer sees it.
+func (m *schedule) handOverAll(t *rapid.T) {
+	old := m.Proxy
+	must(t, m.gate.handOver())
+	checkReturned(t, old)
+	equal(t, "connections lost", m.Takeover().Lost, 0)
+	copy(m.listener[:], m.cfg.Listeners)
 }
 
 // flush is the deadline of a drain, when nothing more is taken from the peers.

@@ -208,11 +208,12 @@ func (c *link) close(t *rapid.T, s side, reset bool) {
 	p.fd, p.closed = -1, true
 }
 
-// cut breaks a connection without any promise.
+// cut breaks a connection without any promise. One whose peer has closed its AF_UNIX socket may have ended well before.
 func (c *link) cut() {
 	c.broken = true
 	for s := range c.stream {
 		c.stream[s].promised = 0
+		c.spared[s] = c.spared[s] || c.left(side(s).other())
 	}
 }
 

@@ -85,6 +85,7 @@ type connectionRecord struct {
 	opened, active int64
 	bytes          [2]uint64
 	deadline       int64 // of the PROXY header that is to come, or of the dial
+	began          int64 // while the backend is being connected: when this attempt began, if file has its socket
 	held           [2]span
 	overhead       [2]uint64
 	header         span // what has come of a PROXY header

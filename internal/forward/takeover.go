@@ -51,7 +51,7 @@ func (p *Proxy) inherit(h *Handover) {
 	wg.Wait()
 	p.takeover.Connections = int(taken.Load())
 	p.takeover.Lost = len(s.connections) - p.takeover.Connections
-	h.Reset(0)
+	h.Reset(0) // what nobody has taken
 	p.takeover.Pause = time.Duration(monotonic() - i.clock)
 }
 
@@ -88,20 +88,7 @@ func (l *loop) inherit(h *Handover, r *connectionRecord, listener uint16) bool {
 	c := l.alloc()
 	c.id, c.opened, c.active = r.id, r.opened, r.active
 	c.errno, c.from, c.reason = r.errno, listener, r.reason
-	for s := range c.end {
-		c.address[s] = r.address[s].address()
-		// What can be read and written now, the events will tell; those of a broken end are over.
-		flags := r.flags[s] &^ writable
-		if flags&broken == 0 {
-			flags &^= readable
-		}
-		c.end[s] = end{fd: h.take(r.file[s]), flags: flags}
-		c.relay[s].bytes, c.relay[s].finished = r.bytes[s], r.finished[s] != 0
-		if r.held[s].size > 0 {
-			memory := append([]byte(nil), h.state.bytesOf(r.held[s])...)
-			c.relay[s].held = l.hold(heldBytes{memory: memory, overhead: int(r.overhead[s])})
-		}
-	}
+	c.address[client] = r.address[client].address()
 	if r.proxy.family != unix.AF_UNSPEC {
 		destination := r.destination.address()
 		l.proxied[c.slot] = proxied{r.proxy.address(), destination.addrPort()}
@@ -110,35 +97,67 @@ func (l *loop) inherit(h *Handover, r *connectionRecord, listener uint16) bool {
 	l.registry.add(c)
 	l.load.Add(1)
 	l.proxy.slots.used.Add(1)
-	if r.phase != phaseHeader {
-		l.proxy.countSource(&c.address[client])
+	if r.phase == phaseHeader {
+		l.expectHeaderUntil(c, r.deadline, h.state.bytesOf(r.header))
 	} else {
-		l.headers = append(l.headers, pendingHeader{slot: c.slot, deadline: r.deadline, taken: append([]byte(nil), h.state.bytesOf(r.header)...)})
-		c.expects, c.dial = true, uint32(len(l.headers))
-		l.arm(sweepHeaders, r.deadline)
+		l.proxy.countSource(&c.address[client])
 	}
-	ref := c.ref(client)
-	for _, s := range []side{client, backend} {
-		if s == backend && r.phase <= phaseConnecting {
-			continue
-		}
-		errno := sysErr(unix.EBADF)
-		if c.end[s].fd >= 0 {
-			errno = l.watch(c.end[s].fd, interest, c.token(s))
-		}
-		if errno != 0 {
-			c.errno = uint16(errno)
-			l.cut(ref, ReasonHandOver)
-			return false
-		}
+	c.end[backend].fd = -1
+	if !l.inheritEnd(h, r, c, client) || r.phase > phaseConnecting && !l.inheritEnd(h, r, c, backend) {
+		return false
 	}
-	switch {
-	case r.phase == phaseConnecting:
-		l.startDialUntil(c, r.deadline)
-	case c.closing:
-		l.startLinger(c)
-	case r.phase == phaseOpen:
+	switch r.phase {
+	case phaseHeader:
+	case phaseConnecting:
+		l.inheritDial(c, h.take(r.file[backend]), r)
+	case phaseOpen:
 		l.armExpiry(c)
+	default:
+		l.startLinger(c)
 	}
 	return true
+}
+
+// inheritEnd makes one end of a connection, and what was taken from there. Where it is missing, it resets the connection.
+func (l *loop) inheritEnd(h *Handover, r *connectionRecord, c *conn, s side) bool {
+	// What can be read and written now, the events will tell; those of a broken end are over.
+	flags := r.flags[s] &^ writable
+	if flags&broken == 0 {
+		flags &^= readable
+	}
+	c.end[s] = end{fd: h.take(r.file[s]), flags: flags}
+	c.address[s] = r.address[s].address()
+	c.relay[s].bytes, c.relay[s].finished = r.bytes[s], r.finished[s] != 0
+	if r.held[s].size > 0 {
+		memory := append([]byte(nil), h.state.bytesOf(r.held[s])...)
+		c.relay[s].held = l.hold(heldBytes{memory: memory, overhead: int(r.overhead[s])})
+	}
+	errno := sysErr(unix.EBADF)
+	if c.end[s].fd >= 0 {
+		errno = l.watch(c.end[s].fd, interest, c.token(s))
+	}
+	if errno != 0 {
+		c.errno = uint16(errno)
+		l.cut(c.ref(client), ReasonHandOver)
+		return false
+	}
+	return true
+}
+
+// inheritDial goes on with the attempt that came along, if one did. What else there is to try, the next round finds out.
+func (l *loop) inheritDial(c *conn, fd int32, r *connectionRecord) {
+	if fd < 0 {
+		l.startDialUntil(c, r.deadline)
+		return
+	}
+	l.addDial(c, r.deadline)
+	d := l.dialOf(c)
+	d.phase, d.wake = dialTrying, never
+	d.attempts[0] = attempt{fd: fd, address: r.address[backend].address(), batch: l.batch, began: r.began}
+	if errno := l.watch(fd, interest, l.attemptToken(c, 0)); errno != 0 {
+		l.dialFailed(c, 0, errno)
+		l.dialNext(c)
+		return
+	}
+	l.armDial(d)
 }
