@@ -44,7 +44,7 @@ func threeInstances(t *testing.T) (b *bustest.Bus, web *fake) {
 	})
 	startFake(t, b, "mail", map[string]any{
 		"State": bus.StateDrained, "NConnections": uint32(0), "Target": "/run/mail/smtp.sock",
-		"ListenAddresses": []string{"[::]:25"}, "ProcessID": uint32(100), "NFailed": uint64(2),
+		"ListenAddresses": []string{"[::]:25"}, "ProcessID": uint32(100), "NFailed": uint64(2), "Version": "0.9",
 	})
 	return b, web
 }

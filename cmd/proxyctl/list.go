@@ -2,6 +2,8 @@ package main
 
 import (
 	"cmp"
+	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -21,9 +23,29 @@ func (c *ctl) listCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.show(listTable(c.describe(ctx, instances, false)))
+			all := c.describe(ctx, instances, false)
+			table := listTable(all)
+			if old := slices.DeleteFunc(all, func(i described) bool { return !c.isOld(i) }); len(old) > 0 {
+				table.note = c.renewal(old)
+			}
+			return c.show(table)
 		},
 	}
+}
+
+// renewal says what to do about instances of an old version.
+func (c *ctl) renewal(old []described) string {
+	var names []string
+	var instances []*bus.Instance
+	for _, i := range old {
+		names, instances = append(names, i.Instance.Name), append(instances, i.Instance)
+	}
+	verb := "runs"
+	if len(old) > 1 {
+		verb = "run"
+	}
+	return fmt.Sprintf("%s %s another version; %s is installed: %s", strings.Join(names, ", "), verb, c.version,
+		c.inShell("restart", instances...))
 }
 
 func listTable(instances []described) table {

@@ -36,7 +36,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends it at once
 
-	c := &ctl{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, terminal: terminalOf(os.Stdout), now: time.Now}
+	c := &ctl{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, terminal: terminalOf(os.Stdout), now: time.Now, version: version.String()}
 	os.Exit(c.run(ctx, os.Args[1:]))
 }
 
@@ -47,6 +47,7 @@ type ctl struct {
 	stdout, stderr io.Writer
 	terminal       terminal
 	now            func() time.Time
+	version        string // of proxyctl; "": instances are not held against it
 
 	bus    *bus.Client // see connect
 	agent  *agent      // nil without

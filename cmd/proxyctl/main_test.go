@@ -59,7 +59,8 @@ func transcript(t *testing.T, b *bustest.Bus, args ...string) (text string, stat
 	t.Helper()
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", b.Address())
 	var output bytes.Buffer
-	c := &ctl{stdin: os.Stdin, stdout: &output, stderr: &output, terminal: terminalOf(&output), now: func() time.Time { return noon }}
+	c := &ctl{stdin: os.Stdin, stdout: &output, stderr: &output, terminal: terminalOf(&output), now: func() time.Time { return noon },
+		version: "1.0"}
 	status = c.run(t.Context(), args)
 	text = fmt.Sprintf("$ %s\n%s", strings.Join(append([]string{"proxyctl"}, args...), " "), &output)
 	if status != 0 {

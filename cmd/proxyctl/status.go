@@ -93,9 +93,18 @@ func (c *ctl) keys(text *strings.Builder, i described) {
 		line(first(n, "Options"), "--"+option.Name+"="+printable.Line(option.Value))
 	}
 	line("Process", fmt.Sprintf("%d (proxyd %s)", i.ProcessID, printable.Line(i.Version)))
+	if c.isOld(i) {
+		line("", fmt.Sprintf("%s is installed; %s renews it", c.version, c.inShell("restart", i.Instance)))
+	}
 	if busName, err := bus.InstanceBusName(i.Instance.Name); err == nil {
 		line("Bus name", busName)
 	}
+}
+
+// isOld reports whether another version runs than the one that was installed with proxyctl, as after an upgrade.
+func (c *ctl) isOld(i described) bool {
+	local := c.destination.Host == "" && c.destination.Machine == ""
+	return local && c.version != "" && i.Has("Version") && i.Version != c.version && i.Unit != ""
 }
 
 // first is a key for the first of several lines.

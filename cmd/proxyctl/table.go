@@ -15,6 +15,7 @@ type table struct {
 	rows    [][]cell
 	things  string // what is listed, in the plural
 	done    string // what was done to them, "" for "listed"
+	note    string // below the table, "" for none
 }
 
 type column struct {
@@ -83,13 +84,16 @@ func (t table) text(terminal terminal, legend, full bool) string {
 	}
 	if legend {
 		fmt.Fprintf(&text, "\n%s %s.\n", count(len(t.rows), strings.TrimSuffix(t.things, "s")), cmp.Or(t.done, "listed"))
+		if t.note != "" {
+			fmt.Fprintln(&text, printable.Line(t.note))
+		}
 	}
 	return text.String()
 }
 
 // withoutWide is the table without the columns that are for wide terminals.
 func (t table) withoutWide() table {
-	narrow := table{things: t.things, done: t.done}
+	narrow := table{things: t.things, done: t.done, note: t.note}
 	for i := range t.columns {
 		if !t.columns[i].wide {
 			narrow.columns = append(narrow.columns, t.columns[i])

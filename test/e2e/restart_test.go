@@ -207,3 +207,16 @@ func TestRestartLeavesNothingForAProcessAfterACrash(t *testing.T) {
 		})
 	})
 }
+
+// Nobody says then whether it is a restart.
+func TestRestartWithoutABusDrainsAndSaysWhy(t *testing.T) {
+	m := onMachine(t)
+	i := instance{name: "mute", target: m.echo(t, "tcp"), options: "--drain-timeout=1ms",
+		service: "[Service]\nEnvironment=DBUS_SYSTEM_BUS_ADDRESS=unix:path=/run/nowhere\n"}
+	c := m.connect(t, "tcp", m.proxy(t, i))
+	m.run(t, "systemctl", "restart", i.unit())
+	if err := exchange(c); err == nil {
+		t.Error("the connection goes on")
+	}
+	m.entry(t, "_SYSTEMD_UNIT="+i.unit(), "MESSAGE=Cannot ask whether this is a restart, over which 1 connection could be kept: no such file or directory.")
+}
