@@ -4,10 +4,15 @@ import (
 	"encoding/binary"
 	"errors"
 	"flag"
+	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"reflect"
 	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -301,6 +306,76 @@ func TestHandOverOfAnUnknownFormatResetsAll(t *testing.T) {
 	h.Reset(0)
 	for _, s := range []streamtest.Stream{c, b} {
 		streamtest.ExpectEnding(t, s, streamtest.BrokenOff)
+	}
+}
+
+// failing makes the system calls that it is asked to fail, from arm on.
+type failing struct {
+	armed atomic.Bool
+	call  uintptr
+	errno sysErr
+	when  func(a1, a2 uintptr) bool
+}
+
+func (f *failing) install(t *testing.T) {
+	rawSyscall = func(call, a1, a2, a3, a4, a5, a6 uintptr) (uintptr, uintptr, syscall.Errno) {
+		if f.armed.Load() && call == f.call && f.when(a1, a2) {
+			return ^uintptr(0), 0, f.errno
+		}
+		return syscall.RawSyscall6(call, a1, a2, a3, a4, a5, a6)
+	}
+	t.Cleanup(func() { rawSyscall = syscall.RawSyscall6 })
+}
+
+// What cannot be passed on is reset and named in the log, on both sides of the hand-over.
+func TestHandOverResetsWhatItCannotPassOn(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		*failing
+		lost int // by the next process
+		want string
+	}{
+		{"a pipe that cannot be read", &failing{call: unix.SYS_READ, errno: unix.EIO, when: func(fd, _ uintptr) bool {
+			target, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+			return err == nil && strings.HasPrefix(target, "pipe:")
+		}}, 0, "Connection 1 from CLIENT could not be handed over, and was reset: input/output error."},
+		{"a socket that cannot be watched", &failing{call: unix.SYS_EPOLL_CTL, errno: unix.ENOSPC, when: func(_, op uintptr) bool {
+			return op == unix.EPOLL_CTL_ADD
+		}}, 1, "Connection 1 from CLIENT could not be handed over, and was reset: no space left on device."},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			test.install(t)
+			log, lines := newTestLog(slog.LevelInfo)
+			r := newRig(t, "tcp", "tcp", func(c *Config) { c.Log = log })
+			c, b := r.pair()
+			r.fill(1, client, c)
+			client := r.connection().Client
+			var h *Handover
+			var err error
+			if test.lost == 0 {
+				test.armed.Store(true)
+			}
+			if h, err = r.HandOver(); err != nil {
+				t.Fatal(err)
+			}
+			test.armed.Store(false)
+			took := r.takeOver(h, func(cfg *Config) {
+				commit := cfg.Predecessor
+				commit.Commit = func() error { test.armed.Store(test.lost > 0); return nil }
+			})
+			test.armed.Store(false)
+			equal(t, "taken over", took, Takeover{Lost: test.lost, Pause: took.Pause})
+			if _, how := streamtest.Ending(b); how != streamtest.BrokenOff {
+				t.Errorf("the backend sees %s", how)
+			}
+			_ = c.SetWriteDeadline(time.Time{})
+			streamtest.ExpectEnding(t, c, streamtest.BrokenOff)
+			r.Kill()
+			<-r.Done()
+			if text := strings.ReplaceAll(lines.String(), client, "CLIENT"); !strings.Contains(text, test.want) {
+				t.Errorf("the log has\n%s\nwant %s", text, test.want)
+			}
+		})
 	}
 }
 
