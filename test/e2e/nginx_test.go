@@ -60,6 +60,11 @@ func (m *machine) healsNginx(t *testing.T) {
 		m.run(t, "systemctl", "kill", "--signal="+signal, proxiedNginx)
 		m.until(t, proxiedNginx, "Service.MainPID", func(pid any) bool { return pid != nginx })
 	}
+	// A client that comes while nginx dies reaches one of its processes, and is reset.
+	startedAgain := func(t *testing.T) {
+		t.Helper()
+		m.until(t, proxiedNginx, "Unit.ActiveState", func(state any) bool { return state == "active" && m.mainPID(t, proxiedNginx) != 0 })
+	}
 	breakAndRepair := func(t *testing.T, repaired func()) {
 		good, err := m.files.ReadFile(strings.TrimPrefix(nginxConf, "/"))
 		if err != nil {
@@ -77,8 +82,8 @@ func (m *machine) healsNginx(t *testing.T) {
 		name string
 		ends func(t *testing.T)
 	}{
-		{"killed", func(t *testing.T) { kill(t, "KILL"); m.servesNginx(t) }},
-		{"ended by itself with status 0", func(t *testing.T) { kill(t, "QUIT"); m.servesNginx(t) }},
+		{"killed", func(t *testing.T) { kill(t, "KILL"); startedAgain(t); m.servesNginx(t) }},
+		{"ended by itself with status 0", func(t *testing.T) { kill(t, "QUIT"); startedAgain(t); m.servesNginx(t) }},
 		{"broken and repaired", func(t *testing.T) { breakAndRepair(t, func() {}) }},
 		{"broken for ExecStartPre and repaired", func(t *testing.T) {
 			m.write(t, "/etc/systemd/system/"+proxiedNginx+".d/check.conf", checkedByNginx)
