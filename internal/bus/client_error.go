@@ -20,10 +20,11 @@ var (
 	ErrNoConnection    = errors.New("no such connection")
 	ErrAlreadyDraining = errors.New("it is being drained already")
 
-	errNoObject = errors.New("there is no such object")
-	errNoAnswer = errors.New("no answer")
-	errBusGone  = errors.New("the connection to the bus broke")
-	errMute     = fmt.Errorf("no answer within %s", connectTimeout)
+	errNoObject  = errors.New("there is no such object")
+	errNoManager = errors.New("systemd is not on the bus")
+	errNoAnswer  = errors.New("no answer")
+	errBusGone   = errors.New("the connection to the bus broke")
+	errMute      = fmt.Errorf("no answer within %s", connectTimeout)
 )
 
 // words are those of the errors that say the same for every call. The others bring a message.

@@ -55,9 +55,26 @@ func (c *Client) managerProperty(ctx context.Context, path dbus.ObjectPath, ifac
 	return variant.Store(value)
 }
 
-// restartLook is how often a restart is looked at. The bus would tell, but only those who have asked the service manager to tell
-// all of its news.
-const restartLook = 20 * time.Millisecond
+// managerLook is how often the service manager is asked about what is to change. The bus would tell, but only those who have asked
+// the manager to tell all of its news.
+const managerLook = 20 * time.Millisecond
+
+// awaitUnitPath is unitPath for a bus that may just have started, and that the service manager is not on yet.
+func (c *Client) awaitUnitPath(ctx context.Context, unit string) (path dbus.ObjectPath, err error) {
+	tick := time.NewTicker(managerLook)
+	defer tick.Stop()
+	for {
+		path, err = c.unitPath(ctx, unit)
+		if !errors.Is(err, ErrNoInstance) {
+			return path, err
+		}
+		select {
+		case <-ctx.Done():
+			return "", errNoManager
+		case <-tick.C:
+		}
+	}
+}
 
 // Restart has the service manager restart a service, and returns once it is running again. Unless it is, that is an error.
 func (c *Client) Restart(ctx context.Context, service string) error {
@@ -69,7 +86,7 @@ func (c *Client) Restart(ctx context.Context, service string) error {
 	if err := c.send(ctx, timeout, managerName, managerPath, managerName+".Manager", "RestartUnit", service, "replace").store(&job); err != nil {
 		return err
 	}
-	tick := time.NewTicker(restartLook)
+	tick := time.NewTicker(managerLook)
 	defer tick.Stop()
 	for {
 		var id uint32
@@ -118,7 +135,7 @@ func AskStop(ctx context.Context, service string) (stop Stop, err error) {
 		return stop, err
 	}
 	defer c.Close()
-	path, err := c.unitPath(ctx, service)
+	path, err := c.awaitUnitPath(ctx, service)
 	if err != nil {
 		return stop, err
 	}

@@ -104,6 +104,7 @@ func Start(cfg Config) (*Proxy, error) {
 	p.room = max(int((p.files-min(p.files, p.ownFiles(p.files)))/2), 1)
 	if cfg.Predecessor != nil {
 		p.inherit(cfg.Predecessor)
+		p.cfg.Predecessor = nil // which nobody needs any more, and which is large
 	}
 	p.checkFiles(cfg.ConnectionsMax)
 	go p.observers.run()

@@ -13,6 +13,7 @@ import (
 
 	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/streamtest"
+	"example.org/socketproxy/internal/testenv"
 )
 
 // talkers are clients that never stop asking, each over one connection.
@@ -219,4 +220,59 @@ func TestRestartWithoutABusDrainsAndSaysWhy(t *testing.T) {
 		t.Error("the connection goes on")
 	}
 	m.entry(t, "_SYSTEMD_UNIT="+i.unit(), "MESSAGE=Cannot ask whether this is a restart, over which 1 connection could be kept: no such file or directory.")
+}
+
+func TestRestartUnderTheManagerOfAUserEndsNoConnection(t *testing.T) {
+	m := onMachine(t)
+	testenv.Need(t, "useradd", "passwd")
+	m.run(t, "useradd", "--create-home", "someone")
+	t.Cleanup(func() { m.run(t, "userdel", "--force", "someone") })
+	uid := strings.TrimSpace(m.run(t, "id", "--user", "someone"))
+	runtimeDir := "/run/user/" + uid
+	m.run(t, "install", "--directory", "--owner=someone", "--mode=700", runtimeDir)
+	m.run(t, "systemctl", "start", "user@"+uid+".service")
+	t.Cleanup(func() { m.run(t, "systemctl", "stop", "user@"+uid+".service") })
+	asUser := func(command ...string) string {
+		t.Helper()
+		return m.run(t, append([]string{"runuser", "--user=someone", "--", "env", "XDG_RUNTIME_DIR=" + runtimeDir}, command...)...)
+	}
+	address := "127.0.0.1:" + freePort()
+	units := "/home/someone/.config/systemd/user/"
+	m.run(t, "mkdir", "--parents", units)
+	m.put(t, units+"own.socket", "[Socket]\nListenStream="+address+"\n")
+	m.put(t, units+"own.service", "[Service]\nType=notify\nExecStart=/usr/bin/proxyd "+m.echo(t, "tcp")+"\nFileDescriptorStoreMax=16\n")
+	m.run(t, "chown", "--recursive", "someone", "/home/someone")
+	asUser("systemctl", "--user", "daemon-reload")
+	asUser("systemctl", "--user", "start", "own.socket")
+	c := m.connect(t, "tcp", address)
+	for range 3 {
+		asUser("systemctl", "--user", "restart", "own.service")
+		if err := exchange(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	proctest.Eventually(t, "it is on the user's bus", func() bool { return strings.Contains(asUser("proxyctl", "--user"), "own") })
+	if said := asUser("proxyctl", "--user", "restart", "own"); !strings.HasPrefix(said, "own restarted: 1 connection carried over, none lost") {
+		t.Errorf("it says %q", said)
+	}
+}
+
+// The addresses of a socket unit change with a restart of it, which restarts the service too.
+func TestRestartOfTheSocketEndsNoConnection(t *testing.T) {
+	onEachSystemd(t, func(t *testing.T, m *machine) {
+		i := instance{name: "moving", target: m.echo(t, "tcp")}
+		c := m.connect(t, "tcp", m.proxy(t, i))
+		i.listen = "127.0.0.1:" + freePort()
+		for file, text := range i.files() {
+			m.put(t, file, text)
+		}
+		m.run(t, "systemctl", "daemon-reload")
+		m.run(t, "systemctl", "restart", i.socketUnit())
+		if err := m.ask("tcp", i.listen); err != nil {
+			t.Errorf("a newcomer at the new address: %v", err)
+		}
+		if err := exchange(c); err != nil {
+			t.Errorf("a connection that came at the old one: %v", err)
+		}
+	})
 }
