@@ -52,10 +52,11 @@ func chart(runs []report) string {
 	var svg strings.Builder
 	fmt.Fprintf(&svg, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="11">`+"\n"+
 		`<rect width="100%%" height="100%%" fill="#fff"/>`+"\n", left+width+right, y)
+	x := left
 	for i, p := range first.proxies {
-		x := left + i*130
 		fmt.Fprintf(&svg, `<rect x="%d" y="12" width="10" height="10" fill="%s"/><text x="%d" y="21">%s</text>`+"\n",
 			x, colours[i%len(colours)], x+14, html.EscapeString(p.name))
+		x += 40 + 7*len(p.name) // about the width of the text
 	}
 	fmt.Fprintf(&svg, `<line x1="%.1f" y1="32" x2="%.1f" y2="%d" stroke="#bbb" stroke-dasharray="3 3"/>`+"\n", left+scale(1), left+scale(1), y)
 	return svg.String() + rows.String() + "</svg>\n"

@@ -59,23 +59,6 @@ func (c *Client) managerProperty(ctx context.Context, path dbus.ObjectPath, ifac
 // the manager to tell all of its news.
 const managerLook = 20 * time.Millisecond
 
-// awaitUnitPath is unitPath for a bus that may just have started, and that the service manager is not on yet.
-func (c *Client) awaitUnitPath(ctx context.Context, unit string) (path dbus.ObjectPath, err error) {
-	tick := time.NewTicker(managerLook)
-	defer tick.Stop()
-	for {
-		path, err = c.unitPath(ctx, unit)
-		if !errors.Is(err, ErrNoInstance) {
-			return path, err
-		}
-		select {
-		case <-ctx.Done():
-			return "", errNoManager
-		case <-tick.C:
-		}
-	}
-}
-
 // Restart has the service manager restart a service, and returns once it is running again. Unless it is, that is an error.
 func (c *Client) Restart(ctx context.Context, service string) error {
 	timeout := c.replyTimeout
@@ -120,39 +103,4 @@ func (c *Client) running(ctx context.Context, service string) error {
 		return fmt.Errorf("%s is %s; its log says why: journalctl -u %s", service, state, service)
 	}
 	return nil
-}
-
-// Stop is what the service manager says of a unit that it stops.
-type Stop struct {
-	Restart bool // it is to start again at once: systemctl(1), restart, try-restart and reload-or-restart
-	Store   int  // how many file descriptors the manager keeps for it: systemd.service(5), FileDescriptorStoreMax=
-}
-
-// AskStop asks the service manager of this process about a service. It fails where there is none on the bus, and at the end of ctx.
-func AskStop(ctx context.Context, service string) (stop Stop, err error) {
-	c, err := Connect(ctx, Destination{Address: AutoAddress()})
-	if err != nil {
-		return stop, err
-	}
-	defer c.Close()
-	path, err := c.awaitUnitPath(ctx, service)
-	if err != nil {
-		return stop, err
-	}
-	var job struct {
-		ID   uint32
-		Path dbus.ObjectPath
-	}
-	if err := c.managerProperty(ctx, path, unitIface, "Job", &job); err != nil || job.ID == 0 {
-		return stop, err
-	}
-	var kind string
-	if err := c.managerProperty(ctx, job.Path, jobIface, "JobType", &kind); err != nil {
-		return stop, err
-	}
-	var store uint32
-	if err := c.managerProperty(ctx, path, serviceIface, "FileDescriptorStoreMax", &store); err != nil {
-		return stop, err
-	}
-	return Stop{Restart: kind == "restart", Store: int(store)}, nil
 }

@@ -492,6 +492,9 @@ func (h *house) begin() {
 	l.pipes.trim()
 	l.pipes.retry = 0
 	l.backoff[0] = 0
+	if l.waiter.short = 0; l.waiter.open { // each trial opens the gate
+		l.closeGate()
+	}
 	h.listener.inherits.Store(false)
 	h.proxy.order.setFailed(h.proxy.order.answered) // each trial tries the first address
 	h.before = h.stats()
