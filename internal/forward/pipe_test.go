@@ -1,10 +1,12 @@
 package forward
 
 import (
+	"io"
 	"os"
 	"runtime"
 	"testing"
 
+	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/testenv"
 	"golang.org/x/sys/unix"
 )
@@ -177,4 +179,27 @@ func dropCapabilities(list ...int) error {
 		data[c/32].Effective &^= 1 << (c % 32)
 	}
 	return unix.Capset(&header, &data[0])
+}
+
+// A reader may stall for longer than the pool keeps a pipe, and the stream may be over by then.
+func TestAPipeThatWasHeldForLongIsClosedInTheEnd(t *testing.T) {
+	r := newRig(t, "tcp", "tcp")
+	c, b := r.pair()
+	r.inspect(1, func(_ *loop, c *conn) { c.relay[client].streaming = true }) // as after a read that filled the buffer
+	r.fill(1, client, c)
+	r.inspect(1, func(l *loop, c *conn) {
+		if l.held[c.relay[client].held].inPipe == 0 {
+			t.Error("no pipe holds anything")
+		}
+		c.relay[client].streaming = false
+		c.end[client].set(noSplice)
+		l.pipes.spare = len(l.pipes.free)
+		l.sweepPipes() // finds nothing, and does not come again
+		l.sweeps[sweepPipes] = never
+	})
+	go io.Copy(io.Discard, b)
+	proctest.Eventually(t, "the pipe is free, and a sweep will close it", func() (due bool) {
+		r.inspect(1, func(l *loop, _ *conn) { due = len(l.pipes.free) > 0 && l.sweeps[sweepPipes] != never })
+		return due
+	})
 }

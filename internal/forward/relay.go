@@ -314,6 +314,7 @@ func (l *loop) drop(r *relay) {
 		l.pipes.discard(h.pipe)
 	case h.pipe.size > 0:
 		l.pipes.put(h.pipe)
+		l.arm(sweepPipes, l.now+pipeTrimTime) // the last sweep may have found no pipe, and be none to come
 	}
 	*h = heldBytes{}
 	l.heldFree = append(l.heldFree, r.held)
