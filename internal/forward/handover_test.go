@@ -299,7 +299,7 @@ func TestHandOverOfAnUnknownFormatResetsAll(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.State[8]++
+	binary.NativeEndian.PutUint32(h.State[8:], 2)
 	if _, err := ReadHandover(h.State, h.Files); err == nil || err.Error() != "it has format 2, and this version of proxyd reads 1" {
 		t.Errorf("error %v", err)
 	}
