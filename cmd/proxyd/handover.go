@@ -49,8 +49,10 @@ func handOver(proxy *forward.Proxy, log *slog.Logger) bool {
 	}
 	kept, err := sd.Store(h.State, h.Files, stop.Store)
 	switch {
+	case err != nil && kept == 0:
+		log.Error(fmt.Sprintf("Cannot hand anything over to the next process; %s lost: %v.", countConnections(h.Connections()), err))
 	case err != nil:
-		log.Error(fmt.Sprintf("Cannot keep %s over the restart, so that they are reset: %v.", countConnections(h.Connections()), err))
+		log.Warn(fmt.Sprintf("Restarting, handing %s over; it is not certain that systemd has them: %v.", countConnections(h.Connections()), err))
 	case kept < len(h.Files):
 		log.Error(fmt.Sprintf("The file descriptor store of the unit has room for %d descriptors of %d only; the connections of the others are reset.", kept, len(h.Files)))
 	default:
@@ -93,7 +95,7 @@ func logTakeover(log *slog.Logger, t forward.Takeover) {
 	text := fmt.Sprintf("Took over %s from the process before this one, after a pause of %s.",
 		countConnections(t.Connections), timespan.FormatAccuracy(t.Pause, time.Millisecond))
 	if t.Lost > 0 {
-		text += fmt.Sprintf(" %s reset.", map[bool]string{true: "1 connection was", false: fmt.Sprintf("%d connections were", t.Lost)}[t.Lost == 1])
+		text += fmt.Sprintf(" Reset, because something of them was missing: %s.", countConnections(t.Lost))
 	}
 	log.Info(text, "connections", t.Connections, "lost", t.Lost)
 }

@@ -31,7 +31,7 @@ func (s ConnectionState) String() string {
 
 // Connection describes one connection at one moment.
 type Connection struct {
-	ID       uint64 // from 1; never used again in this process
+	ID       uint64 // from 1; never used again, not even by a process that takes over
 	State    ConnectionState
 	Client   string // "192.0.2.1:4711", "[2001:db8::1]:4711", "/path", "@name" or "unix:pid=PID,uid=UID"
 	Proxy    string // who sent the PROXY header that names Client, in the same form; "": there was none

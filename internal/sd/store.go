@@ -38,7 +38,8 @@ const (
 
 // Store keeps a state and descriptors for the next process of this unit, in at most entriesMax entries. It returns how many of the
 // descriptors, in their order, are kept: fewer than all where the kernel or the store have no room for more. They are
-// still the caller's. After an error nothing is kept that the next process would take.
+// still the caller's. After an error nothing is kept that the next process would take, unless some are returned as kept: then the
+// manager has not confirmed that it has them.
 func Store(state []byte, files []int32, entriesMax int) (kept int, err error) {
 	n, err := newNotifier()
 	if err != nil {
