@@ -24,11 +24,11 @@ func TestAProxyThatWasKilledIsStartedAgain(t *testing.T) {
 
 func TestTheWatchdogEndsAProxyThatHangs(t *testing.T) {
 	m := onMachine(t)
-	i := instance{name: "hung", target: m.echo(t, "tcp"), service: "[Service]\nWatchdogSec=500ms\n"}
+	i := instance{name: "hung", target: m.echo(t, "tcp"), service: "[Service]\nWatchdogSec=2s\n"}
 	address := m.proxy(t, i)
 	m.connect(t, "tcp", address)
 	m.run(t, "systemctl", "kill", "--signal=STOP", i.unit())
-	m.until(t, i.unit(), "Service.NRestarts", equals(uint32(1)))
+	m.until(t, i.unit(), "Service.NRestarts", func(n any) bool { return n != uint32(0) })
 	if err := m.ask("tcp", address); err != nil {
 		t.Error(err)
 	}
@@ -37,13 +37,13 @@ func TestTheWatchdogEndsAProxyThatHangs(t *testing.T) {
 // Where the watchdog ends a proxy that was frozen for too long, it ends at once, and the next client gets a new one.
 func TestTheWatchdogLeavesNoClientHangingAfterAFreeze(t *testing.T) {
 	m := onMachine(t)
-	i := instance{name: "frozen", target: m.echo(t, "tcp"), service: "[Service]\nWatchdogSec=500ms\n"}
+	i := instance{name: "frozen", target: m.echo(t, "tcp"), service: "[Service]\nWatchdogSec=2s\n"}
 	address := m.proxy(t, i)
 	m.connect(t, "tcp", address)
 	if text, err := output(m.command("systemctl", "freeze", i.unit())); err != nil {
 		testenv.Skip(t, "this machine freezes no unit: %v: %s", err, text)
 	}
-	time.Sleep(time.Second) // the watchdog's time, and a half
+	time.Sleep(3 * time.Second) // the watchdog's time, and a half
 	began := time.Now()
 	text, _ := output(m.command("systemctl", "thaw", i.unit())) // fails where the unit has ended
 	if err := m.ask("tcp", address); err != nil {

@@ -109,11 +109,9 @@ func TestAFaultAtTheStartIsSurvivedOrTold(t *testing.T) {
 		for _, errno := range strings.Fields(f.errnos) {
 			// strace counts the calls of each thread by itself, and a busy machine spreads them over more threads.
 			i := injection{call: f.call, effect: fmt.Sprintf("error=%s:when=%d", errno, f.own)}
-			for range 10 {
-				if struck[f.call+" "+errno] {
-					break
-				}
-				struck[f.call+" "+errno] = struckAtStart(t, i, startings[0].command)
+			for try := 0; try < 10 && !struck[f.call+" "+errno]; try++ {
+				s := startings[try%len(startings)] // not every call is made in each
+				struck[f.call+" "+errno] = struckAtStart(t, i, s.command)
 			}
 			if !struck[f.call+" "+errno] {
 				t.Errorf("%s %s has struck in no starting", f.call, errno)
