@@ -89,7 +89,7 @@ soak:
 	cd test/soak && $(GO) test -count=1 -timeout=0 -run=Soak -v -args -soak=$(SOAK) -seed=$(SEED)
 
 handover:
-	cd test/e2e && $(GO) test -count=1 -timeout=30m -run=HandOverFigures -args -handover
+	cd test/e2e && $(GO) test -count=1 -timeout=30m -run=HandOver -args -handover
 
 bench: build
 	$(GO) run ./bench $(BENCH)

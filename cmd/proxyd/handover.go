@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -48,13 +49,14 @@ func handOver(proxy *forward.Proxy, log *slog.Logger) bool {
 		return false // it is ending, and its connections with it
 	}
 	kept, err := sd.Store(h.State, h.Files, stop.Store)
+	var short *sd.ShortError
 	switch {
+	case errors.As(err, &short):
+		log.Error(fmt.Sprintf("Restarting, handing only %d of %d descriptors over: %v. The connections of the others are reset.", kept, len(h.Files), err))
 	case err != nil && kept == 0:
 		log.Error(fmt.Sprintf("Cannot hand anything over to the next process; %s lost: %v.", countConnections(h.Connections()), err))
 	case err != nil:
 		log.Warn(fmt.Sprintf("Restarting, handing %s over; it is not certain that systemd has them: %v.", countConnections(h.Connections()), err))
-	case kept < len(h.Files):
-		log.Error(fmt.Sprintf("The file descriptor store of the unit has room for %d descriptors of %d only; the connections of the others are reset.", kept, len(h.Files)))
 	default:
 		log.Info(fmt.Sprintf("Restarting, handing %s over.", countConnections(h.Connections())))
 	}

@@ -160,6 +160,7 @@ func (w *stateWriter) addConnection(l *loop, c *conn) {
 	}
 	for s := range c.end {
 		if c.end[s].fd >= 0 {
+			setReset(c.end[s].fd, true) // where nobody takes it over, its end must not look like that of a stream
 			r.file[s] = w.addFile(c.end[s].fd)
 			c.end[s].fd = -1
 		}

@@ -292,6 +292,22 @@ func TestHandOverResetsAConnectionWhoseSocketIsMissing(t *testing.T) {
 	}
 }
 
+// The manager may drop what it was given: a unit that is stopped, or fails for good.
+func TestHandOverThatNobodyTakesResetsAll(t *testing.T) {
+	r := newRig(t, "tcp", "tcp")
+	c, b := r.pair()
+	h, err := r.HandOver()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range h.Files {
+		closeFD(fd)
+	}
+	for _, s := range []streamtest.Stream{c, b} {
+		streamtest.ExpectEnding(t, s, streamtest.BrokenOff)
+	}
+}
+
 func TestHandOverOfAnUnknownFormatResetsAll(t *testing.T) {
 	r := newRig(t, "tcp", "tcp")
 	c, b := r.pair()
@@ -342,6 +358,9 @@ func TestHandOverResetsWhatItCannotPassOn(t *testing.T) {
 		{"a socket that cannot be watched", &failing{call: unix.SYS_EPOLL_CTL, errno: unix.ENOSPC, when: func(_, op uintptr) bool {
 			return op == unix.EPOLL_CTL_ADD
 		}}, 1, "Connection 1 from CLIENT could not be handed over, and was reset: no space left on device."},
+		{"a socket that cannot be changed", &failing{call: unix.SYS_SETSOCKOPT, errno: unix.EPERM, when: func(_, level uintptr) bool {
+			return level == unix.SOL_SOCKET
+		}}, 1, "Connection 1 from CLIENT could not be handed over, and was reset: operation not permitted."},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			test.install(t)

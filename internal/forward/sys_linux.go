@@ -114,15 +114,19 @@ func setOption(fd int32, level, opt int, value *int32) {
 	raw(unix.SYS_SETSOCKOPT, uintptr(fd), uintptr(level), uintptr(opt), uintptr(unsafe.Pointer(value)), unsafe.Sizeof(*value), 0)
 }
 
-// resetOnClose makes close(2) on a TCP socket send a reset and drop what was not sent: socket(7), SO_LINGER.
-// AF_UNIX has no such thing.
+// resetOnClose makes close(2) on a TCP socket send a reset and drop what was not sent.
 func resetOnClose(fd int32) {
-	linger := unix.Linger{Onoff: 1}
-	_, errno := raw(unix.SYS_SETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_LINGER, uintptr(unsafe.Pointer(&linger)),
-		unsafe.Sizeof(linger), 0)
-	if errno != 0 { // a security module forbids it
+	if errno := setReset(fd, true); errno != 0 { // a security module forbids it
 		connect(fd, &sockaddr{len: 2}) // AF_UNSPEC sends a reset at once: connect(2)
 	}
+}
+
+// setReset says whether the last close(2) of a TCP socket sends a reset: socket(7), SO_LINGER.
+func setReset(fd int32, on bool) sysErr {
+	linger := unix.Linger{Onoff: int32(byteOf(on))}
+	_, errno := raw(unix.SYS_SETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_LINGER, uintptr(unsafe.Pointer(&linger)),
+		unsafe.Sizeof(linger), 0)
+	return errno
 }
 
 func getsockopt(fd int32, level, opt int) (int32, sysErr) {

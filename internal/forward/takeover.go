@@ -134,6 +134,9 @@ func (l *loop) inheritEnd(h *Handover, r *connectionRecord, c *conn, s side) boo
 	}
 	errno := sysErr(unix.EBADF)
 	if c.end[s].fd >= 0 {
+		errno = setReset(c.end[s].fd, false)
+	}
+	if errno == 0 {
 		errno = l.watch(c.end[s].fd, interest, c.token(s))
 	}
 	if errno != 0 {

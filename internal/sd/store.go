@@ -36,28 +36,23 @@ const (
 	stateOffset = 24
 )
 
+// A ShortError says why [Store] has kept fewer descriptors than it was given.
+type ShortError struct{ Err error }
+
+func (e *ShortError) Error() string { return e.Err.Error() }
+func (e *ShortError) Unwrap() error { return e.Err }
+
 // Store keeps a state and descriptors for the next process of this unit, in at most entriesMax entries. It returns how many of the
-// descriptors, in their order, are kept: fewer than all where the kernel or the store have no room for more. They are
-// still the caller's. After an error nothing is kept that the next process would take, unless some are returned as kept: then the
-// manager has not confirmed that it has them.
+// descriptors, in their order, are kept; they are still the caller's. Where they are fewer than all, the error is a [*ShortError].
+// After any other error nothing is kept that the next process would take, unless some are returned as kept: then the manager has
+// not confirmed that it has them.
 func Store(state []byte, files []int32, entriesMax int) (kept int, err error) {
 	n, err := newNotifier()
 	if err != nil {
 		return 0, err
 	}
 	defer n.close()
-	for number := 0; kept < len(files) && number+1 < entriesMax; number++ {
-		bag, taken, err := newBag(files[kept:])
-		if err != nil || taken == 0 {
-			break
-		}
-		err = n.send(fmt.Sprintf("FDSTORE=1\nFDPOLL=0\nFDNAME=%s%d", bagName, number), bag)
-		unix.Close(bag)
-		if err != nil {
-			break
-		}
-		kept += taken
-	}
+	kept, short := storeBags(n, files, entriesMax-1)
 	// Last, for without it the bags are nothing.
 	memory, err := newMemory(state, kept)
 	if err != nil {
@@ -67,7 +62,32 @@ func Store(state []byte, files []int32, entriesMax int) (kept int, err error) {
 	if err := n.send("FDSTORE=1\nFDPOLL=0\nFDNAME="+stateName, memory); err != nil {
 		return 0, err
 	}
-	return kept, n.barrier()
+	if err := n.barrier(); err != nil {
+		return kept, err
+	}
+	if short != nil {
+		return kept, &ShortError{short}
+	}
+	return kept, nil
+}
+
+func storeBags(n notifier, files []int32, bagsMax int) (kept int, err error) {
+	for number := 0; kept < len(files); number++ {
+		if number >= bagsMax {
+			return kept, fmt.Errorf("FileDescriptorStoreMax=%d is too small", bagsMax+1)
+		}
+		bag, taken, err := newBag(files[kept:])
+		if err != nil {
+			return kept, err
+		}
+		err = n.send(fmt.Sprintf("FDSTORE=1\nFDPOLL=0\nFDNAME=%s%d", bagName, number), bag)
+		unix.Close(bag)
+		if err != nil {
+			return kept, err
+		}
+		kept += taken
+	}
+	return kept, nil
 }
 
 // newMemory is a memfd with a state that nobody has taken yet.
@@ -107,7 +127,7 @@ func (fd writerAt) WriteAt(b []byte, offset int64) (n int, err error) {
 // bagBuffer bounds what is in a bag, in bytes of the kernel's memory: some hundred for a descriptor. A variable for a test.
 var bagBuffer = 4 << 20
 
-// newBag puts as many of the files into a new bag as it takes.
+// newBag puts as many of the files into a new bag as it takes, one at least.
 func newBag(files []int32) (bag, taken int, err error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {

@@ -2,6 +2,7 @@ package sd
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -212,10 +213,13 @@ func TestStoreIsNotTakenTwice(t *testing.T) {
 func TestStoreKeepsWhatTheEntriesHaveRoomFor(t *testing.T) {
 	newManager(t)
 	files := numbered(t, 3)
-	for entries, want := range map[int]int{1: 0, 2: 3} {
-		if kept, err := Store(nil, files, entries); kept != want || err != nil {
-			t.Errorf("%d entries keep %d files, %v", entries, kept, err)
-		}
+	kept, err := Store(nil, files, 1)
+	var short *ShortError
+	if kept != 0 || !errors.As(err, &short) || err.Error() != "FileDescriptorStoreMax=1 is too small" {
+		t.Errorf("one entry keeps %d files, %v", kept, err)
+	}
+	if kept, err := Store(nil, files, 2); kept != len(files) || err != nil {
+		t.Errorf("two entries keep %d files, %v", kept, err)
 	}
 }
 

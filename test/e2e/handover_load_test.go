@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"runtime"
 	"strings"
@@ -185,6 +186,7 @@ func (m *machine) restartUnderLoad(t *testing.T, clients, backend string, member
 	}
 	before := memory()
 	for range 2 * restarts {
+		time.Sleep(rand.N(300 * time.Millisecond)) // in whatever state the connections are
 		m.run(t, "systemctl", "restart", i.unit())
 		if err := m.ask(clients, dialled); err == nil { // "question" begins with none of the kinds: the backend closes it
 			t.Error("a newcomer got an answer")

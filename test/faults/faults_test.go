@@ -15,7 +15,7 @@ import (
 )
 
 // attempts bounds how often a case is repeated whose fault has struck no call.
-const attempts = 4
+const attempts = 8
 
 // lastingTime is how long an error lasts, if the victim does not end before.
 const lastingTime = 300 * time.Millisecond

@@ -67,8 +67,9 @@ func newRig(t *testing.T, l lane, args ...string) *rig {
 }
 
 func (r *rig) command(target string, args ...string) *exec.Cmd {
-	cmd := exec.Command(proxydPath, append(args, "--bus=none", "--log-level=debug", "--proxy-protocol="+r.header,
-		"--listen="+r.address.Text, target)...)
+	// The stalled bystander has finished, and waits for longer than proxyd allows by default.
+	cmd := exec.Command(proxydPath, append(args, "--bus=none", "--log-level=debug", "--half-close-timeout=infinity",
+		"--proxy-protocol="+r.header, "--listen="+r.address.Text, target)...)
 	cmd.Env = []string{"GOMAXPROCS=" + strconv.Itoa(r.loops)}
 	return cmd
 }
