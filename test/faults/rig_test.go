@@ -62,7 +62,10 @@ func newRig(t *testing.T, l lane, args ...string) *rig {
 	b.Serve(r.serve)
 	r.Process = proctest.Start(t, r.command(b.Target, args...))
 	r.Says("Forwarding the clients of ")
-	r.bare = r.count()
+	proctest.Settles(t, "proxyd has started", func() int { // it reads a file after it has said so
+		r.bare = r.count()
+		return r.bare.Sockets + r.bare.Pipes + r.bare.Others
+	})
 	return r
 }
 
