@@ -9,6 +9,12 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
+// The bus itself as an object: D-Bus specification, "Message Bus Messages".
+const (
+	driverName = "org.freedesktop.DBus"
+	driverPath = "/org/freedesktop/DBus"
+)
+
 // SystemAddress is the address of the system bus: the environment's, or the well-known one of the D-Bus specification.
 func SystemAddress() string {
 	if address := os.Getenv("DBUS_SYSTEM_BUS_ADDRESS"); address != "" {

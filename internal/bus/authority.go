@@ -23,11 +23,8 @@ const (
 	allowUserInteraction = 1 // of CheckAuthorizationFlags
 )
 
-// How long polkit may take: by itself, and while somebody looks for the password.
-const (
-	polkitTimeout      = 10 * time.Second
-	interactiveTimeout = 5 * time.Minute
-)
+// polkitTimeout is how long polkit may take by itself.
+const polkitTimeout = 10 * time.Second
 
 // Refusals are logged at this rate, so that nobody fills the log by asking.
 const (
@@ -81,7 +78,7 @@ type answer struct {
 func (t *session) askPolkit(c *call, action string) (a answer, err error) {
 	timeout, flags := t.polkitTimeout, uint32(0)
 	if c.interactive() {
-		timeout, flags = interactiveTimeout, allowUserInteraction
+		timeout, flags = InteractiveTimeout, allowUserInteraction
 	}
 	ctx, cancel := context.WithTimeout(t.working, timeout)
 	defer cancel()

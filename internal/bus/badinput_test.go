@@ -25,11 +25,11 @@ func list(f map[string]dbus.Variant) request {
 }
 
 func setting(name string, value any) request {
-	return request{iface: propertiesInterface, member: "Set", args: []any{Interface, name, dbus.MakeVariant(value)}}
+	return request{iface: PropertiesInterface, member: "Set", args: []any{Interface, name, dbus.MakeVariant(value)}}
 }
 
 func getting(iface, name string) request {
-	return request{iface: propertiesInterface, member: "Get", args: []any{iface, name}}
+	return request{iface: PropertiesInterface, member: "Get", args: []any{iface, name}}
 }
 
 func TestBadInputHasItsErrorAndChangesNothing(t *testing.T) {
@@ -61,7 +61,7 @@ func TestBadInputHasItsErrorAndChangesNothing(t *testing.T) {
 		"unknown property":                 {nil, getting(Interface, "Colour"), errUnknownProperty},
 		"unknown property set":             {nil, setting("Colour", "red"), errUnknownProperty},
 		"property of an unknown interface": {nil, getting("org.example.Other", "Name"), errUnknownInterface},
-		"all properties of no interface":   {nil, request{iface: propertiesInterface, member: "GetAll", args: []any{"org.example.Other"}}, errUnknownInterface},
+		"all properties of no interface":   {nil, request{iface: PropertiesInterface, member: "GetAll", args: []any{"org.example.Other"}}, errUnknownInterface},
 		"read-only property set":           {nil, setting("State", "drained"), errPropertyReadOnly},
 		"constant property set":            {nil, setting("Name", "db"), errPropertyReadOnly},
 		"property of another type":         {nil, setting("ConnectionsMax", "7"), errInvalidArgs},
@@ -132,7 +132,7 @@ func TestBadInputHasItsErrorAndChangesNothing(t *testing.T) {
 
 func logSetting(name string, value any) request {
 	return request{
-		path: logControlPath, iface: propertiesInterface, member: "Set",
+		path: logControlPath, iface: PropertiesInterface, member: "Set",
 		args: []any{logControlInterface, name, dbus.MakeVariant(value)},
 	}
 }

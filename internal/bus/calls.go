@@ -9,6 +9,10 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
+// messageMax (bytes) is far above what a call of this interface needs, and bounds what a caller can make this process
+// hold, which is up to seven times as much once it is decoded; a bus passes 32 MiB on.
+const messageMax = 16 << 10
+
 // call is a method call that waits for its answer.
 type call struct {
 	head

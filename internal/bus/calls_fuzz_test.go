@@ -275,7 +275,7 @@ func (r *callRig) deserved(msg *dbus.Message, iface string, after *world) string
 	who, member := header[string](msg, dbus.FieldSender), header[string](msg, dbus.FieldMember)
 	arg := func(i int) any { return msg.Body[i] }
 	switch {
-	case iface == propertiesInterface:
+	case iface == PropertiesInterface:
 		return r.deservedOfProperties(msg, after)
 	case iface != Interface:
 		return ""
@@ -404,7 +404,7 @@ func FuzzCalls(f *testing.F) {
 			ours("Drain", uint64(1), uint32(1)), ours("Resume"), ours("Exit"), ours("Subscribe"), ours("Unsubscribe"), ours("Reset"),
 			setting("ConnectionsMax", uint32(7)), setting("ExitIdleTimeUSec", uint64(1)), setting("State", "drained"),
 			setting("ConnectionsMax", filter("x", []any{"y"})), getting(Interface, "Name"), getting("", "State"), getting("x", "y\n"),
-			standard(propertiesInterface, "GetAll", ""), standard(propertiesInterface, "GetAll", peerInterface),
+			standard(PropertiesInterface, "GetAll", ""), standard(PropertiesInterface, "GetAll", peerInterface),
 			standard(introspectableInterface, "Introspect"), standard(peerInterface, "Ping"), standard(peerInterface, "GetMachineId"),
 			logSetting("LogLevel", "debug"), logSetting("LogTarget", "\x1b"), logSetting("SyslogIdentifier", "x"),
 			request{path: "/", noIface: true, member: "Introspect"}, request{path: "/x", member: "Resume"})
@@ -437,7 +437,7 @@ func FuzzCalls(f *testing.F) {
 		if member == "GetMachineId" && want == "" && machineIDErr != nil {
 			want = errFailed
 		}
-		privileged := iface == Interface && member != "Unsubscribe" || iface == propertiesInterface && member == "Set"
+		privileged := iface == Interface && member != "Unsubscribe" || iface == PropertiesInterface && member == "Set"
 
 		reply := r.call(message)
 		ends := want == "" && slices.Contains([]string{"CloseConnection", "CloseConnections", "Drain", "Exit"}, member)

@@ -249,7 +249,7 @@ const (
 
 	// consentTimeout is for the other answers. It is longer than an instance waits for polkit: the instance says what was
 	// waited for.
-	consentTimeout = interactiveTimeout + 30*time.Second
+	consentTimeout = InteractiveTimeout + 30*time.Second
 
 	// answerMax (bytes) is the longest message that a bus passes on: dbus-daemon(1), max_message_size of the system bus.
 	answerMax = 32 << 20

@@ -24,15 +24,15 @@ func FuzzEvents(f *testing.F) {
 	add(":1.5", Interface+".ConnectionRemoved", uint64(1), "finished", uint64(2), uint64(3), uint64(math.MaxUint64))
 	add(":1.5", Interface+".ConnectionRefused", "192.0.2.1:80", "limit")
 	add(":1.5", Interface+".SignalsLost", uint64(7))
-	add(":1.5", propertiesInterface+".PropertiesChanged", Interface, filter("State", "drained", "x", []string{"y"}), []string{"z"})
-	add(":1.5", propertiesInterface+".PropertiesChanged", peerInterface, filter(), []string{})
-	add(":1.5", propertiesInterface+".PropertiesChanged", Interface, map[string]map[string]int32{"a": {"b": 1}}, []dbus.ObjectPath{"/"})
+	add(":1.5", PropertiesInterface+".PropertiesChanged", Interface, filter("State", "drained", "x", []string{"y"}), []string{"z"})
+	add(":1.5", PropertiesInterface+".PropertiesChanged", peerInterface, filter(), []string{})
+	add(":1.5", PropertiesInterface+".PropertiesChanged", Interface, map[string]map[string]int32{"a": {"b": 1}}, []dbus.ObjectPath{"/"})
 	add(driverName, driverName+".NameOwnerChanged", BaseName+".web", ":1.5", "")
 	add(driverName, driverName+".NameOwnerChanged", BaseName, ":1.5", "")
 	add(":1.5", driverName+".NameOwnerChanged", BaseName+".web", ":1.5", "")
 	add(":1.5", Interface+".ConnectionNew", dbus.MakeVariant(uint64(1)), int32(65), []byte("x"))
 	signature, body := encoded(f, Interface, filter("x", map[uint32]uint32{}), []string{})
-	f.Add(":1.5", propertiesInterface+".PropertiesChanged", signature, booleanKeys(body))
+	f.Add(":1.5", PropertiesInterface+".PropertiesChanged", signature, booleanKeys(body))
 	f.Fuzz(func(t *testing.T, sender, name, signature string, body []byte) {
 		values, ok := decoded(signature, body)
 		if !ok {
@@ -70,7 +70,7 @@ func eventOf(sender, name, signature string, v []any) (event Event, known bool) 
 		return ConnectionRefused{sender, v[0].(string), v[1].(string)}, true
 	case iface == Interface && member == "SignalsLost" && signature == "t":
 		return SignalsLost{sender, v[0].(uint64)}, true
-	case iface == propertiesInterface && member == "PropertiesChanged" && signature == "sa{sv}as":
+	case iface == PropertiesInterface && member == "PropertiesChanged" && signature == "sa{sv}as":
 		if v[0] != Interface {
 			return nil, true
 		}
@@ -81,7 +81,7 @@ func eventOf(sender, name, signature string, v []any) (event Event, known bool) 
 			return nil, true
 		}
 		return InstanceChanged{instance, v[1].(string), v[2].(string)}, true
-	case iface != Interface && iface != propertiesInterface && iface != driverName:
+	case iface != Interface && iface != PropertiesInterface && iface != driverName:
 		return nil, true
 	}
 	return nil, false

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"math"
 	"reflect"
 	"slices"
 	"sync"
@@ -60,21 +59,6 @@ type Properties struct {
 
 // Has reports whether the instance has the property: one of an older version lacks some.
 func (p *Properties) Has(name string) bool { return p.told[name] }
-
-// The values of Properties.BackendState.
-const (
-	BackendUnknown   = "unknown"
-	BackendReachable = "reachable"
-	BackendFailing   = "failing"
-)
-
-// The values of Properties.State.
-const (
-	StateRunning  = "running"
-	StateDraining = "draining"
-	StateDrained  = "drained"
-	StateExiting  = "exiting"
-)
 
 // Update takes over the values that p has a field for.
 func (p *Properties) Update(values map[string]dbus.Variant) error {
@@ -159,9 +143,6 @@ type Filter struct {
 	Idle    *time.Duration // without a byte in either direction for at least so long
 }
 
-// ConnectionStates are the values of Connection.State.
-var ConnectionStates = connectionStates
-
 func (f Filter) variants() map[string]dbus.Variant {
 	variants := make(map[string]dbus.Variant)
 	for key, value := range map[string]string{"client": f.Client, "backend": f.Backend, "state": f.State} {
@@ -171,20 +152,11 @@ func (f Filter) variants() map[string]dbus.Variant {
 	}
 	for key, value := range map[string]*time.Duration{"older-usec": f.Older, "idle-usec": f.Idle} {
 		if value != nil {
-			variants[key] = dbus.MakeVariant(toUsec(*value))
+			variants[key] = dbus.MakeVariant(Usec(*value))
 		}
 	}
 	return variants
 }
-
-// Usec is what [Span] reads.
-func Usec(span time.Duration) uint64 { return toUsec(span) }
-
-// Span is a span of the interface, in microseconds with the largest value for infinity.
-func Span(usec uint64) time.Duration { return fromUsec(usec) }
-
-// Time is a point in time as the interface has it, in microseconds of CLOCK_REALTIME.
-func Time(usec uint64) time.Time { return time.UnixMicro(int64(min(usec, math.MaxInt64))) }
 
 // Properties asks for all properties at once.
 func (i *Instance) Properties(ctx context.Context) (*Properties, error) {
@@ -263,13 +235,13 @@ func (i *Instance) SetConnectionsMax(ctx context.Context, connectionsMax uint32)
 
 // SetExitIdleTime sets how long the proxy stays without a connection.
 func (i *Instance) SetExitIdleTime(ctx context.Context, span time.Duration) error {
-	return i.call(ctx, "SetExitIdleTime", toUsec(span)).store()
+	return i.call(ctx, "SetExitIdleTime", Usec(span)).store()
 }
 
 // Drain stops accepting. The connections that are left after the timeout are reset; 0 and infinity: never.
 // The flags are [DrainExit] and [DrainRefuse].
 func (i *Instance) Drain(ctx context.Context, timeout time.Duration, flags uint32) error {
-	return i.call(ctx, "Drain", toUsec(timeout), flags).store()
+	return i.call(ctx, "Drain", Usec(timeout), flags).store()
 }
 
 // Resume ends a drain.

@@ -13,10 +13,6 @@ import (
 )
 
 const (
-	// messageMax (bytes) is far above what a call of this interface needs, and bounds what a caller can make this process
-	// hold, which is up to seven times as much once it is decoded; a bus passes 32 MiB on.
-	messageMax = 16 << 10
-
 	// floodPause is how long messages gather that this process does not want, where fewer than floodBatch have come at once.
 	// dbus-broker sends 16 at a time, and the next ones when these have been read.
 	floodBatch = 16

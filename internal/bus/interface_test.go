@@ -185,7 +185,7 @@ func TestIntrospectionWalksFromTheRootToEveryObject(t *testing.T) {
 	}
 	walk("/")
 	standard := []string{"org.freedesktop.DBus.Introspectable", "org.freedesktop.DBus.Peer"}
-	withProperties := append(slices.Clone(standard), propertiesInterface)
+	withProperties := append(slices.Clone(standard), PropertiesInterface)
 	want := map[string][]string{
 		"/": standard, "/org": standard, "/org/example": standard, "/org/freedesktop": standard,
 		Path:           append(slices.Clone(withProperties), Interface),
@@ -203,7 +203,7 @@ func TestWithoutALogControlThereIsNone(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(s *Server) { s.LogControl = nil; s.objects = s.exports() })
 	err := do(t, r.daemon.Connect(t), request{
-		path: logControlPath, iface: propertiesInterface, member: "GetAll", args: []any{logControlInterface},
+		path: logControlPath, iface: PropertiesInterface, member: "GetAll", args: []any{logControlInterface},
 	}).Err
 	equal(t, "error", nameOf(err), errUnknownObject)
 }
@@ -311,7 +311,7 @@ func TestPropertiesAreOfTheDocumentedTypes(t *testing.T) {
 		}
 		equal(t, p.Name+" in GetAll is of type", value.Signature().String(), p.Type)
 		var one dbus.Variant
-		must(t, do(t, conn, request{iface: propertiesInterface, member: "Get", args: []any{Interface, p.Name}}).Store(&one))
+		must(t, do(t, conn, request{iface: PropertiesInterface, member: "Get", args: []any{Interface, p.Name}}).Store(&one))
 		equal(t, p.Name+" in Get", one.String(), value.String())
 		delete(values, p.Name)
 	}
@@ -333,7 +333,7 @@ func TestPropertiesHaveTheirValues(t *testing.T) {
 	must(t, r.SetConnectionsMax(7))
 	var values map[string]dbus.Variant
 	must(t, do(t, conn, request{
-		to: BaseName, iface: propertiesInterface, member: "GetAll", args: []any{Interface},
+		to: BaseName, iface: PropertiesInterface, member: "GetAll", args: []any{Interface},
 	}).Store(&values))
 	for name, want := range map[string]any{
 		"Name":             "w\uFFFDeb",
@@ -424,7 +424,7 @@ func TestEveryMethodNeedsAnActionOfThePolicyFile(t *testing.T) {
 // Every state, and every reason, is in the documentation.
 func TestTheDocumentationHasEveryWordOfTheAnswers(t *testing.T) {
 	t.Parallel()
-	words := slices.Clone(connectionStates)
+	words := slices.Clone(ConnectionStates)
 	for reason := forward.ReasonFinished; reason <= forward.ReasonDraining; reason++ {
 		words = append(words, reason.String())
 	}

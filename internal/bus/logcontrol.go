@@ -1,6 +1,8 @@
 package bus
 
-import "fmt"
+import (
+	"fmt"
+)
 
 const (
 	logControlPath      = "/org/freedesktop/LogControl1"

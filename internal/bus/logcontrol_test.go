@@ -11,7 +11,7 @@ import (
 )
 
 func logGetting(name string) request {
-	return request{path: logControlPath, iface: propertiesInterface, member: "Get", args: []any{logControlInterface, name}}
+	return request{path: logControlPath, iface: PropertiesInterface, member: "Get", args: []any{logControlInterface, name}}
 }
 
 func TestTheLogIsControlledOverTheBus(t *testing.T) {

@@ -184,14 +184,14 @@ func ask(t *testing.T, conn *dbus.Conn, member string, args ...any) *dbus.Call {
 
 func set(t *testing.T, conn *dbus.Conn, name string, value any) *dbus.Call {
 	t.Helper()
-	return do(t, conn, request{iface: propertiesInterface, member: "Set", args: []any{Interface, name, dbus.MakeVariant(value)}})
+	return do(t, conn, request{iface: PropertiesInterface, member: "Set", args: []any{Interface, name, dbus.MakeVariant(value)}})
 }
 
 // allProperties has all of them as a caller sees them.
 func allProperties(t *testing.T, conn *dbus.Conn) map[string]dbus.Variant {
 	t.Helper()
 	var values map[string]dbus.Variant
-	must(t, do(t, conn, request{iface: propertiesInterface, member: "GetAll", args: []any{Interface}}).Store(&values))
+	must(t, do(t, conn, request{iface: PropertiesInterface, member: "GetAll", args: []any{Interface}}).Store(&values))
 	return values
 }
 

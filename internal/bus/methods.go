@@ -105,8 +105,8 @@ func newRow(c *forward.Connection) row {
 	extras := map[string]dbus.Variant{
 		"listener":      dbus.MakeVariant(sendable(c.Listener)),
 		"listener-name": dbus.MakeVariant(sendable(c.Name)),
-		"age-usec":      dbus.MakeVariant(toUsec(c.Age)),
-		"idle-usec":     dbus.MakeVariant(toUsec(c.Idle)),
+		"age-usec":      dbus.MakeVariant(Usec(c.Age)),
+		"idle-usec":     dbus.MakeVariant(Usec(c.Idle)),
 	}
 	if c.Proxy != "" {
 		extras["proxy"] = dbus.MakeVariant(sendable(c.Proxy))
@@ -116,7 +116,7 @@ func newRow(c *forward.Connection) row {
 		extras["uid"] = dbus.MakeVariant(c.UID)
 	}
 	return row{
-		c.ID, c.State.String(), sendable(c.Client), sendable(c.Backend), timeUsec(c.Opened), c.BytesToBackend, c.BytesToClient, extras,
+		c.ID, c.State.String(), sendable(c.Client), sendable(c.Backend), TimeUsec(c.Opened), c.BytesToBackend, c.BytesToClient, extras,
 	}
 }
 
@@ -209,7 +209,7 @@ func prepareSetExitIdleTime(t *session, c *call) (deed, error) {
 }
 
 func setExitIdleTime(t *session, value any) (deed, error) {
-	span := fromUsec(value.(uint64))
+	span := Span(value.(uint64))
 	return deed{what: "set ExitIdleTimeUSec to " + timespan.Format(span), do: func() ([]any, error) {
 		t.Proxy.SetExitIdleTime(span)
 		t.propertiesChanged()
@@ -218,7 +218,7 @@ func setExitIdleTime(t *session, value any) (deed, error) {
 }
 
 func prepareDrain(t *session, c *call) (deed, error) {
-	timeout, flags := fromUsec(c.Body[0].(uint64)), c.Body[1].(uint32)
+	timeout, flags := Span(c.Body[0].(uint64)), c.Body[1].(uint32)
 	if unknown := flags &^ (DrainExit | DrainRefuse); unknown != 0 {
 		return deed{}, errorf(errInvalidArgs, "Unknown flags %#x", unknown)
 	}

@@ -79,13 +79,13 @@ func (s *Server) exports() map[dbus.ObjectPath]object {
 	objects := map[dbus.ObjectPath]object{
 		Path: {
 			Interface:           {interfaceOf(interfaceXML), served(members)},
-			propertiesInterface: {propertiesXML, propertiesOf(Interface, properties)},
+			PropertiesInterface: {propertiesXML, propertiesOf(Interface, properties)},
 		},
 	}
 	if s.LogControl != nil {
 		objects[logControlPath] = object{
 			logControlInterface: {logControlXML, nil},
-			propertiesInterface: {propertiesXML, propertiesOf(logControlInterface, logProperties)},
+			PropertiesInterface: {propertiesXML, propertiesOf(logControlInterface, logProperties)},
 		}
 	}
 	children := map[dbus.ObjectPath]map[string]bool{}

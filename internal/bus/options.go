@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"example.org/socketproxy/internal/timespan"
-	"github.com/godbus/dbus/v5"
 )
 
 // Options are the settings of proxyd's command line that do not change while it runs. Each field is a constant property of
@@ -71,17 +70,4 @@ func optionText(property string, value any) string {
 		return strings.Join(value, ",")
 	}
 	return fmt.Sprint(value)
-}
-
-// withOptions adds the properties that are options to the others.
-func withOptions(properties map[string]property) map[string]property {
-	options := reflect.TypeFor[Options]()
-	for i := range options.NumField() {
-		field := options.Field(i)
-		properties[field.Name] = property{
-			signature: dbus.SignatureOfType(field.Type).String(),
-			get:       func(v *view) any { return reflect.ValueOf(v.Options).Field(i).Interface() },
-		}
-	}
-	return properties
 }

@@ -353,7 +353,7 @@ func TestTheLastChangeIsToldBeforeTheNamesGo(t *testing.T) {
 			if s.Name == driverName+".NameOwnerChanged" {
 				break
 			}
-			if s.Name == propertiesInterface+".PropertiesChanged" {
+			if s.Name == PropertiesInterface+".PropertiesChanged" {
 				if value, ok := s.Body[1].(map[string]dbus.Variant)["State"]; ok {
 					state = value.Value().(string)
 				}

@@ -11,8 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const propertiesInterface = "org.freedesktop.DBus.Properties"
-
 // changeInterval is the least time between two signals of changed properties.
 const changeInterval = 200 * time.Millisecond
 
@@ -44,18 +42,18 @@ var properties = withOptions(map[string]property{
 	"Target":                  {signature: "s", get: func(v *view) any { return sendable(v.Proxy.Target().String()) }},
 	"ListenAddresses":         {signature: "as", get: func(v *view) any { return v.listenAddresses() }},
 	"ProcessID":               {signature: "u", get: func(*view) any { return uint32(os.Getpid()) }},
-	"StartTimestamp":          {signature: "t", get: func(v *view) any { return timeUsec(v.Proxy.Started()) }},
+	"StartTimestamp":          {signature: "t", get: func(v *view) any { return TimeUsec(v.Proxy.Started()) }},
 	"StartTimestampMonotonic": {signature: "t", get: func(v *view) any { return v.startedMonotonic }},
 
 	"NTakenOver":    {signature: "u", get: func(v *view) any { return clampUint32(v.Proxy.Takeover().Connections) }},
 	"NTakeoverLost": {signature: "u", get: func(v *view) any { return clampUint32(v.Proxy.Takeover().Lost) }},
-	"TakeoverUSec":  {signature: "t", get: func(v *view) any { return toUsec(v.Proxy.Takeover().Pause) }},
+	"TakeoverUSec":  {signature: "t", get: func(v *view) any { return Usec(v.Proxy.Takeover().Pause) }},
 
 	"State":            {signature: "s", emits: true, get: func(v *view) any { return v.Proxy.State().String() }},
 	"ConnectionsMax":   {signature: "u", emits: true, get: func(v *view) any { return v.Proxy.ConnectionsMax() }, prepare: setConnectionsMax, action: actionLimits},
-	"ExitIdleTimeUSec": {signature: "t", emits: true, get: func(v *view) any { return toUsec(v.Proxy.ExitIdleTime()) }, prepare: setExitIdleTime, action: actionLimits},
+	"ExitIdleTimeUSec": {signature: "t", emits: true, get: func(v *view) any { return Usec(v.Proxy.ExitIdleTime()) }, prepare: setExitIdleTime, action: actionLimits},
 	"NConnections":     {signature: "u", emits: true, get: func(v *view) any { return clampUint32(v.Proxy.NumConnections()) }},
-	"DrainDeadline":    {signature: "t", emits: true, get: func(v *view) any { return timeUsec(v.Proxy.DrainDeadline()) }},
+	"DrainDeadline":    {signature: "t", emits: true, get: func(v *view) any { return TimeUsec(v.Proxy.DrainDeadline()) }},
 
 	"NAccepted":      {signature: "t", get: func(v *view) any { return v.stats().Accepted }},
 	"NRefused":       {signature: "t", get: func(v *view) any { return v.stats().Refused }},
@@ -66,9 +64,9 @@ var properties = withOptions(map[string]property{
 	"BackendState":                {signature: "s", emits: true, get: func(v *view) any { return v.Proxy.BackendState().String() }},
 	"NConnecting":                 {signature: "u", get: func(v *view) any { return clampUint32(v.backend().Connecting) }},
 	"BackendLastError":            {signature: "s", get: func(v *view) any { return errorText(v.backend().LastError) }},
-	"BackendLastErrorTimestamp":   {signature: "t", get: func(v *view) any { return timeUsec(v.backend().LastErrorTime) }},
-	"BackendLastReachedTimestamp": {signature: "t", get: func(v *view) any { return timeUsec(v.backend().LastReached) }},
-	"BackendLastConnectUSec":      {signature: "t", get: func(v *view) any { return toUsec(v.backend().LastConnectTime) }},
+	"BackendLastErrorTimestamp":   {signature: "t", get: func(v *view) any { return TimeUsec(v.backend().LastErrorTime) }},
+	"BackendLastReachedTimestamp": {signature: "t", get: func(v *view) any { return TimeUsec(v.backend().LastReached) }},
+	"BackendLastConnectUSec":      {signature: "t", get: func(v *view) any { return Usec(v.backend().LastConnectTime) }},
 })
 
 // errorText is an error as a property: empty for none.
@@ -94,7 +92,7 @@ func propertiesOf(owner string, properties map[string]property) map[string]metho
 		switch iface {
 		case owner, "":
 			return properties, nil
-		case propertiesInterface, peerInterface, introspectableInterface:
+		case PropertiesInterface, peerInterface, introspectableInterface:
 			return nil, nil
 		}
 		return nil, errorf(errUnknownInterface, "No interface %s", iface)
@@ -181,7 +179,7 @@ func (t *session) followProperties() {
 			}
 		}
 		if len(changes) > 0 {
-			t.emit("", propertiesInterface, "PropertiesChanged", "sa{sv}as", Interface, changes, []string{})
+			t.emit("", PropertiesInterface, "PropertiesChanged", "sa{sv}as", Interface, changes, []string{})
 			pause = time.After(changeInterval)
 		}
 		last = now
@@ -203,5 +201,18 @@ func (t *session) emitting() map[string]any {
 func monotonicUsec(t time.Time) uint64 {
 	var now unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // cannot fail: the clock is there and the pointer is good
-	return toUsec(time.Duration(now.Nano()) - time.Since(t))
+	return Usec(time.Duration(now.Nano()) - time.Since(t))
+}
+
+// withOptions adds the properties that are options to the others.
+func withOptions(properties map[string]property) map[string]property {
+	options := reflect.TypeFor[Options]()
+	for i := range options.NumField() {
+		field := options.Field(i)
+		properties[field.Name] = property{
+			signature: dbus.SignatureOfType(field.Type).String(),
+			get:       func(v *view) any { return reflect.ValueOf(v.Options).Field(i).Interface() },
+		}
+	}
+	return properties
 }

@@ -13,18 +13,10 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// How long the bus may take to let this process in, to answer, and to take the last signals of a proxy that has ended. A
-// bus with all the connections it wants accepts nobody and says nothing.
+// How long the bus may take to answer, and to take the last signals of a proxy that has ended.
 const (
-	connectTimeout = 10 * time.Second
-	callTimeout    = 20 * time.Second
-	flushTimeout   = time.Second // for the last signals
-)
-
-// The bus itself as an object: D-Bus specification, "Message Bus Messages".
-const (
-	driverName = "org.freedesktop.DBus"
-	driverPath = "/org/freedesktop/DBus"
+	callTimeout  = 20 * time.Second
+	flushTimeout = time.Second // for the last signals
 )
 
 // session is one connection of a [Server] to the bus.

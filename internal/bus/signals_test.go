@@ -390,7 +390,7 @@ func TestEverybodyHearsOfChangedProperties(t *testing.T) {
 	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
 		r := newRigOn(t, daemon)
 		l := r.listener(bustest.Nobody)
-		must(t, l.AddMatchSignal(dbus.WithMatchObjectPath(Path), dbus.WithMatchInterface(propertiesInterface)))
+		must(t, l.AddMatchSignal(dbus.WithMatchObjectPath(Path), dbus.WithMatchInterface(PropertiesInterface)))
 		root := daemon.Connect(t)
 
 		must(t, ask(t, root, "SetConnectionsMax", uint32(7)).Err)
@@ -425,7 +425,7 @@ func TestBackendStateIsAnnounced(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	l := r.listener(bustest.Nobody)
-	must(t, l.AddMatchSignal(dbus.WithMatchObjectPath(Path), dbus.WithMatchInterface(propertiesInterface)))
+	must(t, l.AddMatchSignal(dbus.WithMatchObjectPath(Path), dbus.WithMatchInterface(PropertiesInterface)))
 	r.dial("tcp")
 	equal(t, "state", l.change("BackendState"), any("reachable"))
 }
@@ -434,7 +434,7 @@ func TestChangesAreToldAFewTimesASecondAndTheLastOneIsTheTruth(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	l := r.listener(0)
-	must(t, l.AddMatchSignal(dbus.WithMatchInterface(propertiesInterface)))
+	must(t, l.AddMatchSignal(dbus.WithMatchInterface(PropertiesInterface)))
 	began := time.Now()
 	var clients []net.Conn
 	for range 200 {
@@ -462,9 +462,9 @@ func TestNothingIsToldWhereNothingHasChanged(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	l := r.listener(0)
-	must(t, l.AddMatchSignal(dbus.WithMatchInterface(propertiesInterface)))
+	must(t, l.AddMatchSignal(dbus.WithMatchInterface(PropertiesInterface)))
 	must(t, set(t, l.Conn, "ConnectionsMax", r.ConnectionsMax()).Err)
 	must(t, set(t, l.Conn, "ConnectionsMax", uint32(5)).Err)
 	equal(t, "limit", l.change("ConnectionsMax"), any(uint32(5)))
-	equal(t, "further signals", l.hears(propertiesInterface), 0)
+	equal(t, "further signals", l.hears(PropertiesInterface), 0)
 }

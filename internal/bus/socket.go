@@ -16,6 +16,10 @@ const (
 	writeTimeout   = 5 * time.Second
 )
 
+// connectTimeout is how long the bus may take to let a process in. A bus with all the connections it wants accepts nobody and says
+// nothing.
+const connectTimeout = 10 * time.Second
+
 // socket is a connection to the bus on which reads block a thread. That of package net has the runtime's poller wake for every
 // message that arrives, wanted or not, and so lets whoever floods the bus have as much of this process's time as they like.
 type socket struct {

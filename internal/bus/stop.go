@@ -96,7 +96,7 @@ func (m manager) awaitUnit(name string) (unit dbus.ObjectPath, err error) {
 
 func (m manager) property(path dbus.ObjectPath, iface, name string, value any) error {
 	var variant dbus.Variant
-	if err := m.call(path, propertiesInterface+".Get", iface, name).Store(&variant); err != nil {
+	if err := m.call(path, PropertiesInterface+".Get", iface, name).Store(&variant); err != nil {
 		return err
 	}
 	return variant.Store(value)

@@ -1,0 +1,19 @@
+package bus
+
+// The values of the property BackendState.
+const (
+	BackendUnknown   = "unknown"
+	BackendReachable = "reachable"
+	BackendFailing   = "failing"
+)
+
+// The values of the property State.
+const (
+	StateRunning  = "running"
+	StateDraining = "draining"
+	StateDrained  = "drained"
+	StateExiting  = "exiting"
+)
+
+// ConnectionStates are what a connection may be in, in the order in which it goes through them.
+var ConnectionStates = []string{"proxy-header", "connecting", "open", "client-closed", "backend-closed", "closing"}
