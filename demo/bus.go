@@ -9,7 +9,8 @@ import (
 	"strings"
 	"syscall"
 
-	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/api"
+	"example.org/socketproxy/internal/bus/wire"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -19,8 +20,8 @@ const instance = "demo"
 // findBus returns the address of a bus on which this user may own the name of the demonstration: the system bus, or else one that
 // end ends.
 func findBus() (address string, private bool, end func(), err error) {
-	if mayOwn(bus.SystemAddress()) {
-		return bus.SystemAddress(), false, func() {}, nil
+	if mayOwn(wire.SystemAddress()) {
+		return wire.SystemAddress(), false, func() {}, nil
 	}
 	cmd := exec.Command("dbus-daemon", "--session", "--nofork", "--nosyslog", "--print-address")
 	cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -64,7 +65,7 @@ func isOnBus(address string) (found bool) {
 
 // ask lets use speak to a bus, where there is one, about the name of the demonstration.
 func ask(address string, use func(conn *dbus.Conn, name string)) {
-	name, err := bus.InstanceBusName(instance)
+	name, err := api.InstanceBusName(instance)
 	if err != nil {
 		return
 	}

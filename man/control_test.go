@@ -157,7 +157,7 @@ func TestMembersNeedTheSameActionsOnThePageAsInTheXML(t *testing.T) {
 }
 
 func TestErrorsOnThePageAreThoseOfTheCode(t *testing.T) {
-	code := read(t, "../internal/bus/errors.go")
+	code := read(t, "../internal/bus/api/errors.go")
 	want := found(`= "(org\.freedesktop\.DBus\.Error\.\w+)"`, code)
 	for _, own := range found(`= ErrorPrefix \+ "(\w+)"`, code) {
 		want = append(want, "org.example.SocketProxy1.Error."+own)

@@ -9,14 +9,14 @@ import (
 	"strconv"
 	"strings"
 
-	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/client"
 	"example.org/socketproxy/internal/printable"
 	"github.com/spf13/cobra"
 )
 
 func (c *ctl) closeCommand() *cobra.Command {
 	var (
-		filter bus.Filter
+		filter client.Filter
 		dryRun bool
 	)
 	command := &cobra.Command{
@@ -25,16 +25,16 @@ func (c *ctl) closeCommand() *cobra.Command {
 		ValidArgsFunction: c.completeConnections,
 		RunE: func(command *cobra.Command, args []string) error {
 			ctx := command.Context()
-			if len(args) == 0 && filter == (bus.Filter{}) {
+			if len(args) == 0 && filter == (client.Filter{}) {
 				return errors.New("close what? ids of connections, or one of --client --backend --state --older --idle")
 			}
 			names, ids, err := c.nameAndIDs(ctx, args)
 			switch {
 			case err != nil:
 				return err
-			case len(ids) > 0 && filter != (bus.Filter{}):
+			case len(ids) > 0 && filter != (client.Filter{}):
 				return errors.New("close takes ids or options that choose connections, not both")
-			case len(ids) == 0 && filter == (bus.Filter{}):
+			case len(ids) == 0 && filter == (client.Filter{}):
 				return fmt.Errorf("close which connections of %s? give ids, or one of --client --backend --state --older --idle", names[0])
 			}
 			instances, err := c.theInstancesToChange(ctx, names)
@@ -63,7 +63,7 @@ func (c *ctl) closeCommand() *cobra.Command {
 }
 
 // showWhatWouldClose lists the connections that a filter or ids choose.
-func (c *ctl) showWhatWouldClose(ctx context.Context, instances []*bus.Instance, filter bus.Filter, ids []uint64) error {
+func (c *ctl) showWhatWouldClose(ctx context.Context, instances []*client.Instance, filter client.Filter, ids []uint64) error {
 	t := c.connectionsTable(instances)
 	t.done = "would be closed"
 	for _, instance := range instances {
@@ -80,11 +80,11 @@ func (c *ctl) showWhatWouldClose(ctx context.Context, instances []*bus.Instance,
 }
 
 // withIDs returns the connections with these ids; those that are missing are reported.
-func (c *ctl) withIDs(instance *bus.Instance, connections []bus.Connection, ids []uint64) (chosen []bus.Connection) {
+func (c *ctl) withIDs(instance *client.Instance, connections []client.Connection, ids []uint64) (chosen []client.Connection) {
 	for _, id := range ids {
-		at := slices.IndexFunc(connections, func(connection bus.Connection) bool { return connection.ID == id })
+		at := slices.IndexFunc(connections, func(connection client.Connection) bool { return connection.ID == id })
 		if at < 0 {
-			c.cannot(closing(id), instance, bus.ErrNoConnection)
+			c.cannot(closing(id), instance, client.ErrNoConnection)
 		} else {
 			chosen = append(chosen, connections[at])
 		}
@@ -136,7 +136,7 @@ func isID(arg string) bool {
 	return err == nil
 }
 
-func (c *ctl) closeIDs(ctx context.Context, instance *bus.Instance, ids []uint64) {
+func (c *ctl) closeIDs(ctx context.Context, instance *client.Instance, ids []uint64) {
 	closed := 0
 	for i, id := range ids {
 		err := instance.CloseConnection(ctx, id)
@@ -144,7 +144,7 @@ func (c *ctl) closeIDs(ctx context.Context, instance *bus.Instance, ids []uint64
 			closed++
 			continue
 		}
-		if !errors.Is(err, bus.ErrNoConnection) { // what keeps one from being closed keeps the rest, and may ask for a password each time
+		if !errors.Is(err, client.ErrNoConnection) { // what keeps one from being closed keeps the rest, and may ask for a password each time
 			c.cannot(closing(ids[i:]...), instance, err)
 			break
 		}
@@ -155,7 +155,7 @@ func (c *ctl) closeIDs(ctx context.Context, instance *bus.Instance, ids []uint64
 	}
 }
 
-func (c *ctl) closeMatching(ctx context.Context, instance *bus.Instance, filter bus.Filter) {
+func (c *ctl) closeMatching(ctx context.Context, instance *client.Instance, filter client.Filter) {
 	closed, err := instance.CloseConnections(ctx, filter)
 	if err != nil {
 		c.cannot("close connections of", instance, err)

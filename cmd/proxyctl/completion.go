@@ -13,7 +13,8 @@ import (
 	"sync"
 	"time"
 
-	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/api"
+	"example.org/socketproxy/internal/bus/client"
 	"example.org/socketproxy/internal/printable"
 	"github.com/spf13/cobra"
 )
@@ -110,7 +111,7 @@ func offered(output, current string) string {
 }
 
 // complete asks the instances on the bus; whatever goes wrong, there is nothing to complete then.
-func (c *ctl) complete(command *cobra.Command, ask func(context.Context, []*bus.Instance) []string) []string {
+func (c *ctl) complete(command *cobra.Command, ask func(context.Context, []*client.Instance) []string) []string {
 	ctx, cancel := context.WithTimeout(command.Context(), completionTimeout)
 	defer cancel()
 	c.noAskPassword = true
@@ -122,13 +123,13 @@ func (c *ctl) complete(command *cobra.Command, ask func(context.Context, []*bus.
 }
 
 func (c *ctl) completeInstances(command *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	return c.complete(command, func(_ context.Context, instances []*bus.Instance) []string {
+	return c.complete(command, func(_ context.Context, instances []*client.Instance) []string {
 		return namesBeside(instances, args)
 	}), cobra.ShellCompDirectiveNoFileComp
 }
 
 // namesBeside leaves out names that a shell would not take as they are.
-func namesBeside(instances []*bus.Instance, given []string) (names []string) {
+func namesBeside(instances []*client.Instance, given []string) (names []string) {
 	for _, instance := range instances {
 		if plainName().MatchString(instance.Name) && !slices.Contains(given, instance.Name) {
 			names = append(names, instance.Name)
@@ -139,7 +140,7 @@ func namesBeside(instances []*bus.Instance, given []string) (names []string) {
 
 // completeConnections completes the name and then the ids, each with its client.
 func (c *ctl) completeConnections(command *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
-	return c.complete(command, func(ctx context.Context, instances []*bus.Instance) (words []string) {
+	return c.complete(command, func(ctx context.Context, instances []*client.Instance) (words []string) {
 		named := instances
 		if found := c.firstNamed(ctx, instances, args); found != nil {
 			named, args = found, args[1:]
@@ -149,7 +150,7 @@ func (c *ctl) completeConnections(command *cobra.Command, args []string, toCompl
 		if len(named) != 1 {
 			return words
 		}
-		connections, err := named[0].Connections(ctx, bus.Filter{})
+		connections, err := named[0].Connections(ctx, client.Filter{})
 		if err != nil {
 			return words
 		}
@@ -163,7 +164,7 @@ func (c *ctl) completeConnections(command *cobra.Command, args []string, toCompl
 }
 
 // firstNamed returns the instances that the first argument stands for, nil where it stands for none.
-func (c *ctl) firstNamed(ctx context.Context, instances []*bus.Instance, args []string) []*bus.Instance {
+func (c *ctl) firstNamed(ctx context.Context, instances []*client.Instance, args []string) []*client.Instance {
 	if len(args) == 0 {
 		return nil
 	}
@@ -171,14 +172,14 @@ func (c *ctl) firstNamed(ctx context.Context, instances []*bus.Instance, args []
 }
 
 // completeAddresses completes the addresses that one end of the connections has, without ports.
-func (c *ctl) completeAddresses(end func(bus.Connection) string) cobra.CompletionFunc {
+func (c *ctl) completeAddresses(end func(client.Connection) string) cobra.CompletionFunc {
 	return func(command *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-		return c.complete(command, func(ctx context.Context, instances []*bus.Instance) (words []string) {
+		return c.complete(command, func(ctx context.Context, instances []*client.Instance) (words []string) {
 			if found := c.firstNamed(ctx, instances, args); found != nil {
 				instances = found
 			}
 			for _, instance := range instances {
-				connections, err := instance.Connections(ctx, bus.Filter{})
+				connections, err := instance.Connections(ctx, client.Filter{})
 				if err != nil {
 					continue
 				}
@@ -213,11 +214,11 @@ func (c *ctl) completeSettings(command *cobra.Command, args []string, toComplete
 // completeOptions completes the values of options.
 func (c *ctl) completeOptions(root *cobra.Command) {
 	values := map[string]cobra.CompletionFunc{
-		"client":  c.completeAddresses(func(connection bus.Connection) string { return connection.Client }),
-		"backend": c.completeAddresses(func(connection bus.Connection) string { return connection.Backend }),
+		"client":  c.completeAddresses(func(connection client.Connection) string { return connection.Client }),
+		"backend": c.completeAddresses(func(connection client.Connection) string { return connection.Backend }),
 	}
 	for option, words := range map[string][]string{
-		"json": {"pretty", "short", "off"}, "state": bus.ConnectionStates, "property": bus.PropertyNames(),
+		"json": {"pretty", "short", "off"}, "state": api.ConnectionStates, "property": client.PropertyNames(),
 	} {
 		values[option] = cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)
 	}

@@ -6,14 +6,15 @@ import (
 	"strings"
 	"time"
 
-	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/api"
+	"example.org/socketproxy/internal/bus/client"
 	"example.org/socketproxy/internal/timespan"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
 
 func (c *ctl) connectionsCommand() *cobra.Command {
-	var filter bus.Filter
+	var filter client.Filter
 	command := &cobra.Command{
 		Use:               "connections [NAME...]",
 		Short:             "List the connections of instances",
@@ -40,7 +41,7 @@ func (c *ctl) connectionsCommand() *cobra.Command {
 }
 
 // connectionsOf returns the connections of an instance that match; an error is reported.
-func (c *ctl) connectionsOf(ctx context.Context, instance *bus.Instance, filter bus.Filter) []bus.Connection {
+func (c *ctl) connectionsOf(ctx context.Context, instance *client.Instance, filter client.Filter) []client.Connection {
 	connections, err := instance.Connections(ctx, filter)
 	if err != nil {
 		c.cannot("list the connections of", instance, err)
@@ -49,12 +50,12 @@ func (c *ctl) connectionsOf(ctx context.Context, instance *bus.Instance, filter 
 }
 
 // filterOptions are the options that choose connections, by the names that the interface has for them.
-func filterOptions(flags *pflag.FlagSet, filter *bus.Filter) {
+func filterOptions(flags *pflag.FlagSet, filter *client.Filter) {
 	flags.SortFlags = false
 	text := func(value *string, name, usage string) {
 		flags.Func(name, usage, func(given string) error {
 			*value = given
-			return bus.CheckFilter(name, given)
+			return api.CheckFilter(name, given)
 		})
 	}
 	span := func(value **time.Duration, name, usage string) {
@@ -66,7 +67,7 @@ func filterOptions(flags *pflag.FlagSet, filter *bus.Filter) {
 	}
 	text(&filter.Client, "client", "Only those of the client `ADDRESS`: an IP address, IP:PORT, a network such as 192.0.2.0/24, a socket, or with * at the end how its text begins")
 	text(&filter.Backend, "backend", "Only those to the backend `ADDRESS`, likewise")
-	text(&filter.State, "state", "Only those in this `STATE`: "+strings.Join(bus.ConnectionStates[:len(bus.ConnectionStates)-1], ", ")+", or "+bus.ConnectionStates[len(bus.ConnectionStates)-1])
+	text(&filter.State, "state", "Only those in this `STATE`: "+strings.Join(api.ConnectionStates[:len(api.ConnectionStates)-1], ", ")+", or "+api.ConnectionStates[len(api.ConnectionStates)-1])
 	span(&filter.Older, "older", "Only those connected for at least this `SPAN` of time")
 	span(&filter.Idle, "idle", "Only those without a byte for at least this `SPAN`")
 }
@@ -78,7 +79,7 @@ type connectionTable struct {
 	detailed bool // with what is for programs only
 }
 
-func (c *ctl) connectionsTable(instances []*bus.Instance) connectionTable {
+func (c *ctl) connectionsTable(instances []*client.Instance) connectionTable {
 	return connectionsTable(len(instances) > 1 || c.json != jsonOff, c.json != jsonOff)
 }
 
@@ -98,13 +99,13 @@ func connectionsTable(named, detailed bool) connectionTable {
 	return t
 }
 
-func (t *connectionTable) add(instance *bus.Instance, connections []bus.Connection) {
+func (t *connectionTable) add(instance *client.Instance, connections []client.Connection) {
 	for _, connection := range connections {
 		t.addOne(instance, connection)
 	}
 }
 
-func (t *connectionTable) addOne(instance *bus.Instance, c bus.Connection) {
+func (t *connectionTable) addOne(instance *client.Instance, c client.Connection) {
 	var row []cell
 	if t.named {
 		row = append(row, cell{text: instance.Name, value: instance.Name})

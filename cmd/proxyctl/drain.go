@@ -5,7 +5,8 @@ import (
 	"fmt"
 	"time"
 
-	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/api"
+	"example.org/socketproxy/internal/bus/client"
 	"example.org/socketproxy/internal/timespan"
 	"github.com/spf13/cobra"
 )
@@ -32,22 +33,22 @@ func (c *ctl) drainCommand() *cobra.Command {
 			}
 			var flags uint32
 			if !noExit {
-				flags |= bus.DrainExit
+				flags |= api.DrainExit
 			}
 			if refuse {
-				flags |= bus.DrainRefuse
+				flags |= api.DrainRefuse
 			}
 			w := c.newWait(!noExit)
 			for _, instance := range instances {
 				w.prepare(ctx, instance, !noWait)
 				err := instance.Drain(ctx, timeout, flags)
 				switch {
-				case errors.Is(err, bus.ErrAlreadyDraining):
+				case errors.Is(err, client.ErrAlreadyDraining):
 					c.cannot("drain", instance, fmt.Errorf("%w; try %s, or %s", err, c.inShell("resume", instance), c.inShell("exit", instance)))
 				case err != nil:
 					c.cannot("drain", instance, err)
 				default:
-					w.add(instance, bus.StateDraining)
+					w.add(instance, api.StateDraining)
 				}
 			}
 			if noWait {

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/api"
 	"github.com/spf13/cobra"
 )
 
@@ -28,7 +28,7 @@ func (c *ctl) exitCommand() *cobra.Command {
 				if err := instance.Exit(ctx); err != nil {
 					c.cannot("end", instance, err)
 				} else {
-					w.add(instance, bus.StateExiting)
+					w.add(instance, api.StateExiting)
 				}
 			}
 			if noWait {

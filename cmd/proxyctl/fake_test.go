@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/api"
 	"example.org/socketproxy/internal/bustest"
 	"github.com/godbus/dbus/v5"
 )
@@ -47,10 +47,10 @@ func startFake(t *testing.T, b *bustest.Bus, name string, properties map[string]
 		"HalfCloseTimeoutUSec": uint64(60_000_000), "AbortOnClose": false, "TCPUserTimeoutUSec": uint64(math.MaxUint64), "Coalesce": true, "HandOver": true,
 		"NTakenOver": uint32(0), "NTakeoverLost": uint32(0), "TakeoverUSec": uint64(0),
 		"ConnectRetryUSec": uint64(5_000_000), "IdleTimeoutUSec": uint64(math.MaxUint64), "DrainTimeoutUSec": uint64(5_000_000),
-		"State": bus.StateRunning, "ConnectionsMax": uint32(256), "ExitIdleTimeUSec": uint64(math.MaxUint64),
+		"State": api.StateRunning, "ConnectionsMax": uint32(256), "ExitIdleTimeUSec": uint64(math.MaxUint64),
 		"NConnections": uint32(3), "DrainDeadline": uint64(0), "NAccepted": uint64(12034), "NRefused": uint64(0),
 		"NFailed": uint64(0), "BytesToBackend": uint64(1_300_000), "BytesToClient": uint64(4_900_000_000),
-		"BackendState": bus.BackendReachable, "NConnecting": uint32(0), "BackendLastError": "",
+		"BackendState": api.BackendReachable, "NConnecting": uint32(0), "BackendLastError": "",
 		"BackendLastErrorTimestamp": uint64(0), "BackendLastReachedTimestamp": usec(noon.Add(-3 * time.Minute)),
 		"BackendLastConnectUSec": uint64(250),
 	}}
@@ -59,10 +59,10 @@ func startFake(t *testing.T, b *bustest.Bus, name string, properties map[string]
 	}
 	f.export(t)
 	var err error
-	if f.busName, err = bus.InstanceBusName(name); err != nil {
+	if f.busName, err = api.InstanceBusName(name); err != nil {
 		t.Fatal(err)
 	}
-	for _, busName := range []string{bus.BaseName, f.busName} {
+	for _, busName := range []string{api.BaseName, f.busName} {
 		if _, err := f.conn.RequestName(busName, 0); err != nil {
 			t.Fatal(err)
 		}
@@ -91,7 +91,7 @@ func (f *fake) export(t *testing.T) {
 			f.looked++
 			return f.properties, nil
 		}},
-		bus.Interface: {
+		api.Interface: {
 			"ListConnections": func(_ map[string]dbus.Variant, after uint64, _ uint32) ([]connectionStruct, *dbus.Error) {
 				if err := done("ListConnections"); err != nil || after > 0 {
 					return nil, err
@@ -113,7 +113,7 @@ func (f *fake) export(t *testing.T) {
 			},
 		},
 	} {
-		if err := f.conn.ExportMethodTable(methods, bus.Path, iface); err != nil {
+		if err := f.conn.ExportMethodTable(methods, api.Path, iface); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -135,7 +135,7 @@ func (f *fake) set(property string, value any) {
 	f.properties = maps.Clone(f.properties) // the former ones may be on their way
 	f.properties[property] = value
 	f.mu.Unlock()
-	f.emit("", "org.freedesktop.DBus.Properties", "PropertiesChanged", bus.Interface,
+	f.emit("", "org.freedesktop.DBus.Properties", "PropertiesChanged", api.Interface,
 		map[string]dbus.Variant{property: dbus.MakeVariant(value)}, []string{})
 }
 
@@ -144,7 +144,7 @@ func (f *fake) emit(to, iface, member string, body ...any) {
 	signal := &dbus.Message{
 		Type: dbus.TypeSignal,
 		Headers: map[dbus.HeaderField]dbus.Variant{
-			dbus.FieldPath:      dbus.MakeVariant(dbus.ObjectPath(bus.Path)),
+			dbus.FieldPath:      dbus.MakeVariant(dbus.ObjectPath(api.Path)),
 			dbus.FieldInterface: dbus.MakeVariant(iface),
 			dbus.FieldMember:    dbus.MakeVariant(member),
 			dbus.FieldSignature: dbus.MakeVariant(dbus.SignatureOf(body...)),

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"time"
 
-	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/api"
 	"example.org/socketproxy/internal/timespan"
 	"github.com/rivo/uniseg"
 )
@@ -55,7 +55,7 @@ func formatTime(t time.Time) string { return t.Format("Mon 2006-01-02 15:04:05 M
 
 // ago prints a point in time as systemctl(1) does: "Sun 2026-11-22 23:54:05 UTC; 5min ago".
 func (c *ctl) ago(usec uint64) string {
-	t := bus.Time(usec)
+	t := api.Time(usec)
 	return fmt.Sprintf("%s; %s ago", formatTime(t), formatAge(max(0, c.now().Sub(t))))
 }
 

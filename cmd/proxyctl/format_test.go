@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/client"
 	"example.org/socketproxy/internal/printable"
 )
 
@@ -41,7 +41,7 @@ func TestSpansAreAsExactAsPeopleLike(t *testing.T) {
 func TestListShowsTheLargestCounts(t *testing.T) {
 	const largest = math.MaxUint32
 	table := listTable([]described{{
-		&bus.Instance{Name: "web"}, &bus.Properties{NConnections: largest, ConnectionsMax: largest, ProcessID: largest},
+		&client.Instance{Name: "web"}, &client.Properties{NConnections: largest, ConnectionsMax: largest, ProcessID: largest},
 	}})
 	for i, column := range table.columns {
 		if got := table.rows[0][i].text; column.right && got != "4294967295" {
@@ -248,7 +248,7 @@ func TestThePagerGetsWhatTheTerminalHasNoRoomFor(t *testing.T) {
 }
 
 func TestNamesStandForInstances(t *testing.T) {
-	instances := []*bus.Instance{{Name: "db"}, {Name: "my-db"}, {Name: "proxyd@web"}, {Name: "web", Aliases: []string{"web-pid12"}}, {Name: "w?b"}}
+	instances := []*client.Instance{{Name: "db"}, {Name: "my-db"}, {Name: "proxyd@web"}, {Name: "web", Aliases: []string{"web-pid12"}}, {Name: "w?b"}}
 	for name, want := range map[string]string{
 		"web":                              "web",
 		"web.service":                      "web",

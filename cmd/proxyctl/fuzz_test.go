@@ -17,7 +17,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/api"
+	"example.org/socketproxy/internal/bus/client"
 	"example.org/socketproxy/internal/printable"
 	"example.org/socketproxy/internal/timespan"
 	"github.com/godbus/dbus/v5"
@@ -116,18 +117,18 @@ func FuzzTables(f *testing.F) {
 		f.Add("web", text, text, text, uint64(math.MaxUint64), uint64(math.MaxUint64), 0, false, true)
 		f.Add("web", "running", text, text, uint64(0), uint64(1e9), 30, false, false)
 	}
-	f.Fuzz(func(t *testing.T, name, state, client, backend string, n, usec uint64, columns int, isUTF8, full bool) {
-		instance := &bus.Instance{Name: name}
+	f.Fuzz(func(t *testing.T, name, state, peer, backend string, n, usec uint64, columns int, isUTF8, full bool) {
+		instance := &client.Instance{Name: name}
 		uid := uint32(n)
-		connection := bus.Connection{ID: n, State: state, Client: client, Backend: backend, BytesToBackend: n, Connected: bus.Time(usec),
-			Age: bus.Span(usec), Idle: bus.Span(n), Listener: client, UID: &uid}
-		properties := &bus.Properties{State: state, Target: backend, ListenAddresses: []string{client, backend}, NConnections: uid}
+		connection := client.Connection{ID: n, State: state, Client: peer, Backend: backend, BytesToBackend: n, Connected: api.Time(usec),
+			Age: api.Span(usec), Idle: api.Span(n), Listener: peer, UID: &uid}
+		properties := &client.Properties{State: state, Target: backend, ListenAddresses: []string{peer, backend}, NConnections: uid}
 		connections := func(detailed bool) table {
 			table := connectionsTable(true, detailed)
-			table.add(instance, []bus.Connection{connection, {}})
+			table.add(instance, []client.Connection{connection, {}})
 			return table.table
 		}
-		list := listTable([]described{{instance, properties}, {&bus.Instance{}, new(bus.Properties)}})
+		list := listTable([]described{{instance, properties}, {&client.Instance{}, new(client.Properties)}})
 		for _, table := range []table{connections(false), list} {
 			terminal := terminal{columns: max(0, columns), utf8: isUTF8}
 			text := twice(t, terminal, func(c *ctl) error {
@@ -146,7 +147,7 @@ func FuzzTables(f *testing.F) {
 		}
 		read := objects(t, func(c *ctl) error { return c.show(connections(true)) })[0]
 		for key, want := range map[string]any{
-			"instance": name, "state": state, "client": client, "backend": backend, "listener": client, "id": n, "to_backend": n, "uid": uid,
+			"instance": name, "state": state, "client": peer, "backend": backend, "listener": peer, "id": n, "to_backend": n, "uid": uid,
 		} {
 			same(t, key, read[key], want)
 		}
@@ -183,17 +184,17 @@ func FuzzStatusAndShow(f *testing.F) {
 		for key, value := range given {
 			values[key] = dbus.MakeVariant(value)
 		}
-		properties := new(bus.Properties)
+		properties := new(client.Properties)
 		if err := properties.Update(values); err != nil {
 			t.Fatal(err)
 		}
-		instances := []described{{&bus.Instance{Name: name}, properties}}
+		instances := []described{{&client.Instance{Name: name}, properties}}
 
 		status := twice(t, terminal{}, func(c *ctl) error { return c.printStatus(context.Background(), instances) })
 		if lines := strings.Count(status, "\n"); lines < 9 || lines > 11 {
 			t.Errorf("%d lines:\n%s", lines, status)
 		}
-		told := slices.DeleteFunc(bus.PropertyNames(), func(name string) bool { return given[name] == nil })
+		told := slices.DeleteFunc(client.PropertyNames(), func(name string) bool { return given[name] == nil })
 		show := twice(t, terminal{}, func(c *ctl) error { return c.showLines(instances, nil, false) })
 		for i, line := range slices.Collect(strings.Lines(show)) {
 			key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
@@ -206,7 +207,7 @@ func FuzzStatusAndShow(f *testing.F) {
 			case uint32:
 				same(t, key, json.Number(value), want)
 			case uint64:
-				if span, err := timespan.Parse(value); strings.HasSuffix(key, "USec") && (err != nil || span != bus.Span(want)) {
+				if span, err := timespan.Parse(value); strings.HasSuffix(key, "USec") && (err != nil || span != api.Span(want)) {
 					t.Errorf("%s=%s, want %d", key, value, want)
 				}
 			}
@@ -223,17 +224,17 @@ func FuzzMonitor(f *testing.F) {
 		f.Add(text, "192.0.2.1:80", "127.0.0.1:3000", "finished", uint64(1), uint64(2), uint8(i))
 		f.Add("web", text, text, text, uint64(math.MaxUint64), uint64(math.MaxUint64), uint8(i))
 	}
-	f.Fuzz(func(t *testing.T, name, client, backend, reason string, id, n uint64, kind uint8) {
+	f.Fuzz(func(t *testing.T, name, peer, backend, reason string, id, n uint64, kind uint8) {
 		const owner = ":1.5"
-		events := []bus.Event{
-			bus.ConnectionNew{Owner: owner, ID: id, Client: client, Backend: backend},
-			bus.ConnectionRemoved{Owner: owner, ID: id, Reason: reason, BytesToBackend: n, Duration: bus.Span(n)},
-			bus.ConnectionRefused{Owner: owner, Client: client, Reason: reason},
-			bus.PropertiesChanged{Owner: owner, Values: map[string]dbus.Variant{"State": dbus.MakeVariant(reason), backend: dbus.MakeVariant(client)}},
-			bus.PropertiesChanged{Owner: owner, Values: map[string]dbus.Variant{"ExitIdleTimeUSec": dbus.MakeVariant(n), "NConnections": dbus.MakeVariant(uint32(n))}},
-			bus.InstanceChanged{Name: name, OldOwner: owner},
-			bus.ConnectionNew{Owner: ":1.6", ID: id, Client: client, Backend: backend}, // nobody follows that one
-			bus.InstanceChanged{Name: client + name, OldOwner: ":1.6"},
+		events := []client.Event{
+			client.ConnectionNew{Owner: owner, ID: id, Client: peer, Backend: backend},
+			client.ConnectionRemoved{Owner: owner, ID: id, Reason: reason, BytesToBackend: n, Duration: api.Span(n)},
+			client.ConnectionRefused{Owner: owner, Client: peer, Reason: reason},
+			client.PropertiesChanged{Owner: owner, Values: map[string]dbus.Variant{"State": dbus.MakeVariant(reason), backend: dbus.MakeVariant(peer)}},
+			client.PropertiesChanged{Owner: owner, Values: map[string]dbus.Variant{"ExitIdleTimeUSec": dbus.MakeVariant(n), "NConnections": dbus.MakeVariant(uint32(n))}},
+			client.InstanceChanged{Name: name, OldOwner: owner},
+			client.ConnectionNew{Owner: ":1.6", ID: id, Client: peer, Backend: backend}, // nobody follows that one
+			client.InstanceChanged{Name: peer + name, OldOwner: ":1.6"},
 		}
 		event := events[int(kind)%len(events)]
 		happen := func(c *ctl) error {
@@ -241,8 +242,8 @@ func FuzzMonitor(f *testing.F) {
 			return m.handle(context.Background(), event)
 		}
 		want, refused := 1, false // lines
-		if e, ok := event.(bus.PropertiesChanged); ok {
-			want, refused = 0, new(bus.Properties).Update(e.Values) != nil
+		if e, ok := event.(client.PropertiesChanged); ok {
+			want, refused = 0, new(client.Properties).Update(e.Values) != nil
 			for _, property := range []string{"State", "ConnectionsMax", "ExitIdleTimeUSec", "DrainDeadline", "BackendState"} {
 				if _, ok := e.Values[property]; ok {
 					want++
@@ -267,11 +268,11 @@ func FuzzMonitor(f *testing.F) {
 		}
 		same(t, "instance", read[0]["instance"], name)
 		switch e := event.(type) {
-		case bus.ConnectionNew:
-			same(t, "client", read[0]["client"], client)
+		case client.ConnectionNew:
+			same(t, "client", read[0]["client"], peer)
 			same(t, "backend", read[0]["backend"], backend)
 			same(t, "id", read[0]["id"], id)
-		case bus.ConnectionRemoved:
+		case client.ConnectionRemoved:
 			same(t, "reason", read[0]["reason"], e.Reason)
 			same(t, "to_backend", read[0]["to_backend"], n)
 		}
@@ -288,7 +289,7 @@ func FuzzProgress(f *testing.F) {
 		begun := func(c *ctl) *wait {
 			w := c.newWait(true)
 			for _, of := range []string{name, "other"} {
-				w.add(&bus.Instance{Name: of, Owner: of}, state)
+				w.add(&client.Instance{Name: of, Owner: of}, state)
 			}
 			w.left[0].NConnections, w.left[0].DrainDeadline = n, deadline
 			return w
@@ -305,7 +306,7 @@ func FuzzProgress(f *testing.F) {
 		for _, step := range []func(*wait){
 			func(w *wait) { w.interrupted() },
 			func(w *wait) { w.gone(w.left[0]) },
-			func(w *wait) { w.follow(context.Background(), bus.InstanceChanged{Name: name, OldOwner: name}) },
+			func(w *wait) { w.follow(context.Background(), client.InstanceChanged{Name: name, OldOwner: name}) },
 		} {
 			text := twice(t, terminal, func(c *ctl) error { step(begun(c)); return nil })
 			if strings.Count(text, "\n") != 1 {
@@ -316,12 +317,12 @@ func FuzzProgress(f *testing.F) {
 }
 
 func FuzzNames(f *testing.F) {
-	for _, name := range []string{"web", "web.service", "*", "[", "w?b", bus.BaseName + ".web", "[^a]*", `\`, "", "a/b", bus.BaseName + "._1b"} {
+	for _, name := range []string{"web", "web.service", "*", "[", "w?b", api.BaseName + ".web", "[^a]*", `\`, "", "a/b", api.BaseName + "._1b"} {
 		f.Add(name, "web", "w?b")
 		f.Add("*", name, "\x1b")
 	}
 	f.Fuzz(func(t *testing.T, name, one, other string) {
-		instances := []*bus.Instance{{Name: one, Aliases: []string{other}}, {Name: "db"}}
+		instances := []*client.Instance{{Name: one, Aliases: []string{other}}, {Name: "db"}}
 		found := matching(instances, name)
 		switch {
 		case name == one, name == other, name == one+".service" && one != "db":
@@ -332,12 +333,12 @@ func FuzzNames(f *testing.F) {
 			if len(found) != 1 || found[0] != instances[1] {
 				t.Errorf("%q stands for %q", name, namesOf(found))
 			}
-		case !strings.ContainsAny(name, `*?[\`) && !strings.HasPrefix(name, bus.BaseName+".") && !strings.HasSuffix(name, ".service"):
+		case !strings.ContainsAny(name, `*?[\`) && !strings.HasPrefix(name, api.BaseName+".") && !strings.HasSuffix(name, ".service"):
 			if len(found) != 0 {
 				t.Errorf("%q stands for %q", name, namesOf(found))
 			}
 		}
-		if busName, err := bus.InstanceBusName(one); err == nil && one != "db" && other != busName {
+		if busName, err := api.InstanceBusName(one); err == nil && one != "db" && other != busName {
 			if found := matching(instances, busName); len(found) != 1 || found[0] != instances[0] {
 				t.Errorf("%s stands for %q", busName, namesOf(found))
 			}

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/api"
 	"example.org/socketproxy/internal/bustest"
 	"github.com/godbus/dbus/v5"
 )
@@ -39,11 +39,11 @@ func threeInstances(t *testing.T) (b *bustest.Bus, web *fake) {
 		{23, "connecting", "unix:pid=815,uid=1000", "127.0.0.1:3000", usec(noon.Add(-90 * time.Second)), 0, 0, local},
 	}
 	startFake(t, b, "db-replica", map[string]any{
-		"State": bus.StateDraining, "DrainDeadline": usec(noon.Add(25 * time.Second)), "NConnections": uint32(1),
+		"State": api.StateDraining, "DrainDeadline": usec(noon.Add(25 * time.Second)), "NConnections": uint32(1),
 		"Target": "db-replica.internal.example.org:5432", "ListenAddresses": []string{"127.0.0.1:5432"}, "ProcessID": uint32(99),
 	})
 	startFake(t, b, "mail", map[string]any{
-		"State": bus.StateDrained, "NConnections": uint32(0), "Target": "/run/mail/smtp.sock",
+		"State": api.StateDrained, "NConnections": uint32(0), "Target": "/run/mail/smtp.sock",
 		"ListenAddresses": []string{"[::]:25"}, "ProcessID": uint32(100), "NFailed": uint64(2), "Version": "0.9",
 	})
 	return b, web
@@ -144,10 +144,10 @@ func TestRefusalsAreToldInWords(t *testing.T) {
 		{"org.freedesktop.DBus.Error.InteractiveAuthorizationRequired", "Interactive authentication required."},
 		{"org.freedesktop.DBus.Error.LimitsExceeded", "Too many calls"},
 		{"org.freedesktop.DBus.Error.InvalidArgs", "Unknown state \"ajar\""},
-		{bus.ErrorPrefix + "NoSuchConnection", "no such connection"},
-		{bus.ErrorPrefix + "AlreadyDraining", "already draining"},
-		{bus.ErrorPrefix + "NotDraining", "not draining"},
-		{bus.ErrorPrefix + "Exiting", "exiting"},
+		{api.ErrorPrefix + "NoSuchConnection", "no such connection"},
+		{api.ErrorPrefix + "AlreadyDraining", "already draining"},
+		{api.ErrorPrefix + "NotDraining", "not draining"},
+		{api.ErrorPrefix + "Exiting", "exiting"},
 	} {
 		all = append(all, fmt.Sprintf("\n# %s: %s\n", refusal.name, refusal.message))
 		web.mu.Lock()
@@ -249,7 +249,7 @@ func TestStatusIsNotGreenWhileTheBackendRefuses(t *testing.T) {
 	t.Setenv("SYSTEMD_COLORS", "1")
 	b := bustest.Start(t, bustest.Options{})
 	startFake(t, b, "web", map[string]any{
-		"BackendState": bus.BackendFailing, "NConnecting": uint32(2), "BackendLastError": "connect to 127.0.0.1:3000: connection refused",
+		"BackendState": api.BackendFailing, "NConnecting": uint32(2), "BackendLastError": "connect to 127.0.0.1:3000: connection refused",
 		"BackendLastErrorTimestamp": usec(noon.Add(-2 * time.Second)),
 	})
 	var all []string
@@ -267,7 +267,7 @@ func TestAProcessWithTwoNamesIsOneInstance(t *testing.T) {
 	environment(t)
 	b := bustest.Start(t, bustest.Options{})
 	web := startFake(t, b, "web", nil)
-	second, err := bus.InstanceBusName("web-pid4711")
+	second, err := api.InstanceBusName("web-pid4711")
 	if err != nil {
 		t.Fatal(err)
 	}

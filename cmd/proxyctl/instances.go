@@ -7,12 +7,13 @@ import (
 	"slices"
 	"strings"
 
-	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/api"
+	"example.org/socketproxy/internal/bus/client"
 )
 
 // theInstances returns the instances that names stand for, each of them once. It tells about names that stand for none;
 // an error means that there is nothing to go on with. Without names it returns all instances.
-func (c *ctl) theInstances(ctx context.Context, names []string) ([]*bus.Instance, error) {
+func (c *ctl) theInstances(ctx context.Context, names []string) ([]*client.Instance, error) {
 	running, err := c.running(ctx)
 	if err != nil {
 		return nil, err
@@ -23,7 +24,7 @@ func (c *ctl) theInstances(ctx context.Context, names []string) ([]*bus.Instance
 		}
 		return running, nil
 	}
-	var instances []*bus.Instance
+	var instances []*client.Instance
 	for _, name := range names {
 		found := c.named(ctx, running, name)
 		if len(found) == 0 {
@@ -39,7 +40,7 @@ func (c *ctl) theInstances(ctx context.Context, names []string) ([]*bus.Instance
 }
 
 // theInstancesToChange is theInstances for verbs that change something: without names it takes the only one there is.
-func (c *ctl) theInstancesToChange(ctx context.Context, names []string) ([]*bus.Instance, error) {
+func (c *ctl) theInstancesToChange(ctx context.Context, names []string) ([]*client.Instance, error) {
 	instances, err := c.theInstances(ctx, names)
 	if err == nil && len(names) == 0 && len(instances) > 1 {
 		return nil, withStatus(statusFailure, "which instance? running: %s", namesOf(instances))
@@ -52,7 +53,7 @@ func (c *ctl) theInstancesToChange(ctx context.Context, names []string) ([]*bus.
 
 var errNoneRuns = withStatus(statusNotRunning, "no instance is running")
 
-func (c *ctl) running(ctx context.Context) ([]*bus.Instance, error) {
+func (c *ctl) running(ctx context.Context) ([]*client.Instance, error) {
 	if err := c.connect(ctx); err != nil {
 		return nil, err
 	}
@@ -61,11 +62,11 @@ func (c *ctl) running(ctx context.Context) ([]*bus.Instance, error) {
 
 // named returns the instances that a name stands for. Where none is called so, it is the name of their unit, which they
 // are asked for.
-func (c *ctl) named(ctx context.Context, instances []*bus.Instance, name string) (found []*bus.Instance) {
+func (c *ctl) named(ctx context.Context, instances []*client.Instance, name string) (found []*client.Instance) {
 	if found = matching(instances, name); len(found) > 0 {
 		return found
 	}
-	var answers []func() (*bus.Properties, error)
+	var answers []func() (*client.Properties, error)
 	for _, instance := range instances {
 		answers = append(answers, instance.AskProperties(ctx))
 	}
@@ -91,10 +92,10 @@ func withoutType(unit string) string {
 
 // matching returns the instances that a name stands for by what they are called on the bus: one of that very name; else
 // one for which it is the unit or the bus name; else those that match it as a pattern of the shell.
-func matching(instances []*bus.Instance, name string) []*bus.Instance {
+func matching(instances []*client.Instance, name string) []*client.Instance {
 	candidates := []string{name, withoutType(name)}
-	if label, ok := strings.CutPrefix(name, bus.BaseName+"."); ok {
-		if instance, ok := bus.InstanceOf(name); ok {
+	if label, ok := strings.CutPrefix(name, api.BaseName+"."); ok {
+		if instance, ok := api.InstanceOf(name); ok {
 			label = instance
 		} // else it is a name without escapes, of which an instance may have one more
 		candidates = append(candidates, label)
@@ -102,11 +103,11 @@ func matching(instances []*bus.Instance, name string) []*bus.Instance {
 	for _, candidate := range candidates {
 		for _, instance := range instances {
 			if instance.Name == candidate || slices.Contains(instance.Aliases, candidate) {
-				return []*bus.Instance{instance}
+				return []*client.Instance{instance}
 			}
 		}
 	}
-	var found []*bus.Instance
+	var found []*client.Instance
 	for _, instance := range instances {
 		if ok, _ := path.Match(candidates[1], instance.Name); ok {
 			found = append(found, instance)
@@ -115,7 +116,7 @@ func matching(instances []*bus.Instance, name string) []*bus.Instance {
 	return found
 }
 
-func noInstance(name string, running []*bus.Instance) error {
+func noInstance(name string, running []*client.Instance) error {
 	name = cmp.Or(name, `""`) // as an unset variable of a script is
 	if len(running) == 0 {
 		return withStatus(statusNoInstance, "no instance named %s; none is running", name)
@@ -123,7 +124,7 @@ func noInstance(name string, running []*bus.Instance) error {
 	return withStatus(statusNoInstance, "no instance named %s; running: %s", name, namesOf(running))
 }
 
-func namesOf(instances []*bus.Instance) string {
+func namesOf(instances []*client.Instance) string {
 	var names []string
 	for _, instance := range instances {
 		names = append(names, instance.Name)
@@ -133,14 +134,14 @@ func namesOf(instances []*bus.Instance) string {
 
 // described is an instance with its properties.
 type described struct {
-	*bus.Instance
-	*bus.Properties
+	*client.Instance
+	*client.Properties
 }
 
 // describe asks instances for their properties, all at once. It tells of those that do not answer and leaves them out;
 // one that has ended meanwhile is no error where nobody asked for it.
-func (c *ctl) describe(ctx context.Context, instances []*bus.Instance, asked bool) []described {
-	var answers []func() (*bus.Properties, error)
+func (c *ctl) describe(ctx context.Context, instances []*client.Instance, asked bool) []described {
+	var answers []func() (*client.Properties, error)
 	for _, instance := range instances {
 		answers = append(answers, instance.AskProperties(ctx))
 	}
@@ -150,7 +151,7 @@ func (c *ctl) describe(ctx context.Context, instances []*bus.Instance, asked boo
 		switch {
 		case err == nil:
 			all = append(all, described{instance, properties})
-		case asked || err != bus.ErrNoInstance:
+		case asked || err != client.ErrNoInstance:
 			c.cannot("look at", instance, err)
 		}
 	}

@@ -7,7 +7,8 @@ import (
 	"strconv"
 	"strings"
 
-	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/api"
+	"example.org/socketproxy/internal/bus/client"
 	"github.com/spf13/cobra"
 )
 
@@ -36,7 +37,7 @@ func (c *ctl) listCommand() *cobra.Command {
 // renewal says what to do about instances of an old version.
 func (c *ctl) renewal(old []described) string {
 	var names []string
-	var instances []*bus.Instance
+	var instances []*client.Instance
 	for _, i := range old {
 		names, instances = append(names, i.Instance.Name), append(instances, i.Instance)
 	}
@@ -72,13 +73,13 @@ func listTable(instances []described) table {
 }
 
 // colourOf is the colour of the state of an instance: green where its clients are served.
-func colourOf(p *bus.Properties) string {
+func colourOf(p *client.Properties) string {
 	switch {
-	case p.State == bus.StateRunning && p.BackendState == bus.BackendFailing:
+	case p.State == api.StateRunning && p.BackendState == api.BackendFailing:
 		return red
-	case p.State == bus.StateRunning:
+	case p.State == api.StateRunning:
 		return green
-	case p.State == bus.StateDraining:
+	case p.State == api.StateDraining:
 		return yellow
 	}
 	return grey

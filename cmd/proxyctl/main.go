@@ -17,7 +17,7 @@ import (
 	"os/signal"
 	"time"
 
-	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/client"
 	"example.org/socketproxy/internal/printable"
 	"example.org/socketproxy/internal/version"
 	"github.com/spf13/cobra"
@@ -49,9 +49,9 @@ type ctl struct {
 	now            func() time.Time
 	version        string // of proxyctl; "": instances are not held against it
 
-	bus    *bus.Client // see connect
-	agent  *agent      // nil without
-	status int         // the exit status so far
+	bus    *client.Client // see connect
+	agent  *agent         // nil without
+	status int            // the exit status so far
 }
 
 // run is the whole program; it returns the exit status.
@@ -111,9 +111,9 @@ func (c *ctl) fail(err error) {
 }
 
 // cannot says what could not be done to an instance.
-func (c *ctl) cannot(do string, instance *bus.Instance, err error) {
+func (c *ctl) cannot(do string, instance *client.Instance, err error) {
 	what := fmt.Errorf("cannot %s %s: %w", do, instance.Name, err)
-	if errors.Is(err, bus.ErrNoInstance) { // it was there when the instances were listed
+	if errors.Is(err, client.ErrNoInstance) { // it was there when the instances were listed
 		what = withStatus(statusNoInstance, "cannot %s %s: it has ended", do, instance.Name)
 	}
 	c.fail(what)
@@ -124,7 +124,7 @@ func (c *ctl) connect(ctx context.Context) error {
 	if c.bus != nil {
 		return nil
 	}
-	client, err := bus.Connect(ctx, c.destination)
+	client, err := client.Connect(ctx, c.destination)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ECONNREFUSED):
 		return fmt.Errorf("cannot connect to the %s: %w; is there one? --address= and --user name others", c.destination, err)
@@ -140,7 +140,7 @@ func (c *ctl) connect(ctx context.Context) error {
 }
 
 // waitsForConsent says why nothing happens, unless the agent does.
-func (c *ctl) waitsForConsent(instance *bus.Instance) {
+func (c *ctl) waitsForConsent(instance *client.Instance) {
 	if !c.quiet && c.agent == nil {
 		fmt.Fprintf(c.stderr, "proxyctl: waiting for %s; an authorization may be pending\n", printable.Line(instance.Name))
 	}

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/client"
 	"example.org/socketproxy/internal/printable"
 	"github.com/spf13/cobra"
 )
@@ -34,7 +34,7 @@ type monitor struct {
 }
 
 type followed struct {
-	instance *bus.Instance
+	instance *client.Instance
 	name     string
 	clients  map[uint64]string // of the connections there are: the signal for their end does not name them
 	most     int               // with more clients than this, the ends of some have not been told
@@ -80,9 +80,9 @@ func (m *monitor) run(ctx context.Context) error {
 	}
 }
 
-func (m *monitor) wants(ctx context.Context, instance *bus.Instance) bool {
+func (m *monitor) wants(ctx context.Context, instance *client.Instance) bool {
 	for _, name := range m.names {
-		if len(m.named(ctx, []*bus.Instance{instance}, name)) > 0 {
+		if len(m.named(ctx, []*client.Instance{instance}, name)) > 0 {
 			return true
 		}
 	}
@@ -90,7 +90,7 @@ func (m *monitor) wants(ctx context.Context, instance *bus.Instance) bool {
 }
 
 // follow asks for the signals of an instance, and for the connections that it has already.
-func (m *monitor) follow(ctx context.Context, instance *bus.Instance) {
+func (m *monitor) follow(ctx context.Context, instance *client.Instance) {
 	if err := instance.Subscribe(ctx); err != nil {
 		if ctx.Err() == nil {
 			m.cannot("monitor", instance, err)
@@ -105,7 +105,7 @@ func (m *monitor) follow(ctx context.Context, instance *bus.Instance) {
 // learn asks an instance that is followed for its connections.
 func (m *monitor) learn(ctx context.Context, f *followed) {
 	f.clients = make(map[uint64]string)
-	connections, err := f.instance.Connections(ctx, bus.Filter{})
+	connections, err := f.instance.Connections(ctx, client.Filter{})
 	if err != nil && ctx.Err() == nil {
 		m.cannot("list the connections of", f.instance, err)
 	}
@@ -118,11 +118,11 @@ func (m *monitor) learn(ctx context.Context, f *followed) {
 // clientsMin is how many clients are remembered in any case. A client takes some hundred bytes.
 const clientsMin = 4096
 
-func (m *monitor) handle(ctx context.Context, event bus.Event) error {
+func (m *monitor) handle(ctx context.Context, event client.Event) error {
 	switch e := event.(type) {
-	case bus.InstanceChanged:
+	case client.InstanceChanged:
 		return m.instanceChanged(ctx, e)
-	case bus.ConnectionNew:
+	case client.ConnectionNew:
 		if f := m.followed[e.Owner]; f != nil {
 			if len(f.clients) >= f.most {
 				m.learn(ctx, f)
@@ -131,7 +131,7 @@ func (m *monitor) handle(ctx context.Context, event bus.Event) error {
 			return m.tell(f.name, "new", green, fmt.Sprintf("%d %s %s %s", e.ID, e.Client, m.terminal.arrow(), e.Backend),
 				object{{"id", e.ID}, {"client", e.Client}, {"backend", e.Backend}})
 		}
-	case bus.ConnectionRemoved:
+	case client.ConnectionRemoved:
 		if f := m.followed[e.Owner]; f != nil {
 			client := cmp.Or(f.clients[e.ID], "?") // proxyd leaves signals out where they come too fast
 			delete(f.clients, e.ID)
@@ -140,20 +140,20 @@ func (m *monitor) handle(ctx context.Context, event bus.Event) error {
 				object{{"id", e.ID}, {"client", client}, {"reason", e.Reason}, {"to_backend", e.BytesToBackend},
 					{"to_client", e.BytesToClient}, {"duration", spanJSON(e.Duration)}})
 		}
-	case bus.ConnectionRefused:
+	case client.ConnectionRefused:
 		if f := m.followed[e.Owner]; f != nil {
 			return m.tell(f.name, "refused", red, e.Client+" "+e.Reason, object{{"client", e.Client}, {"reason", e.Reason}})
 		}
-	case bus.PropertiesChanged:
+	case client.PropertiesChanged:
 		if f := m.followed[e.Owner]; f != nil {
 			return m.propertiesChanged(f, e)
 		}
-	case bus.SignalsLost:
+	case client.SignalsLost:
 		if f := m.followed[e.Owner]; f != nil {
 			m.learn(ctx, f)
 			return m.tell(f.name, "lost", red, count(e.N, "event"), object{{"events", e.N}})
 		}
-	case bus.EventsLost:
+	case client.EventsLost:
 		return m.eventsLost(ctx, e)
 	}
 	return nil
@@ -166,7 +166,7 @@ func colourOfEnd(reason string) string {
 	return yellow
 }
 
-func (m *monitor) instanceChanged(ctx context.Context, e bus.InstanceChanged) error {
+func (m *monitor) instanceChanged(ctx context.Context, e client.InstanceChanged) error {
 	if f := m.followed[e.OldOwner]; f != nil && f.name == e.Name {
 		delete(m.followed, e.OldOwner)
 		if err := m.tell(e.Name, "vanished", grey, "", nil); err != nil {
@@ -185,8 +185,8 @@ func (m *monitor) instanceChanged(ctx context.Context, e bus.InstanceChanged) er
 }
 
 // propertiesChanged leaves out what the other events tell.
-func (m *monitor) propertiesChanged(f *followed, e bus.PropertiesChanged) error {
-	p := new(bus.Properties)
+func (m *monitor) propertiesChanged(f *followed, e client.PropertiesChanged) error {
+	p := new(client.Properties)
 	if err := p.Update(e.Values); err != nil { // one that speaks another language does not end it for the others
 		m.fail(fmt.Errorf("cannot understand %s: %w", f.name, err))
 		return nil
@@ -204,7 +204,7 @@ func (m *monitor) propertiesChanged(f *followed, e bus.PropertiesChanged) error 
 }
 
 // eventsLost catches up on what the events may have told.
-func (m *monitor) eventsLost(ctx context.Context, e bus.EventsLost) error {
+func (m *monitor) eventsLost(ctx context.Context, e client.EventsLost) error {
 	verb := "were"
 	if e.N == 1 {
 		verb = "was"
@@ -218,8 +218,8 @@ func (m *monitor) eventsLost(ctx context.Context, e bus.EventsLost) error {
 		return err
 	}
 	for owner, f := range m.followed {
-		if !slices.ContainsFunc(running, func(i *bus.Instance) bool { return i.Owner == owner }) {
-			if err := m.instanceChanged(ctx, bus.InstanceChanged{Name: f.name, OldOwner: owner}); err != nil {
+		if !slices.ContainsFunc(running, func(i *client.Instance) bool { return i.Owner == owner }) {
+			if err := m.instanceChanged(ctx, client.InstanceChanged{Name: f.name, OldOwner: owner}); err != nil {
 				return err
 			}
 		}
@@ -227,7 +227,7 @@ func (m *monitor) eventsLost(ctx context.Context, e bus.EventsLost) error {
 	for _, instance := range running {
 		if f := m.followed[instance.Owner]; f != nil {
 			m.learn(ctx, f)
-		} else if err := m.instanceChanged(ctx, bus.InstanceChanged{Name: instance.Name, NewOwner: instance.Owner}); err != nil {
+		} else if err := m.instanceChanged(ctx, client.InstanceChanged{Name: instance.Name, NewOwner: instance.Owner}); err != nil {
 			return err
 		}
 	}

@@ -10,7 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/api"
+	"example.org/socketproxy/internal/bus/client"
 	"example.org/socketproxy/internal/bustest"
 	"github.com/godbus/dbus/v5"
 )
@@ -75,7 +76,7 @@ func TestMonitorGoesOnWithoutAnInstanceThatHangs(t *testing.T) {
 	startFake(t, b, "mail", nil).hang()
 	web := startFake(t, b, "web", nil)
 	out, end := begin(t, b, nil, "monitor")
-	web.emit(bustest.Receive(t, web.subscribed), bus.Interface, "ConnectionRefused", "192.0.2.9:50001", "limit")
+	web.emit(bustest.Receive(t, web.subscribed), api.Interface, "ConnectionRefused", "192.0.2.9:50001", "limit")
 	out.waitFor(t, "refused")
 	if status := end(); status != statusFailure {
 		t.Errorf("exit status %d", status)
@@ -120,8 +121,8 @@ func TestMonitorCatchesUpOnEventsThatWereLost(t *testing.T) {
 		web.mu.Lock()
 		web.connections = []connectionStruct{{ID: 5, Client: "192.0.2.9:50000"}}
 		web.mu.Unlock()
-		for _, event := range []bus.Event{
-			bus.EventsLost{N: 17}, bus.ConnectionRemoved{Owner: web.conn.Names()[0], ID: 5, Reason: "killed"},
+		for _, event := range []client.Event{
+			client.EventsLost{N: 17}, client.ConnectionRemoved{Owner: web.conn.Names()[0], ID: 5, Reason: "killed"},
 		} {
 			if err := m.handle(t.Context(), event); err != nil {
 				t.Error(err)
@@ -149,18 +150,18 @@ func TestMonitorKeepsNoClientsWhoseEndItWasNotTold(t *testing.T) {
 	m := &monitor{ctl: c, followed: make(map[string]*followed)}
 	m.follow(t.Context(), running[0])
 	owner := web.conn.Names()[0]
-	handle := func(event bus.Event) {
+	handle := func(event client.Event) {
 		if err := m.handle(t.Context(), event); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for id := range uint64(10 * clientsMin) {
-		handle(bus.ConnectionNew{Owner: owner, ID: id, Client: "192.0.2.9:50000"})
+		handle(client.ConnectionNew{Owner: owner, ID: id, Client: "192.0.2.9:50000"})
 	}
 	if n := len(m.followed[owner].clients); n > clientsMin {
 		t.Errorf("%d clients are remembered", n)
 	}
-	handle(bus.SignalsLost{Owner: owner, N: 17})
+	handle(client.SignalsLost{Owner: owner, N: 17})
 	if n := len(m.followed[owner].clients); n != 0 {
 		t.Errorf("%d clients are remembered after a gap, and there are none", n)
 	}
@@ -184,20 +185,20 @@ func TestMonitorPrintsWhatHappens(t *testing.T) {
 		// The list of the connections comes after the subscription, and whatever is told after that, after the list.
 		web.waitForCall(t, "ListConnections")
 
-		web.emit(subscriber, bus.Interface, "ConnectionNew", uint64(24), "192.0.2.9:50000", "127.0.0.1:3000")
-		web.emit(subscriber, bus.Interface, "ConnectionRemoved", uint64(24), "finished", uint64(77), uint64(2_000_000), uint64(1_234_567))
-		web.emit(subscriber, bus.Interface, "ConnectionRemoved", uint64(17), "killed", uint64(512), uint64(3_400_000), uint64(93_600_000_000))
-		web.emit(subscriber, bus.Interface, "ConnectionRemoved", uint64(25), "client-reset", uint64(0), uint64(0), uint64(0))
-		web.emit(subscriber, bus.Interface, "ConnectionNew", uint64(26), "/run/\x1b[31m", "127.0.0.1:3000")
-		web.emit(subscriber, bus.Interface, "ConnectionRefused", "192.0.2.9:50001", "limit")
-		web.emit(subscriber, bus.Interface, "SignalsLost", uint64(17))
-		web.emit(subscriber, "org.freedesktop.DBus.Properties", "PropertiesChanged", bus.Interface, map[string]dbus.Variant{
-			"State": dbus.MakeVariant(bus.StateDraining), "ConnectionsMax": dbus.MakeVariant(uint32(3)),
+		web.emit(subscriber, api.Interface, "ConnectionNew", uint64(24), "192.0.2.9:50000", "127.0.0.1:3000")
+		web.emit(subscriber, api.Interface, "ConnectionRemoved", uint64(24), "finished", uint64(77), uint64(2_000_000), uint64(1_234_567))
+		web.emit(subscriber, api.Interface, "ConnectionRemoved", uint64(17), "killed", uint64(512), uint64(3_400_000), uint64(93_600_000_000))
+		web.emit(subscriber, api.Interface, "ConnectionRemoved", uint64(25), "client-reset", uint64(0), uint64(0), uint64(0))
+		web.emit(subscriber, api.Interface, "ConnectionNew", uint64(26), "/run/\x1b[31m", "127.0.0.1:3000")
+		web.emit(subscriber, api.Interface, "ConnectionRefused", "192.0.2.9:50001", "limit")
+		web.emit(subscriber, api.Interface, "SignalsLost", uint64(17))
+		web.emit(subscriber, "org.freedesktop.DBus.Properties", "PropertiesChanged", api.Interface, map[string]dbus.Variant{
+			"State": dbus.MakeVariant(api.StateDraining), "ConnectionsMax": dbus.MakeVariant(uint32(3)),
 			"DrainDeadline": dbus.MakeVariant(usec(noon)), "NConnections": dbus.MakeVariant(uint32(2)),
 		}, []string{})
 		out.waitFor(t, "DrainDeadline")
 		impostor := b.Connect(t)
-		(&fake{conn: impostor}).emit(subscriber, bus.Interface, "ConnectionNew", uint64(1), "a stranger", "")
+		(&fake{conn: impostor}).emit(subscriber, api.Interface, "ConnectionNew", uint64(1), "a stranger", "")
 		web.conn.Close()
 		out.waitFor(t, "vanished")
 		startFake(t, b, "web", nil)

@@ -6,7 +6,9 @@ import (
 	"strings"
 	"time"
 
-	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/api"
+	"example.org/socketproxy/internal/bus/client"
+	"example.org/socketproxy/internal/bus/wire"
 	"example.org/socketproxy/internal/timespan"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -14,7 +16,7 @@ import (
 
 // options are those that every verb takes.
 type options struct {
-	destination   bus.Destination
+	destination   client.Destination
 	json          jsonMode
 	noPager       bool
 	noLegend      bool
@@ -89,9 +91,9 @@ func (o *options) define(flags *pflag.FlagSet) {
 			return check(given)
 		})
 	}
-	checked(&o.destination.Host, "host", "H", "Connect to the system bus of `[USER@]HOST`, over ssh", bus.CheckHost)
-	checked(&o.destination.Machine, "machine", "M", "Connect to the bus of a local `CONTAINER`", bus.CheckMachine)
-	checked(&o.destination.Address, "address", "", "Connect to the bus at this D-Bus `ADDRESS`", bus.CheckAddress)
+	checked(&o.destination.Host, "host", "H", "Connect to the system bus of `[USER@]HOST`, over ssh", client.CheckHost)
+	checked(&o.destination.Machine, "machine", "M", "Connect to the bus of a local `CONTAINER`", client.CheckMachine)
+	checked(&o.destination.Address, "address", "", "Connect to the bus at this D-Bus `ADDRESS`", wire.CheckAddress)
 	flags.Var(&o.json, "json", "Output as JSON: `MODE` is pretty, short, or off")
 	flags.BoolFuncP("j", "j", "Same as --json=pretty on a terminal, else short", func(string) error { o.json = jsonAuto; return nil })
 	_ = flags.MarkHidden("j") // pflag cannot do without a long name
@@ -133,7 +135,7 @@ func (c *ctl) check() error {
 }
 
 // inShell is proxyctl on the same bus, as a command line for hints.
-func (o *options) inShell(verb string, instances ...*bus.Instance) string {
+func (o *options) inShell(verb string, instances ...*client.Instance) string {
 	d, line := o.destination, "proxyctl"
 	switch {
 	case d.Host != "":
@@ -156,9 +158,9 @@ func (o *options) inShell(verb string, instances ...*bus.Instance) string {
 
 // nameForShell is the name of an instance, or its bus name where a shell or proxyctl might take the name for something
 // else: a bus name has letters, digits, "." and "_" only.
-func nameForShell(instance *bus.Instance) string {
+func nameForShell(instance *client.Instance) string {
 	if !plainName().MatchString(instance.Name) {
-		if busName, err := bus.InstanceBusName(instance.Name); err == nil {
+		if busName, err := api.InstanceBusName(instance.Name); err == nil {
 			return busName
 		}
 	}

@@ -6,7 +6,8 @@ import (
 	"fmt"
 	"time"
 
-	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/api"
+	"example.org/socketproxy/internal/bus/client"
 	"github.com/spf13/cobra"
 )
 
@@ -35,7 +36,7 @@ func (c *ctl) restartCommand() *cobra.Command {
 }
 
 // restart has systemd restart an instance, and says what became of its connections.
-func (c *ctl) restart(ctx context.Context, instance *bus.Instance) error {
+func (c *ctl) restart(ctx context.Context, instance *client.Instance) error {
 	before, err := instance.Properties(ctx)
 	if err != nil {
 		return err
@@ -56,7 +57,7 @@ func (c *ctl) restart(ctx context.Context, instance *bus.Instance) error {
 			lost = fmt.Sprint(after.NTakeoverLost)
 		}
 		c.say("%s restarted: %s carried over, %s lost, after a pause of %s.", instance.Name, count(after.NTakenOver, "connection"), lost,
-			formatSpan(bus.Span(after.TakeoverUSec)))
+			formatSpan(api.Span(after.TakeoverUSec)))
 	case before.NConnections > 0:
 		c.say("%s restarted: none of %s carried over; see its log.", instance.Name, count(before.NConnections, "connection"))
 	default:
@@ -69,7 +70,7 @@ func (c *ctl) restart(ctx context.Context, instance *bus.Instance) error {
 const successorTime = 5 * time.Second
 
 // successor waits for the process that takes the place of another on the bus.
-func (c *ctl) successor(ctx context.Context, instance *bus.Instance, pid uint32) (*bus.Properties, error) {
+func (c *ctl) successor(ctx context.Context, instance *client.Instance, pid uint32) (*client.Properties, error) {
 	ctx, cancel := context.WithTimeout(ctx, successorTime)
 	defer cancel()
 	for {

@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/client"
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/streamtest"
@@ -167,7 +167,7 @@ func (s *script) reset(*testscript.TestScript, []string) error {
 func (s *script) await(_ *testscript.TestScript, args []string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), proctest.Patience)
 	defer cancel()
-	client, err := bus.Connect(ctx, bus.Destination{Address: s.bus.Address()})
+	client, err := client.Connect(ctx, client.Destination{Address: s.bus.Address()})
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"strings"
 
-	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/client"
 	"example.org/socketproxy/internal/timespan"
 	"github.com/spf13/cobra"
 )
@@ -16,7 +16,7 @@ import (
 var settings = []string{"connections-max", "exit-idle-time"}
 
 // setting changes one thing of an instance.
-type setting func(context.Context, *bus.Instance) error
+type setting func(context.Context, *client.Instance) error
 
 func (c *ctl) setCommand() *cobra.Command {
 	return &cobra.Command{
@@ -74,13 +74,13 @@ func parseSetting(arg string) (setting, error) {
 		if err != nil || n == 0 {
 			return nil, fmt.Errorf("cannot take %s: not a number from 1 to 4294967295", arg)
 		}
-		return func(ctx context.Context, i *bus.Instance) error { return i.SetConnectionsMax(ctx, uint32(n)) }, nil
+		return func(ctx context.Context, i *client.Instance) error { return i.SetConnectionsMax(ctx, uint32(n)) }, nil
 	case "exit-idle-time":
 		span, err := timespan.Parse(value)
 		if err != nil {
 			return nil, fmt.Errorf("cannot take %s: %w", arg, err)
 		}
-		return func(ctx context.Context, i *bus.Instance) error { return i.SetExitIdleTime(ctx, span) }, nil
+		return func(ctx context.Context, i *client.Instance) error { return i.SetExitIdleTime(ctx, span) }, nil
 	}
 	return nil, fmt.Errorf("cannot set %s; there are: %s", key, strings.Join(settings, ", "))
 }

@@ -7,7 +7,8 @@ import (
 	"slices"
 	"strings"
 
-	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/api"
+	"example.org/socketproxy/internal/bus/client"
 	"example.org/socketproxy/internal/printable"
 	"example.org/socketproxy/internal/timespan"
 	"github.com/spf13/cobra"
@@ -25,8 +26,8 @@ func (c *ctl) showCommand() *cobra.Command {
 				return errors.New("cannot take --property=: it is empty")
 			}
 			for _, name := range properties {
-				if !slices.Contains(bus.PropertyNames(), name) {
-					return fmt.Errorf("no property named %s; there are: %s", name, strings.Join(bus.PropertyNames(), ", "))
+				if !slices.Contains(client.PropertyNames(), name) {
+					return fmt.Errorf("no property named %s; there are: %s", name, strings.Join(client.PropertyNames(), ", "))
 				}
 			}
 			ctx := command.Context()
@@ -114,12 +115,12 @@ func formatProperty(property member) string {
 	case uint64:
 		switch {
 		case strings.HasSuffix(property.key, "USec"):
-			return timespan.Format(bus.Span(value))
+			return timespan.Format(api.Span(value))
 		case isTime(property.key):
 			if value == 0 {
 				return ""
 			}
-			return formatTime(bus.Time(value))
+			return formatTime(api.Time(value))
 		}
 	}
 	return fmt.Sprint(property.value)

@@ -9,7 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/api"
+	"example.org/socketproxy/internal/bus/client"
 	"example.org/socketproxy/internal/printable"
 	"example.org/socketproxy/internal/timespan"
 	"github.com/spf13/cobra"
@@ -28,7 +29,7 @@ func (c *ctl) statusCommand() *cobra.Command {
 			}
 			described := c.describe(ctx, instances, true)
 			for _, i := range described {
-				if i.State != bus.StateRunning {
+				if i.State != api.StateRunning {
 					c.status = max(c.status, statusNotRunning)
 				}
 			}
@@ -86,7 +87,7 @@ func (c *ctl) keys(text *strings.Builder, i described) {
 	}
 	line("Clients", accepted)
 	line("Traffic", fmt.Sprintf("%s to backend, %s to client", formatBytes(i.BytesToBackend), formatBytes(i.BytesToClient)))
-	if idle := bus.Span(i.ExitIdleTimeUSec); idle != timespan.Infinity {
+	if idle := api.Span(i.ExitIdleTimeUSec); idle != timespan.Infinity {
 		line("Idle exit", "after "+timespan.Format(idle))
 	}
 	for n, option := range i.ChangedOptions() {
@@ -96,7 +97,7 @@ func (c *ctl) keys(text *strings.Builder, i described) {
 	if c.isOld(i) {
 		line("", fmt.Sprintf("%s is installed; %s renews it", c.version, c.inShell("restart", i.Instance)))
 	}
-	if busName, err := bus.InstanceBusName(i.Instance.Name); err == nil {
+	if busName, err := api.InstanceBusName(i.Instance.Name); err == nil {
 		line("Bus name", busName)
 	}
 }
@@ -116,15 +117,15 @@ func first(n int, key string) string {
 }
 
 // backendKeys writes what happens with the backend. Instances of older versions do not tell.
-func (c *ctl) backendKeys(line func(key, value string), p *bus.Properties) {
+func (c *ctl) backendKeys(line func(key, value string), p *client.Properties) {
 	if !p.Has("BackendState") {
 		return
 	}
 	state := printable.Line(p.BackendState)
 	switch p.BackendState {
-	case bus.BackendFailing:
+	case api.BackendFailing:
 		state = c.terminal.paint(red, state)
-	case bus.BackendUnknown:
+	case api.BackendUnknown:
 		state = "not tried yet"
 	}
 	if p.NConnecting > 0 {
@@ -136,17 +137,17 @@ func (c *ctl) backendKeys(line func(key, value string), p *bus.Properties) {
 		line("", printable.Line(p.BackendLastError))
 	}
 	if p.BackendLastReachedTimestamp != 0 {
-		line("Last reached", c.ago(p.BackendLastReachedTimestamp)+", in "+formatShort(bus.Span(p.BackendLastConnectUSec)))
+		line("Last reached", c.ago(p.BackendLastReachedTimestamp)+", in "+formatShort(api.Span(p.BackendLastConnectUSec)))
 	}
 }
 
 // sinceOrUntil tells how long a state has lasted or will.
-func (c *ctl) sinceOrUntil(p *bus.Properties) string {
+func (c *ctl) sinceOrUntil(p *client.Properties) string {
 	switch {
-	case p.State == bus.StateDraining && p.DrainDeadline != 0:
-		left := bus.Time(p.DrainDeadline).Sub(c.now())
-		return fmt.Sprintf("until %s; %s left", formatTime(bus.Time(p.DrainDeadline)), formatAge(max(0, left)))
-	case p.State == bus.StateRunning:
+	case p.State == api.StateDraining && p.DrainDeadline != 0:
+		left := api.Time(p.DrainDeadline).Sub(c.now())
+		return fmt.Sprintf("until %s; %s left", formatTime(api.Time(p.DrainDeadline)), formatAge(max(0, left)))
+	case p.State == api.StateRunning:
 		return "since " + c.ago(p.StartTimestamp)
 	}
 	return "(started " + c.ago(p.StartTimestamp) + ")"
@@ -162,7 +163,7 @@ func (c *ctl) journal(ctx context.Context, i described) string {
 		return ""
 	}
 	// Ids of processes are used again; what came before this one started is not its own.
-	started := bus.Time(i.StartTimestamp).Add(-time.Second).Unix()
+	started := api.Time(i.StartTimestamp).Add(-time.Second).Unix()
 	args := []string{"_PID=" + strconv.FormatUint(uint64(pid), 10), "--since=@" + strconv.FormatInt(started, 10),
 		"--lines=10", "--quiet", "--no-pager", "--output=short"}
 	if c.destination.Machine != "" {

@@ -10,7 +10,8 @@ import (
 	"strings"
 	"time"
 
-	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/api"
+	"example.org/socketproxy/internal/bus/client"
 	"example.org/socketproxy/internal/printable"
 )
 
@@ -34,7 +35,7 @@ func (c *ctl) newWait(end bool) *wait {
 }
 
 // prepare is for an instance before it is brought into another state: what is only known until then.
-func (w *wait) prepare(ctx context.Context, instance *bus.Instance, wait bool) {
+func (w *wait) prepare(ctx context.Context, instance *client.Instance, wait bool) {
 	properties, err := instance.Properties(ctx)
 	if err != nil {
 		return // the call that is to come says why
@@ -49,7 +50,7 @@ func (w *wait) prepare(ctx context.Context, instance *bus.Instance, wait bool) {
 }
 
 // startsAgain says, as systemctl(1) does, that an end is not for long.
-func (w *wait) startsAgain(instance *bus.Instance) string {
+func (w *wait) startsAgain(instance *client.Instance) string {
 	units := w.again[instance.Owner]
 	if len(units) == 0 {
 		return ""
@@ -62,8 +63,8 @@ func (w *wait) startsAgain(instance *bus.Instance) string {
 }
 
 // add adds an instance that has just been brought into a state.
-func (w *wait) add(instance *bus.Instance, state string) {
-	w.left = append(w.left, &described{instance, &bus.Properties{State: state}})
+func (w *wait) add(instance *client.Instance, state string) {
+	w.left = append(w.left, &described{instance, &client.Properties{State: state}})
 }
 
 // run waits. The signals must flow already, or an end between the call and here would be missed.
@@ -83,7 +84,7 @@ func (w *wait) run(ctx context.Context) error {
 }
 
 // next returns no event once a second, because the time that is left is shown too.
-func (w *wait) next(ctx context.Context) (bus.Event, error) {
+func (w *wait) next(ctx context.Context) (client.Event, error) {
 	tick, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	event, err := w.bus.Next(tick)
@@ -93,18 +94,18 @@ func (w *wait) next(ctx context.Context) (bus.Event, error) {
 	return event, err
 }
 
-func (w *wait) follow(ctx context.Context, event bus.Event) {
+func (w *wait) follow(ctx context.Context, event client.Event) {
 	switch e := event.(type) {
-	case bus.InstanceChanged:
+	case client.InstanceChanged:
 		if i := w.find(e.OldOwner); i != nil && i.Instance.Name == e.Name {
 			w.ownerChanged(ctx, i, e.NewOwner)
 		}
-	case bus.PropertiesChanged:
+	case client.PropertiesChanged:
 		if i := w.find(e.Owner); i != nil {
 			_ = i.Properties.Update(e.Values) // should it end now, this is the last that is known of it
 			_ = w.refresh(i, i.AskProperties(ctx))
 		}
-	case bus.ConnectionRemoved:
+	case client.ConnectionRemoved:
 		if e.Reason == "deadline" {
 			w.reset[e.Owner]++
 		}
@@ -112,7 +113,7 @@ func (w *wait) follow(ctx context.Context, event bus.Event) {
 		if i := w.find(e.Owner); i != nil {
 			w.drained(i)
 		}
-	case bus.EventsLost: // an end may be among them
+	case client.EventsLost: // an end may be among them
 		for _, i := range w.refreshAll(ctx) {
 			w.gone(i)
 		}
@@ -146,7 +147,7 @@ func (w *wait) ownerChanged(ctx context.Context, i *described, owner string) {
 
 // gone judges by what was known last. Who leaves in an orderly way says so before.
 func (w *wait) gone(i *described) {
-	if i.State == bus.StateDraining && i.NConnections > 0 {
+	if i.State == api.StateDraining && i.NConnections > 0 {
 		w.erase()
 		w.fail(fmt.Errorf("%s has ended, or lost the bus, with %s left; see its log",
 			i.Instance.Name, count(i.NConnections, "connection")))
@@ -159,12 +160,12 @@ func (w *wait) gone(i *described) {
 // refreshAll returns the instances that are not there any more.
 func (w *wait) refreshAll(ctx context.Context) (missing []*described) {
 	left := slices.Clone(w.left)
-	var answers []func() (*bus.Properties, error)
+	var answers []func() (*client.Properties, error)
 	for _, i := range left {
 		answers = append(answers, i.AskProperties(ctx))
 	}
 	for n, i := range left {
-		if err := w.refresh(i, answers[n]); errors.Is(err, bus.ErrNoInstance) {
+		if err := w.refresh(i, answers[n]); errors.Is(err, client.ErrNoInstance) {
 			missing = append(missing, i)
 		}
 	}
@@ -173,16 +174,16 @@ func (w *wait) refreshAll(ctx context.Context) (missing []*described) {
 
 // refresh asks how things are: what a signal says may have been sent before the call that is waited for was served. An
 // instance that does not answer is not lost yet; what it said before it ended, and its end, are events to come.
-func (w *wait) refresh(i *described, answer func() (*bus.Properties, error)) error {
+func (w *wait) refresh(i *described, answer func() (*client.Properties, error)) error {
 	properties, err := answer()
 	if err != nil {
 		return err
 	}
 	*i.Properties = *properties
 	switch {
-	case i.State == bus.StateDrained:
+	case i.State == api.StateDrained:
 		w.drained(i)
-	case i.State == bus.StateRunning:
+	case i.State == api.StateRunning:
 		w.erase()
 		w.fail(fmt.Errorf("%s accepts clients again: somebody has resumed it", i.Instance.Name))
 		w.drop(i)
@@ -193,7 +194,7 @@ func (w *wait) refresh(i *described, answer func() (*bus.Properties, error)) err
 // drained is for an instance that may be drained, and is done with it once the ends of its connections were told: their signals
 // may come after its state is known.
 func (w *wait) drained(i *described) {
-	if i.State == bus.StateDrained && !w.end && w.open[i.Owner] <= 0 {
+	if i.State == api.StateDrained && !w.end && w.open[i.Owner] <= 0 {
 		w.done(i, "is drained")
 	}
 }
@@ -234,9 +235,9 @@ func (w *wait) leave() {
 
 // interrupted says what goes on without anybody who waits for it.
 func (w *wait) interrupted() {
-	var draining []*bus.Instance
+	var draining []*client.Instance
 	for _, i := range w.left {
-		if i.State != bus.StateExiting {
+		if i.State != api.StateExiting {
 			draining = append(draining, i.Instance)
 		}
 	}
@@ -268,7 +269,7 @@ func (w *wait) progress() {
 	line := fmt.Sprintf("Waiting for %s: %s left", printable.Line(w.names()), count(connections, "connection"))
 	if w.terminal.isTerminal {
 		if deadline != 0 {
-			line += ", to be reset in " + formatAge(max(0, bus.Time(deadline).Sub(w.now())))
+			line += ", to be reset in " + formatAge(max(0, api.Time(deadline).Sub(w.now())))
 		}
 		line = eraseLine + w.terminal.ellipsize(line, w.terminal.columns-1)
 	} else {

@@ -7,7 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/api"
+	"example.org/socketproxy/internal/bus/client"
 	"example.org/socketproxy/internal/bustest"
 	"github.com/godbus/dbus/v5"
 )
@@ -25,17 +26,17 @@ func TestDrainShowsHowFarItIs(t *testing.T) {
 		{"progress.terminal", onTerminal},
 	} {
 		b := bustest.Start(t, bustest.Options{})
-		web := startFake(t, b, "web", map[string]any{"State": bus.StateDraining, "DrainDeadline": usec(noon.Add(25 * time.Second))})
-		db := startFake(t, b, "db", map[string]any{"State": bus.StateDraining, "DrainDeadline": usec(noon.Add(15 * time.Second)), "NConnections": uint32(1)})
+		web := startFake(t, b, "web", map[string]any{"State": api.StateDraining, "DrainDeadline": usec(noon.Add(25 * time.Second))})
+		db := startFake(t, b, "db", map[string]any{"State": api.StateDraining, "DrainDeadline": usec(noon.Add(15 * time.Second)), "NConnections": uint32(1)})
 		out, end := begin(t, b, test.as, "drain", "web", "db", "--timeout=25s")
 		out.waitFor(t, "4 connections left")
 		web.set("NConnections", uint32(1))
 		out.waitFor(t, "2 connections left")
-		db.set("State", bus.StateExiting)
+		db.set("State", api.StateExiting)
 		db.conn.Close()
 		out.waitFor(t, "db has ended")
 		out.waitFor(t, "1 connection left")
-		web.set("State", bus.StateExiting)
+		web.set("State", api.StateExiting)
 		web.conn.Close()
 		out.waitFor(t, "web has ended")
 		if status := end(); status != 0 {
@@ -50,15 +51,15 @@ func TestADrainSaysHowManyConnectionsWereReset(t *testing.T) {
 	for reset, want := range map[int]string{0: "web has ended.\n", 1: "web has ended; 1 connection was reset.\n", 2: "web has ended; 2 connections were reset.\n",
 		resetMax: "web has ended; at least 1000 connections were reset.\n"} {
 		b := bustest.Start(t, bustest.Options{})
-		web := startFake(t, b, "web", map[string]any{"State": bus.StateDraining})
+		web := startFake(t, b, "web", map[string]any{"State": api.StateDraining})
 		out, end := begin(t, b, nil, "drain", "web", "--timeout=10s")
 		subscriber := bustest.Receive(t, web.subscribed)
 		out.waitFor(t, "3 connections left")
-		web.emit(subscriber, bus.Interface, "ConnectionRemoved", uint64(99), "finished", uint64(0), uint64(0), uint64(0))
+		web.emit(subscriber, api.Interface, "ConnectionRemoved", uint64(99), "finished", uint64(0), uint64(0), uint64(0))
 		for id := range reset {
-			web.emit(subscriber, bus.Interface, "ConnectionRemoved", uint64(id), "deadline", uint64(0), uint64(0), uint64(0))
+			web.emit(subscriber, api.Interface, "ConnectionRemoved", uint64(id), "deadline", uint64(0), uint64(0), uint64(0))
 		}
-		web.set("State", bus.StateExiting)
+		web.set("State", api.StateExiting)
 		web.conn.Close()
 		out.waitFor(t, want)
 		if status := end(); status != 0 {
@@ -70,16 +71,16 @@ func TestADrainSaysHowManyConnectionsWereReset(t *testing.T) {
 func TestADrainWithoutAnEndSaysHowManyConnectionsWereReset(t *testing.T) {
 	environment(t)
 	b := bustest.Start(t, bustest.Options{})
-	web := startFake(t, b, "web", map[string]any{"State": bus.StateDraining})
+	web := startFake(t, b, "web", map[string]any{"State": api.StateDraining})
 	out, end := begin(t, b, nil, "drain", "web", "--timeout=10s", "--no-exit")
 	subscriber := bustest.Receive(t, web.subscribed)
 	out.waitFor(t, "3 connections left")
 	web.set("NConnections", uint32(0)) // the state is often known before the signals are there
-	web.set("State", bus.StateDrained)
+	web.set("State", api.StateDrained)
 	out.waitFor(t, "0 connections left")
-	web.emit(subscriber, bus.Interface, "ConnectionRemoved", uint64(1), "idle", uint64(0), uint64(0), uint64(0))
+	web.emit(subscriber, api.Interface, "ConnectionRemoved", uint64(1), "idle", uint64(0), uint64(0), uint64(0))
 	for id := range uint64(2) {
-		web.emit(subscriber, bus.Interface, "ConnectionRemoved", 2+id, "deadline", uint64(0), uint64(0), uint64(0))
+		web.emit(subscriber, api.Interface, "ConnectionRemoved", 2+id, "deadline", uint64(0), uint64(0), uint64(0))
 	}
 	out.waitFor(t, "web is drained; 2 connections were reset.\n")
 	if status := end(); status != 0 {
@@ -90,7 +91,7 @@ func TestADrainWithoutAnEndSaysHowManyConnectionsWereReset(t *testing.T) {
 func TestAnInterruptedDrainTellsHowToUndoIt(t *testing.T) {
 	environment(t)
 	b := bustest.Start(t, bustest.Options{})
-	startFake(t, b, "web", map[string]any{"State": bus.StateDraining})
+	startFake(t, b, "web", map[string]any{"State": api.StateDraining})
 	out, end := begin(t, b, nil, "drain", "web", "--address="+b.Address())
 	out.waitFor(t, "Waiting for web: 3 connections left.\n")
 	if status := end(); status != statusInterrupted {
@@ -115,11 +116,11 @@ func TestHintsRunNothingButProxyctlWherePastedIntoAShell(t *testing.T) {
 		"web\n\u202eyx": "resume org.example.SocketProxy1.web_0a_e2_80_aeyx",
 	} {
 		want = `proxyctl --address='unix:path=/a;unix:path=/it'\''s' ` + want
-		if got := c.inShell("resume", &bus.Instance{Name: name}); got != want {
+		if got := c.inShell("resume", &client.Instance{Name: name}); got != want {
 			t.Errorf("%q:\ngot  %s\nwant %s", name, got, want)
 		}
 	}
-	c.destination = bus.Destination{User: true, Machine: "me@box"}
+	c.destination = client.Destination{User: true, Machine: "me@box"}
 	if got, want := c.inShell("resume"), "proxyctl --user -M me@box resume"; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
@@ -178,7 +179,7 @@ func TestAnEndIsSaidNotToBeForLongWhereASocketStillListens(t *testing.T) {
 			t.Errorf("got\n%s\nwant\n%s", text, want)
 		}
 	}
-	web := startFake(t, b, "site", map[string]any{"Unit": "proxyd@web.service", "State": bus.StateExiting})
+	web := startFake(t, b, "site", map[string]any{"Unit": "proxyd@web.service", "State": api.StateExiting})
 	out, end := begin(t, b, nil, "exit", "site")
 	out.waitFor(t, "Waiting for site")
 	web.conn.Close()
@@ -191,11 +192,11 @@ func TestAnEndIsSaidNotToBeForLongWhereASocketStillListens(t *testing.T) {
 func TestASecondNameOfTheSameProcessEndsNoWait(t *testing.T) {
 	environment(t)
 	b := bustest.Start(t, bustest.Options{})
-	web := startFake(t, b, "web", map[string]any{"State": bus.StateDraining})
+	web := startFake(t, b, "web", map[string]any{"State": api.StateDraining})
 	startFake(t, b, "db", nil)
 	out, end := begin(t, b, nil, "exit", "web")
 	out.waitFor(t, "Waiting for web")
-	second, err := bus.InstanceBusName("web-pid1")
+	second, err := api.InstanceBusName("web-pid1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +219,7 @@ func TestASecondNameOfTheSameProcessEndsNoWait(t *testing.T) {
 func TestADrainThatEndsWithConnectionsLeftHasFailed(t *testing.T) {
 	environment(t)
 	b := bustest.Start(t, bustest.Options{})
-	web := startFake(t, b, "web", map[string]any{"State": bus.StateDraining})
+	web := startFake(t, b, "web", map[string]any{"State": api.StateDraining})
 	out, end := begin(t, b, nil, "drain", "web")
 	out.waitFor(t, "3 connections left")
 	web.conn.Close()
@@ -239,10 +240,10 @@ func TestAWaitGoesOnWithTheSameProcessOnly(t *testing.T) {
 		want string
 	}{{4711, "Waiting for web: 2 connections left."}, {4712, "web has ended, or lost the bus, with 3 connections left"}} {
 		b := bustest.Start(t, bustest.Options{})
-		web := startFake(t, b, "web", map[string]any{"State": bus.StateDraining})
+		web := startFake(t, b, "web", map[string]any{"State": api.StateDraining})
 		out, end := begin(t, b, nil, "drain", "web")
 		out.waitFor(t, "3 connections left")
-		startFake(t, b, "web", map[string]any{"State": bus.StateDraining, "NConnections": uint32(2), "ProcessID": test.pid}) // queues
+		startFake(t, b, "web", map[string]any{"State": api.StateDraining, "NConnections": uint32(2), "ProcessID": test.pid}) // queues
 		web.conn.Close()
 		out.waitFor(t, test.want)
 		end()
@@ -252,8 +253,8 @@ func TestAWaitGoesOnWithTheSameProcessOnly(t *testing.T) {
 func TestAWaitLooksOnlyAtInstancesThatHaveNews(t *testing.T) {
 	environment(t)
 	b := bustest.Start(t, bustest.Options{})
-	web := startFake(t, b, "web", map[string]any{"State": bus.StateDraining})
-	db := startFake(t, b, "db", map[string]any{"State": bus.StateDraining})
+	web := startFake(t, b, "web", map[string]any{"State": api.StateDraining})
+	db := startFake(t, b, "db", map[string]any{"State": api.StateDraining})
 	other := startFake(t, b, "other", nil)
 	out, end := begin(t, b, nil, "drain", "web", "db")
 	out.waitFor(t, "6 connections left")
@@ -283,11 +284,11 @@ func TestAWaitLooksOnlyAtInstancesThatHaveNews(t *testing.T) {
 func TestAWaitEndsWhereTheDrainWasUndoneUntold(t *testing.T) {
 	environment(t)
 	b := bustest.Start(t, bustest.Options{})
-	web := startFake(t, b, "web", map[string]any{"State": bus.StateDraining})
+	web := startFake(t, b, "web", map[string]any{"State": api.StateDraining})
 	out, end := begin(t, b, nil, "drain", "web")
 	out.waitFor(t, "3 connections left")
 	web.mu.Lock()
-	web.properties = map[string]any{"State": bus.StateRunning}
+	web.properties = map[string]any{"State": api.StateRunning}
 	web.mu.Unlock()
 	out.waitFor(t, "somebody has resumed it\n")
 	if status := end(); status != statusFailure {

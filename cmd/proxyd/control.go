@@ -6,7 +6,10 @@ import (
 	"log/slog"
 
 	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/api"
+	"example.org/socketproxy/internal/bus/wire"
 	"example.org/socketproxy/internal/forward"
+	"example.org/socketproxy/internal/sd"
 	"example.org/socketproxy/internal/version"
 )
 
@@ -21,13 +24,13 @@ func (o *options) setBus(value string) (err error) {
 	switch value {
 	case "none":
 	case "auto":
-		o.bus = busChoice{bus.AutoAddress(), true}
+		o.bus = busChoice{wire.AutoAddress(), true}
 	case "system":
-		o.bus = busChoice{bus.SystemAddress(), false}
+		o.bus = busChoice{wire.SystemAddress(), false}
 	case "session":
-		o.bus.address, err = bus.SessionAddress()
+		o.bus.address, err = wire.SessionAddress()
 	default:
-		o.bus.address, err = value, bus.CheckAddress(value)
+		o.bus.address, err = value, wire.CheckAddress(value)
 	}
 	if err != nil {
 		return startError(fmt.Sprintf("Failed to parse --bus= argument: %s: %v", value, err))
@@ -40,7 +43,7 @@ func (o *options) setName(value string) error {
 	if value == "" {
 		return startError("Failed to parse --name= argument: the name is empty")
 	}
-	if _, err := bus.InstanceBusName(value); err != nil {
+	if _, err := api.InstanceBusName(value); err != nil {
 		return startError(fmt.Sprintf("Failed to parse --name= argument: %v", err))
 	}
 	return nil
@@ -51,11 +54,11 @@ func startControl(opts *options, proxy *forward.Proxy, log *slog.Logger, ctl *lo
 	if opts.bus.address == "" {
 		return func() {}
 	}
-	unit := bus.Unit()
+	unit := sd.Unit()
 	return bus.Start(bus.Config{
 		Proxy:      proxy,
 		Address:    opts.bus.address,
-		Instance:   cmp.Or(opts.name, bus.UnitInstance(unit)),
+		Instance:   cmp.Or(opts.name, sd.UnitInstance(unit)),
 		Unit:       unit,
 		Options:    opts.shown(),
 		Version:    version.String(),
@@ -66,23 +69,23 @@ func startControl(opts *options, proxy *forward.Proxy, log *slog.Logger, ctl *lo
 	}).Close
 }
 
-// shown is what the object shows of the options; see [bus.Options].
-func (o *options) shown() bus.Options {
-	return bus.Options{
+// shown is what the object shows of the options; see [api.Options].
+func (o *options) shown() api.Options {
+	return api.Options{
 		ConnectionsMaxPerSource: o.connectionsMaxPerSource,
 		SourcePrefixIPv6:        o.sourcePrefixIPv6,
 		ProxyProtocol:           o.proxyProtocol.String(),
 		AcceptProxy:             texts(o.acceptProxy),
-		AcceptProxyTimeoutUSec:  bus.Usec(o.acceptProxyTimeout),
-		ConnectTimeoutUSec:      bus.Usec(o.connectTimeout),
-		ConnectRetryUSec:        bus.Usec(o.connectRetry),
-		HalfCloseTimeoutUSec:    bus.Usec(o.halfCloseTimeout),
+		AcceptProxyTimeoutUSec:  api.Usec(o.acceptProxyTimeout),
+		ConnectTimeoutUSec:      api.Usec(o.connectTimeout),
+		ConnectRetryUSec:        api.Usec(o.connectRetry),
+		HalfCloseTimeoutUSec:    api.Usec(o.halfCloseTimeout),
 		AbortOnClose:            o.abortOnClose,
-		TCPUserTimeoutUSec:      bus.Usec(o.tcpUserTimeout),
+		TCPUserTimeoutUSec:      api.Usec(o.tcpUserTimeout),
 		Coalesce:                o.coalesce,
 		HandOver:                o.handOver,
-		IdleTimeoutUSec:         bus.Usec(o.idleTimeout),
-		DrainTimeoutUSec:        bus.Usec(o.drainTimeout),
+		IdleTimeoutUSec:         api.Usec(o.idleTimeout),
+		DrainTimeoutUSec:        api.Usec(o.drainTimeout),
 	}
 }
 

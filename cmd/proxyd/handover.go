@@ -8,7 +8,7 @@ import (
 	"os"
 	"time"
 
-	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/client"
 	"example.org/socketproxy/internal/forward"
 	"example.org/socketproxy/internal/sd"
 	"example.org/socketproxy/internal/timespan"
@@ -21,13 +21,13 @@ const askStopTime = 2 * time.Second
 // handOver leaves all connections to the next process of this unit, where there is to be one at once, and reports whether it did.
 // A true stop is none of its business. Where it cannot be done, it says why: those who see their connections end will ask.
 func handOver(proxy *forward.Proxy, log *slog.Logger) bool {
-	unit := bus.Unit()
+	unit := sd.Unit()
 	if unit == "" || os.Getenv("NOTIFY_SOCKET") == "" {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), askStopTime)
 	defer cancel()
-	stop, err := bus.AskStop(ctx, unit)
+	stop, err := client.AskStop(ctx, unit)
 	connections := countConnections(proxy.NumConnections())
 	switch {
 	case err != nil:

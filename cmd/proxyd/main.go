@@ -18,8 +18,8 @@ import (
 	"sync"
 	"time"
 
-	"example.org/socketproxy/internal/bus"
 	"example.org/socketproxy/internal/forward"
+	"example.org/socketproxy/internal/sd"
 	"example.org/socketproxy/internal/timespan"
 	"example.org/socketproxy/internal/version"
 	"golang.org/x/sys/unix"
@@ -96,7 +96,7 @@ func logStart(log *slog.Logger, listeners []*forward.Listener, target forward.Ta
 		log.Info(fmt.Sprintf("Forwarding the clients of %s to %s.", l.Address(), target),
 			"listener", l.Address(), "backend", target.String())
 	}
-	if warning := hiddenTarget(target.String(), bus.Unit()); warning != "" {
+	if warning := hiddenTarget(target.String(), sd.Unit()); warning != "" {
 		log.Warn(warning, "backend", target.String())
 	}
 }

@@ -10,8 +10,8 @@ import (
 	"strings"
 	"testing"
 
-	"example.org/socketproxy/internal/bus"
 	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/sd"
 	"example.org/socketproxy/internal/streamtest"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
@@ -257,7 +257,7 @@ func TestPassedSocketsThatCannotBeServedAreRefused(t *testing.T) {
 	defer noSocket.Close()
 	defer fifo.Close()
 
-	none := "proxyd: " + noSockets(bus.Unit()).Error() + "\n"
+	none := "proxyd: " + noSockets(sd.Unit()).Error() + "\n"
 	for _, test := range []struct {
 		name, environment string
 		file              *os.File

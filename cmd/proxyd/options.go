@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/wire"
 	"example.org/socketproxy/internal/forward"
 	"example.org/socketproxy/internal/timespan"
 	"github.com/spf13/pflag"
@@ -72,7 +72,7 @@ func parseOptions(args []string) (*options, error) {
 		tcpUserTimeout:     forward.Infinity,
 		coalesce:           true,
 		handOver:           true,
-		bus:                busChoice{bus.AutoAddress(), true},
+		bus:                busChoice{wire.AutoAddress(), true},
 		logLevel:           slog.LevelInfo,
 	}
 	flags := pflag.NewFlagSet("proxyd", pflag.ContinueOnError)

@@ -14,7 +14,8 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/client"
+	"example.org/socketproxy/internal/bus/wire"
 	"example.org/socketproxy/internal/forward"
 	"example.org/socketproxy/internal/printable"
 	"example.org/socketproxy/internal/timespan"
@@ -50,7 +51,7 @@ func TestDefaultsAreThoseOfTheManual(t *testing.T) {
 		tcpUserTimeout:     forward.Infinity,
 		coalesce:           true,
 		handOver:           true,
-		bus:                busChoice{bus.AutoAddress(), true},
+		bus:                busChoice{wire.AutoAddress(), true},
 		logLevel:           slog.LevelInfo,
 	}
 	if got := parsed(t, "localhost:80"); !reflect.DeepEqual(got, want) {
@@ -104,7 +105,7 @@ func TestOptionsSetWhatTheirNamesSay(t *testing.T) {
 		{"--name=we-b", func(o *options) { o.name = "we-b" }},
 		{"--check", func(o *options) { o.check = true }},
 		{"--bus=none", func(o *options) { o.bus = busChoice{} }},
-		{"--bus=system", func(o *options) { o.bus = busChoice{bus.SystemAddress(), false} }},
+		{"--bus=system", func(o *options) { o.bus = busChoice{wire.SystemAddress(), false} }},
 		{"--bus=none --bus=auto", func(*options) {}},
 		{"--bus=unix:path=/run/bus", func(o *options) { o.bus = busChoice{"unix:path=/run/bus", false} }},
 
@@ -213,7 +214,7 @@ func TestEveryOptionIsAProperty(t *testing.T) {
 		if !ok {
 			property, ok = shown[flag.Name]
 		}
-		if !ok || property != "" && !slices.Contains(bus.PropertyNames(), property) {
+		if !ok || property != "" && !slices.Contains(client.PropertyNames(), property) {
 			t.Errorf("--%s is no property", flag.Name)
 		}
 	})

@@ -6,8 +6,8 @@ import (
 	"os"
 	"strings"
 
-	"example.org/socketproxy/internal/bus"
 	"example.org/socketproxy/internal/forward"
+	"example.org/socketproxy/internal/sd"
 	"golang.org/x/sys/unix"
 )
 
@@ -41,7 +41,7 @@ func openListeners(files []*os.File, addresses []forward.ListenAddress, predeces
 		listeners = append(listeners, listener)
 	}
 	if len(listeners) == 0 {
-		return nil, noSockets(bus.Unit())
+		return nil, noSockets(sd.Unit())
 	}
 	return listeners, nil
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"example.org/socketproxy/internal/bus/api"
 	"example.org/socketproxy/internal/forward"
 	"github.com/godbus/dbus/v5"
 )
@@ -44,28 +45,28 @@ func (t *session) authorize(c *call, action string) error {
 		return nil
 	}
 	if action == actionLog {
-		return errorf(errAccessDenied, "Only root may change the log")
+		return errorf(api.ErrorAccessDenied, "Only root may change the log")
 	}
 	select {
 	case c.caller.questions <- struct{}{}:
 		defer func() { <-c.caller.questions }()
 	default:
-		return errorf(errLimitsExceeded, "Too many questions to polkit at once")
+		return errorf(api.ErrorLimitsExceeded, "Too many questions to polkit at once")
 	}
 	answer, err := t.askPolkit(c, action)
 	switch {
 	case t.working.Err() != nil:
 		return forward.ErrExiting
 	case err != nil:
-		return errorf(errAccessDenied, "Access denied: %v", err)
+		return errorf(api.ErrorAccessDenied, "Access denied: %v", err)
 	case answer.Authorized:
 		return nil
 	case answer.Details["polkit.dismissed"] != "":
-		return errorf(errAccessDenied, "Access denied: the authentication was dismissed")
+		return errorf(api.ErrorAccessDenied, "Access denied: the authentication was dismissed")
 	case answer.Challenge:
-		return errorf(errInteractive, "Interactive authentication required for %s", action)
+		return errorf(api.ErrorInteractive, "Interactive authentication required for %s", action)
 	}
-	return errorf(errAccessDenied, "Access denied by polkit: %s", action)
+	return errorf(api.ErrorAccessDenied, "Access denied by polkit: %s", action)
 }
 
 // answer of CheckAuthorization.
@@ -78,7 +79,7 @@ type answer struct {
 func (t *session) askPolkit(c *call, action string) (a answer, err error) {
 	timeout, flags := t.polkitTimeout, uint32(0)
 	if c.interactive() {
-		timeout, flags = InteractiveTimeout, allowUserInteraction
+		timeout, flags = api.InteractiveTimeout, allowUserInteraction
 	}
 	ctx, cancel := context.WithTimeout(t.working, timeout)
 	defer cancel()
@@ -87,9 +88,9 @@ func (t *session) askPolkit(c *call, action string) (a answer, err error) {
 		Details map[string]dbus.Variant
 	}
 	polkit := t.conn.Object(polkitName, polkitPath)
-	cancellation := c.sender + "/" + strconv.FormatUint(uint64(c.serial), 10)
+	cancellation := c.Sender + "/" + strconv.FormatUint(uint64(c.Head.Serial), 10)
 	err = polkit.CallWithContext(ctx, polkitInterface+".CheckAuthorization", 0,
-		subject{"system-bus-name", map[string]dbus.Variant{"name": dbus.MakeVariant(c.sender)}},
+		subject{"system-bus-name", map[string]dbus.Variant{"name": dbus.MakeVariant(c.Sender)}},
 		action, map[string]string{"instance": sendable(t.Instance)}, flags, cancellation).Store(&a)
 	switch {
 	case err == nil:

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"example.org/socketproxy/internal/bus/api"
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/forward"
 	"example.org/socketproxy/internal/proctest"
@@ -16,21 +17,21 @@ import (
 
 // privileged has a call for each action, and for each way to the same action.
 var privileged = map[string]struct {
-	request
+	bustest.Call
 	action string
 }{
 	"list":                      {list(nil), actionList},
-	"look at one":               {request{member: "GetConnection", args: []any{uint64(1)}}, actionList},
-	"subscribe":                 {request{member: "Subscribe"}, actionList},
-	"close one":                 {request{member: "CloseConnection", args: []any{uint64(1)}}, actionClose},
-	"close":                     {request{member: "CloseConnections", args: []any{filter()}}, actionClose},
-	"limit":                     {request{member: "SetConnectionsMax", args: []any{uint32(7)}}, actionLimits},
+	"look at one":               {bustest.Call{Member: "GetConnection", Args: []any{uint64(1)}}, actionList},
+	"subscribe":                 {bustest.Call{Member: "Subscribe"}, actionList},
+	"close one":                 {bustest.Call{Member: "CloseConnection", Args: []any{uint64(1)}}, actionClose},
+	"close":                     {bustest.Call{Member: "CloseConnections", Args: []any{filter()}}, actionClose},
+	"limit":                     {bustest.Call{Member: "SetConnectionsMax", Args: []any{uint32(7)}}, actionLimits},
 	"limit by the property":     {setting("ConnectionsMax", uint32(7)), actionLimits},
-	"idle time":                 {request{member: "SetExitIdleTime", args: []any{uint64(3600e6)}}, actionLimits},
+	"idle time":                 {bustest.Call{Member: "SetExitIdleTime", Args: []any{uint64(3600e6)}}, actionLimits},
 	"idle time by the property": {setting("ExitIdleTimeUSec", uint64(3600e6)), actionLimits},
-	"drain":                     {request{member: "Drain", args: []any{uint64(0), uint32(DrainRefuse)}}, actionDrain},
-	"drain and exit":            {request{member: "Drain", args: []any{uint64(0), uint32(DrainExit)}}, actionExit},
-	"exit":                      {request{member: "Exit"}, actionExit},
+	"drain":                     {bustest.Call{Member: "Drain", Args: []any{uint64(0), uint32(api.DrainRefuse)}}, actionDrain},
+	"drain and exit":            {bustest.Call{Member: "Drain", Args: []any{uint64(0), uint32(api.DrainExit)}}, actionExit},
+	"exit":                      {bustest.Call{Member: "Exit"}, actionExit},
 }
 
 // newGuarded is a rig with a connection, number 1, a polkit, and a caller without rights.
@@ -57,14 +58,14 @@ func TestPolkitDecidesEachPrivilegedCall(t *testing.T) {
 				want   string
 				why    string
 			}{
-				{bustest.No, errAccessDenied, "Access denied by polkit: " + test.action},
-				{bustest.Challenge, errInteractive, "Interactive authentication required for " + test.action},
-				{bustest.Dismissed, errAccessDenied, "Access denied: the authentication was dismissed"},
-				{bustest.Failed, errAccessDenied, "Access denied: polkit says: polkit failed, as the test wants"},
-				{bustest.Silent, errAccessDenied, "Access denied: polkit does not answer"},
+				{bustest.No, api.ErrorAccessDenied, "Access denied by polkit: " + test.action},
+				{bustest.Challenge, api.ErrorInteractive, "Interactive authentication required for " + test.action},
+				{bustest.Dismissed, api.ErrorAccessDenied, "Access denied: the authentication was dismissed"},
+				{bustest.Failed, api.ErrorAccessDenied, "Access denied: polkit says: polkit failed, as the test wants"},
+				{bustest.Silent, api.ErrorAccessDenied, "Access denied: polkit does not answer"},
 			} {
 				polkit.Answer(test.action, refusal.answer)
-				err := do(t, caller, test.request).Err
+				err := do(t, caller, test.Call).Err
 				equal(t, "error", nameOf(err), refusal.want)
 				equal(t, "reason", err.Error(), refusal.why)
 				asked := bustest.Receive(t, polkit.Requests)
@@ -81,7 +82,7 @@ func TestPolkitDecidesEachPrivilegedCall(t *testing.T) {
 			equal(t, "properties", fmt.Sprint(allProperties(t, caller)), before)
 
 			polkit.Answer(test.action, bustest.Yes)
-			must(t, do(t, caller, test.request).Err)
+			must(t, do(t, caller, test.Call).Err)
 			bustest.Receive(t, polkit.Requests)
 			equal(t, "further questions", len(polkit.Requests), 0)
 			r.log.says(t, "User 65534 (process ")
@@ -95,8 +96,8 @@ func TestWithoutPolkitOnlyRootMay(t *testing.T) {
 	r.dial("tcp")
 	caller := r.daemon.ConnectAs(t, bustest.Nobody)
 	for name, test := range privileged {
-		err := do(t, caller, test.request).Err
-		equal(t, name, nameOf(err), errAccessDenied)
+		err := do(t, caller, test.Call).Err
+		equal(t, name, nameOf(err), api.ErrorAccessDenied)
 		equal(t, name, err.Error(), "Access denied: polkit is not running, so that only root may do this")
 	}
 	must(t, ask(t, r.daemon.Connect(t), "Drain", uint64(0), uint32(0)).Err)
@@ -108,7 +109,7 @@ func TestRootNeverAsksPolkit(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r, polkit, _ := newGuarded(t)
-			must(t, do(t, r.daemon.Connect(t), test.request).Err)
+			must(t, do(t, r.daemon.Connect(t), test.Call).Err)
 			equal(t, "questions", len(polkit.Requests), 0)
 		})
 	}
@@ -126,7 +127,7 @@ func TestWhoMayBeAskedForAPasswordIsPassedOn(t *testing.T) {
 		{dbus.FlagAllowInteractiveAuthorization | dbus.FlagNoAutoStart, 1},
 	} {
 		q := list(nil)
-		q.flags = test.flags
+		q.Flags = test.flags
 		must(t, do(t, caller, q).Err)
 		equal(t, "flags", bustest.Receive(t, polkit.Requests).Flags, test.want)
 	}
@@ -136,8 +137,8 @@ func TestUnprivilegedCallsAreForEverybody(t *testing.T) {
 	t.Parallel()
 	_, polkit, caller := newGuarded(t)
 	allProperties(t, caller)
-	must(t, do(t, caller, request{iface: "org.freedesktop.DBus.Introspectable", member: "Introspect"}).Err)
-	equal(t, "error", nameOf(ask(t, caller, "Unsubscribe").Err), errNotSubscribed)
+	must(t, do(t, caller, bustest.Call{Iface: "org.freedesktop.DBus.Introspectable", Member: "Introspect"}).Err)
+	equal(t, "error", nameOf(ask(t, caller, "Unsubscribe").Err), api.ErrorNotSubscribed)
 	equal(t, "questions", len(polkit.Requests), 0)
 }
 
@@ -148,18 +149,18 @@ func TestWhatChangedWhilePolkitWasAskedIsNoticed(t *testing.T) {
 		meanwhile func(*testing.T, *rig)
 		want      string
 	}{
-		"drain":          {func(t *testing.T, r *rig) { must(t, r.Drain(forward.DrainOptions{})) }, errAlreadyDraining},
-		"drain and exit": {func(t *testing.T, r *rig) { must(t, r.Exit(forward.Infinity)) }, errExiting},
-		"exit":           {func(t *testing.T, r *rig) { must(t, r.Exit(forward.Infinity)) }, errExiting},
-		"close one":      {func(t *testing.T, r *rig) { must(t, r.CloseConnection(1)) }, errNoSuchConnection},
-		"look at one":    {func(t *testing.T, r *rig) { must(t, r.CloseConnection(1)) }, errNoSuchConnection},
+		"drain":          {func(t *testing.T, r *rig) { must(t, r.Drain(forward.DrainOptions{})) }, api.ErrorAlreadyDraining},
+		"drain and exit": {func(t *testing.T, r *rig) { must(t, r.Exit(forward.Infinity)) }, api.ErrorExiting},
+		"exit":           {func(t *testing.T, r *rig) { must(t, r.Exit(forward.Infinity)) }, api.ErrorExiting},
+		"close one":      {func(t *testing.T, r *rig) { must(t, r.CloseConnection(1)) }, api.ErrorNoSuchConnection},
+		"look at one":    {func(t *testing.T, r *rig) { must(t, r.CloseConnection(1)) }, api.ErrorNoSuchConnection},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r, polkit, caller := newGuarded(t)
 			other := r.dial("unix")
 			polkit.Answer("", bustest.Silent)
-			call := send(t, caller, privileged[name].request)
+			call := send(t, caller, privileged[name].Call)
 			bustest.Receive(t, polkit.Requests)
 			test.meanwhile(t, r)
 			polkit.Answer("", bustest.Yes)
@@ -174,11 +175,11 @@ func TestAResumeAfterAResumeIsNoticed(t *testing.T) {
 	r, polkit, caller := newGuarded(t)
 	must(t, r.Drain(forward.DrainOptions{}))
 	polkit.Answer(actionDrain, bustest.Silent)
-	call := send(t, caller, request{member: "Resume"})
+	call := send(t, caller, bustest.Call{Member: "Resume"})
 	equal(t, "action", bustest.Receive(t, polkit.Requests).Action, actionDrain)
 	must(t, r.Resume())
 	polkit.Answer(actionDrain, bustest.Yes)
-	equal(t, "error", nameOf(proctest.Wait(t, "the answer", call.Done).Err), errNotDraining)
+	equal(t, "error", nameOf(proctest.Wait(t, "the answer", call.Done).Err), api.ErrorNotDraining)
 }
 
 func TestASilentPolkitDelaysNobodyElse(t *testing.T) {
@@ -186,7 +187,7 @@ func TestASilentPolkitDelaysNobodyElse(t *testing.T) {
 	r, polkit, caller := newGuarded(t)
 	polkit.Answer(actionDrain, bustest.Silent)
 	polkit.Answer(actionList, bustest.Yes)
-	waiting := send(t, caller, privileged["drain"].request)
+	waiting := send(t, caller, privileged["drain"].Call)
 	bustest.Receive(t, polkit.Requests)
 
 	for _, other := range []*dbus.Conn{caller, r.daemon.ConnectAs(t, bustest.Nobody), r.daemon.Connect(t)} {
@@ -194,12 +195,12 @@ func TestASilentPolkitDelaysNobodyElse(t *testing.T) {
 		must(t, do(t, other, list(nil)).Err)
 	}
 	r.dial("tcp")
-	must(t, do(t, r.daemon.Connect(t), privileged["drain"].request).Err)
+	must(t, do(t, r.daemon.Connect(t), privileged["drain"].Call).Err)
 	if len(waiting.Done) > 0 {
 		t.Error("the first caller had an answer although polkit had not")
 	}
 	polkit.Answer(actionDrain, bustest.No)
-	equal(t, "error", nameOf(proctest.Wait(t, "the answer", waiting.Done).Err), errAccessDenied)
+	equal(t, "error", nameOf(proctest.Wait(t, "the answer", waiting.Done).Err), api.ErrorAccessDenied)
 }
 
 func TestAUsersQuestionsToPolkitAreBounded(t *testing.T) {
@@ -213,7 +214,7 @@ func TestAUsersQuestionsToPolkitAreBounded(t *testing.T) {
 	for range waiting {
 		bustest.Receive(t, polkit.Requests)
 	}
-	equal(t, "error", nameOf(do(t, r.daemon.ConnectAs(t, bustest.Nobody), list(nil)).Err), errLimitsExceeded)
+	equal(t, "error", nameOf(do(t, r.daemon.ConnectAs(t, bustest.Nobody), list(nil)).Err), api.ErrorLimitsExceeded)
 	must(t, do(t, r.daemon.Connect(t), list(nil)).Err) // root asks nobody
 	other := send(t, r.daemon.ConnectAs(t, 1), list(nil))
 	bustest.Receive(t, polkit.Requests)
@@ -231,7 +232,7 @@ func TestTheEndWaitsForNoAnswerOfPolkit(t *testing.T) {
 	r, polkit, caller := newGuarded(t)
 	polkit.Answer("", bustest.Silent)
 	q := list(nil)
-	q.flags = dbus.FlagAllowInteractiveAuthorization // which may take minutes
+	q.Flags = dbus.FlagAllowInteractiveAuthorization // which may take minutes
 	call := send(t, caller, q)
 	bustest.Receive(t, polkit.Requests)
 	r.Kill()
@@ -252,28 +253,28 @@ func TestPrivilegedCallsAreWrittenDown(t *testing.T) {
 	polkit.Answer("", bustest.Yes)
 	user := fmt.Sprintf("User %d (process %d) asked to ", bustest.Nobody, os.Getpid())
 	for _, test := range []struct {
-		request
+		bustest.Call
 		level  slog.Level
 		action string
 		text   string
 	}{
 		{list(nil), slog.LevelDebug, actionList, "list connections: done."},
-		{request{member: "GetConnection", args: []any{uint64(1)}}, slog.LevelDebug, actionList, "get connection 1: done."},
-		{request{member: "Subscribe"}, slog.LevelDebug, actionList, "subscribe: done."},
-		{request{member: "SetConnectionsMax", args: []any{uint32(7)}}, slog.LevelInfo, actionLimits, "set ConnectionsMax to 7: done."},
+		{bustest.Call{Member: "GetConnection", Args: []any{uint64(1)}}, slog.LevelDebug, actionList, "get connection 1: done."},
+		{bustest.Call{Member: "Subscribe"}, slog.LevelDebug, actionList, "subscribe: done."},
+		{bustest.Call{Member: "SetConnectionsMax", Args: []any{uint32(7)}}, slog.LevelInfo, actionLimits, "set ConnectionsMax to 7: done."},
 		{setting("ConnectionsMax", uint32(8)), slog.LevelInfo, actionLimits, "set ConnectionsMax to 8: done."},
 		{setting("ExitIdleTimeUSec", uint64(90e6)), slog.LevelInfo, actionLimits, "set ExitIdleTimeUSec to 1min 30s: done."},
-		{request{member: "CloseConnection", args: []any{uint64(1)}}, slog.LevelInfo, actionClose, "close connection 1: done."},
+		{bustest.Call{Member: "CloseConnection", Args: []any{uint64(1)}}, slog.LevelInfo, actionClose, "close connection 1: done."},
 		{
-			request{member: "CloseConnections", args: []any{filter("state", "open", "client", "192.0.2.0/24")}},
+			bustest.Call{Member: "CloseConnections", Args: []any{filter("state", "open", "client", "192.0.2.0/24")}},
 			slog.LevelInfo, actionClose, "close the connections with client=\"192.0.2.0/24\" and state=\"open\": done.",
 		},
-		{request{member: "CloseConnections", args: []any{filter()}}, slog.LevelInfo, actionClose, "close all connections: done."},
-		{request{member: "Drain", args: []any{uint64(90e6), uint32(0)}}, slog.LevelInfo, actionDrain, "drain within 1min 30s: done."},
-		{request{member: "Resume"}, slog.LevelInfo, actionDrain, "resume: done."},
-		{request{member: "Drain", args: []any{uint64(0), uint32(DrainExit)}}, slog.LevelInfo, actionExit, "drain and exit: done."},
+		{bustest.Call{Member: "CloseConnections", Args: []any{filter()}}, slog.LevelInfo, actionClose, "close all connections: done."},
+		{bustest.Call{Member: "Drain", Args: []any{uint64(90e6), uint32(0)}}, slog.LevelInfo, actionDrain, "drain within 1min 30s: done."},
+		{bustest.Call{Member: "Resume"}, slog.LevelInfo, actionDrain, "resume: done."},
+		{bustest.Call{Member: "Drain", Args: []any{uint64(0), uint32(api.DrainExit)}}, slog.LevelInfo, actionExit, "drain and exit: done."},
 	} {
-		must(t, do(t, caller, test.request).Err)
+		must(t, do(t, caller, test.Call).Err)
 		record := r.log.says(t, user+test.text)
 		equal(t, test.text+" level", record.Level, test.level)
 		equal(t, test.text, fmt.Sprint(attributes(record)), fmt.Sprint(map[string]string{
@@ -288,7 +289,7 @@ func TestRefusalsAreWrittenDownAtABoundedRate(t *testing.T) {
 	began := time.Now()
 	const calls = auditBurst + 30
 	for range calls {
-		equal(t, "error", nameOf(do(t, caller, privileged["drain"].request).Err), errAccessDenied)
+		equal(t, "error", nameOf(do(t, caller, privileged["drain"].Call).Err), api.ErrorAccessDenied)
 	}
 	record := r.log.says(t, "asked to drain: refused: Access denied by polkit: "+actionDrain+".", auditBurst)
 	equal(t, "level", record.Level, slog.LevelInfo)

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"example.org/socketproxy/internal/bus/api"
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/forward"
 	"example.org/socketproxy/internal/proctest"
@@ -20,16 +21,16 @@ func filter(keysAndValues ...any) map[string]dbus.Variant {
 	return f
 }
 
-func list(f map[string]dbus.Variant) request {
-	return request{member: "ListConnections", args: []any{f, uint64(0), uint32(0)}}
+func list(f map[string]dbus.Variant) bustest.Call {
+	return bustest.Call{Member: "ListConnections", Args: []any{f, uint64(0), uint32(0)}}
 }
 
-func setting(name string, value any) request {
-	return request{iface: PropertiesInterface, member: "Set", args: []any{Interface, name, dbus.MakeVariant(value)}}
+func setting(name string, value any) bustest.Call {
+	return bustest.Call{Iface: api.PropertiesInterface, Member: "Set", Args: []any{api.Interface, name, dbus.MakeVariant(value)}}
 }
 
-func getting(iface, name string) request {
-	return request{iface: PropertiesInterface, member: "Get", args: []any{iface, name}}
+func getting(iface, name string) bustest.Call {
+	return bustest.Call{Iface: api.PropertiesInterface, Member: "Get", Args: []any{iface, name}}
 }
 
 func TestBadInputHasItsErrorAndChangesNothing(t *testing.T) {
@@ -50,62 +51,62 @@ func TestBadInputHasItsErrorAndChangesNothing(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		before func(*testing.T, *rig)
-		request
+		bustest.Call
 		want string
 	}{
-		"unknown object":                   {nil, request{path: "/nothing", member: "Resume"}, errUnknownObject},
-		"unknown object below ours":        {nil, request{path: Path + "/x", member: "Resume"}, errUnknownObject},
-		"unknown interface":                {nil, request{path: logControlPath, member: "Resume"}, errUnknownMethod},
-		"unknown member":                   {nil, request{member: "Reset"}, errUnknownMethod},
-		"member in lower case":             {nil, request{member: "resume"}, errUnknownMethod},
-		"unknown property":                 {nil, getting(Interface, "Colour"), errUnknownProperty},
-		"unknown property set":             {nil, setting("Colour", "red"), errUnknownProperty},
-		"property of an unknown interface": {nil, getting("org.example.Other", "Name"), errUnknownInterface},
-		"all properties of no interface":   {nil, request{iface: PropertiesInterface, member: "GetAll", args: []any{"org.example.Other"}}, errUnknownInterface},
-		"read-only property set":           {nil, setting("State", "drained"), errPropertyReadOnly},
-		"constant property set":            {nil, setting("Name", "db"), errPropertyReadOnly},
-		"property of another type":         {nil, setting("ConnectionsMax", "7"), errInvalidArgs},
-		"property of a wider type":         {nil, setting("ConnectionsMax", uint64(7)), errInvalidArgs},
-		"property in a variant too many":   {nil, setting("ConnectionsMax", dbus.MakeVariant(uint32(7))), errInvalidArgs},
-		"too few arguments":                {nil, request{member: "Drain", args: []any{uint64(0)}}, errInvalidArgs},
-		"too many arguments":               {nil, request{member: "Resume", args: []any{uint64(0)}}, errInvalidArgs},
-		"arguments of another type":        {nil, request{member: "GetConnection", args: []any{"1"}}, errInvalidArgs},
+		"unknown object":                   {nil, bustest.Call{Path: "/nothing", Member: "Resume"}, api.ErrorUnknownObject},
+		"unknown object below ours":        {nil, bustest.Call{Path: api.Path + "/x", Member: "Resume"}, api.ErrorUnknownObject},
+		"unknown interface":                {nil, bustest.Call{Path: logControlPath, Member: "Resume"}, api.ErrorUnknownMethod},
+		"unknown member":                   {nil, bustest.Call{Member: "Reset"}, api.ErrorUnknownMethod},
+		"member in lower case":             {nil, bustest.Call{Member: "resume"}, api.ErrorUnknownMethod},
+		"unknown property":                 {nil, getting(api.Interface, "Colour"), api.ErrorUnknownProperty},
+		"unknown property set":             {nil, setting("Colour", "red"), api.ErrorUnknownProperty},
+		"property of an unknown interface": {nil, getting("org.example.Other", "Name"), api.ErrorUnknownInterface},
+		"all properties of no interface":   {nil, bustest.Call{Iface: api.PropertiesInterface, Member: "GetAll", Args: []any{"org.example.Other"}}, api.ErrorUnknownInterface},
+		"read-only property set":           {nil, setting("State", "drained"), api.ErrorPropertyReadOnly},
+		"constant property set":            {nil, setting("Name", "db"), api.ErrorPropertyReadOnly},
+		"property of another type":         {nil, setting("ConnectionsMax", "7"), api.ErrorInvalidArgs},
+		"property of a wider type":         {nil, setting("ConnectionsMax", uint64(7)), api.ErrorInvalidArgs},
+		"property in a variant too many":   {nil, setting("ConnectionsMax", dbus.MakeVariant(uint32(7))), api.ErrorInvalidArgs},
+		"too few arguments":                {nil, bustest.Call{Member: "Drain", Args: []any{uint64(0)}}, api.ErrorInvalidArgs},
+		"too many arguments":               {nil, bustest.Call{Member: "Resume", Args: []any{uint64(0)}}, api.ErrorInvalidArgs},
+		"arguments of another type":        {nil, bustest.Call{Member: "GetConnection", Args: []any{"1"}}, api.ErrorInvalidArgs},
 		"arguments for introspection": {
-			nil, request{iface: "org.freedesktop.DBus.Introspectable", member: "Introspect", args: []any{"x"}}, errInvalidArgs,
+			nil, bustest.Call{Iface: "org.freedesktop.DBus.Introspectable", Member: "Introspect", Args: []any{"x"}}, api.ErrorInvalidArgs,
 		},
-		"limit 0 by the method":   {nil, request{member: "SetConnectionsMax", args: []any{uint32(0)}}, errInvalidArgs},
-		"limit 0 by the property": {nil, setting("ConnectionsMax", uint32(0)), errInvalidArgs},
+		"limit 0 by the method":   {nil, bustest.Call{Member: "SetConnectionsMax", Args: []any{uint32(0)}}, api.ErrorInvalidArgs},
+		"limit 0 by the property": {nil, setting("ConnectionsMax", uint32(0)), api.ErrorInvalidArgs},
 
-		"unknown filter key":             {nil, list(filter("colour", "red")), errInvalidArgs},
-		"unknown filter key among known": {nil, list(filter("client", "127.", "colour", "red")), errInvalidArgs},
-		"filter key client of a number":  {nil, list(filter("client", uint32(1))), errInvalidArgs},
-		"filter key state of a number":   {nil, list(filter("state", uint32(1))), errInvalidArgs},
-		"filter key idle-usec of type u": {nil, list(filter("idle-usec", uint32(1))), errInvalidArgs},
+		"unknown filter key":             {nil, list(filter("colour", "red")), api.ErrorInvalidArgs},
+		"unknown filter key among known": {nil, list(filter("client", "127.", "colour", "red")), api.ErrorInvalidArgs},
+		"filter key client of a number":  {nil, list(filter("client", uint32(1))), api.ErrorInvalidArgs},
+		"filter key state of a number":   {nil, list(filter("state", uint32(1))), api.ErrorInvalidArgs},
+		"filter key idle-usec of type u": {nil, list(filter("idle-usec", uint32(1))), api.ErrorInvalidArgs},
 		"filter key older-usec of a text": {
-			nil, list(filter("older-usec", "1min")), errInvalidArgs,
+			nil, list(filter("older-usec", "1min")), api.ErrorInvalidArgs,
 		},
-		"unknown state":                        {nil, list(filter("state", "shut")), errInvalidArgs},
-		"empty client":                         {nil, list(filter("client", "")), errInvalidArgs},
-		"empty backend":                        {nil, list(filter("backend", "")), errInvalidArgs},
-		"unknown filter key for closing":       {nil, request{member: "CloseConnections", args: []any{filter("colour", "red")}}, errInvalidArgs},
-		"empty client for closing":             {nil, request{member: "CloseConnections", args: []any{filter("client", "")}}, errInvalidArgs},
-		"an id that never was":                 {nil, request{member: "GetConnection", args: []any{uint64(never)}}, errNoSuchConnection},
-		"an id that never was, to close":       {nil, request{member: "CloseConnection", args: []any{uint64(never)}}, errNoSuchConnection},
-		"id 0":                                 {nil, request{member: "GetConnection", args: []any{uint64(0)}}, errNoSuchConnection},
-		"an id that is gone":                   {drained, request{member: "GetConnection", args: []any{uint64(1)}}, errNoSuchConnection},
-		"an id that is gone, to close":         {drained, request{member: "CloseConnection", args: []any{uint64(1)}}, errNoSuchConnection},
-		"unknown drain flags":                  {nil, request{member: "Drain", args: []any{uint64(0), uint32(4)}}, errInvalidArgs},
-		"an unknown drain flag among known":    {nil, request{member: "Drain", args: []any{uint64(0), uint32(math.MaxUint32)}}, errInvalidArgs},
-		"drain while draining":                 {draining, request{member: "Drain", args: []any{uint64(1), uint32(DrainExit)}}, errAlreadyDraining},
-		"drain while drained":                  {drained, request{member: "Drain", args: []any{uint64(1), uint32(DrainExit)}}, errAlreadyDraining},
-		"drain on the way out":                 {exiting, request{member: "Drain", args: []any{uint64(1), uint32(0)}}, errExiting},
-		"resume while running":                 {nil, request{member: "Resume"}, errNotDraining},
-		"resume on the way out":                {exiting, request{member: "Resume"}, errExiting},
-		"exit twice":                           {exiting, request{member: "Exit"}, errExiting},
-		"unsubscribe of one who is not in":     {nil, request{member: "Unsubscribe"}, errNotSubscribed},
-		"unknown log level":                    {nil, logSetting("LogLevel", "loud"), errInvalidArgs},
-		"unknown log target":                   {nil, logSetting("LogTarget", "printer"), errInvalidArgs},
-		"the identifier of the log is not set": {nil, logSetting("SyslogIdentifier", "x"), errPropertyReadOnly},
+		"unknown state":                        {nil, list(filter("state", "shut")), api.ErrorInvalidArgs},
+		"empty client":                         {nil, list(filter("client", "")), api.ErrorInvalidArgs},
+		"empty backend":                        {nil, list(filter("backend", "")), api.ErrorInvalidArgs},
+		"unknown filter key for closing":       {nil, bustest.Call{Member: "CloseConnections", Args: []any{filter("colour", "red")}}, api.ErrorInvalidArgs},
+		"empty client for closing":             {nil, bustest.Call{Member: "CloseConnections", Args: []any{filter("client", "")}}, api.ErrorInvalidArgs},
+		"an id that never was":                 {nil, bustest.Call{Member: "GetConnection", Args: []any{uint64(never)}}, api.ErrorNoSuchConnection},
+		"an id that never was, to close":       {nil, bustest.Call{Member: "CloseConnection", Args: []any{uint64(never)}}, api.ErrorNoSuchConnection},
+		"id 0":                                 {nil, bustest.Call{Member: "GetConnection", Args: []any{uint64(0)}}, api.ErrorNoSuchConnection},
+		"an id that is gone":                   {drained, bustest.Call{Member: "GetConnection", Args: []any{uint64(1)}}, api.ErrorNoSuchConnection},
+		"an id that is gone, to close":         {drained, bustest.Call{Member: "CloseConnection", Args: []any{uint64(1)}}, api.ErrorNoSuchConnection},
+		"unknown drain flags":                  {nil, bustest.Call{Member: "Drain", Args: []any{uint64(0), uint32(4)}}, api.ErrorInvalidArgs},
+		"an unknown drain flag among known":    {nil, bustest.Call{Member: "Drain", Args: []any{uint64(0), uint32(math.MaxUint32)}}, api.ErrorInvalidArgs},
+		"drain while draining":                 {draining, bustest.Call{Member: "Drain", Args: []any{uint64(1), uint32(api.DrainExit)}}, api.ErrorAlreadyDraining},
+		"drain while drained":                  {drained, bustest.Call{Member: "Drain", Args: []any{uint64(1), uint32(api.DrainExit)}}, api.ErrorAlreadyDraining},
+		"drain on the way out":                 {exiting, bustest.Call{Member: "Drain", Args: []any{uint64(1), uint32(0)}}, api.ErrorExiting},
+		"resume while running":                 {nil, bustest.Call{Member: "Resume"}, api.ErrorNotDraining},
+		"resume on the way out":                {exiting, bustest.Call{Member: "Resume"}, api.ErrorExiting},
+		"exit twice":                           {exiting, bustest.Call{Member: "Exit"}, api.ErrorExiting},
+		"unsubscribe of one who is not in":     {nil, bustest.Call{Member: "Unsubscribe"}, api.ErrorNotSubscribed},
+		"unknown log level":                    {nil, logSetting("LogLevel", "loud"), api.ErrorInvalidArgs},
+		"unknown log target":                   {nil, logSetting("LogTarget", "printer"), api.ErrorInvalidArgs},
+		"the identifier of the log is not set": {nil, logSetting("SyslogIdentifier", "x"), api.ErrorPropertyReadOnly},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -116,7 +117,7 @@ func TestBadInputHasItsErrorAndChangesNothing(t *testing.T) {
 				test.before(t, r)
 			}
 			before, level, target := allProperties(t, conn), r.control.LogLevel(), r.control.LogTarget()
-			call := do(t, conn, test.request)
+			call := do(t, conn, test.Call)
 			equal(t, "error", nameOf(call.Err), test.want)
 			if e, ok := call.Err.(dbus.Error); ok && (len(e.Body) != 1 || e.Error() == "" || e.Error() == e.Name) {
 				t.Errorf("the error says nothing: %q", e.Body)
@@ -130,10 +131,10 @@ func TestBadInputHasItsErrorAndChangesNothing(t *testing.T) {
 	}
 }
 
-func logSetting(name string, value any) request {
-	return request{
-		path: logControlPath, iface: PropertiesInterface, member: "Set",
-		args: []any{logControlInterface, name, dbus.MakeVariant(value)},
+func logSetting(name string, value any) bustest.Call {
+	return bustest.Call{
+		Path: logControlPath, Iface: api.PropertiesInterface, Member: "Set",
+		Args: []any{logControlInterface, name, dbus.MakeVariant(value)},
 	}
 }
 
@@ -144,7 +145,7 @@ func TestUnsubscribingTwiceIsAnError(t *testing.T) {
 	must(t, ask(t, conn, "Subscribe").Err)
 	must(t, ask(t, conn, "Subscribe").Err) // changes nothing
 	must(t, ask(t, conn, "Unsubscribe").Err)
-	equal(t, "error", nameOf(ask(t, conn, "Unsubscribe").Err), errNotSubscribed)
+	equal(t, "error", nameOf(ask(t, conn, "Unsubscribe").Err), api.ErrorNotSubscribed)
 }
 
 func TestExitTwiceOverTheBus(t *testing.T) {
@@ -154,7 +155,7 @@ func TestExitTwiceOverTheBus(t *testing.T) {
 	client := r.dial("tcp")
 	must(t, ask(t, conn, "Exit").Err)
 	equal(t, "state", allProperties(t, conn)["State"].Value(), any("exiting"))
-	equal(t, "error", nameOf(ask(t, conn, "Exit").Err), errExiting)
+	equal(t, "error", nameOf(ask(t, conn, "Exit").Err), api.ErrorExiting)
 	must(t, client.SetDeadline(time.Now().Add(proctest.Patience)))
 	echoes(t, client)
 }
@@ -163,8 +164,8 @@ func TestPeerAnswersAtAnyPath(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	conn := r.daemon.ConnectAs(t, bustest.Nobody)
-	for _, path := range []string{"/", Path, logControlPath, "/no/such/object"} {
-		must(t, do(t, conn, request{path: path, iface: "org.freedesktop.DBus.Peer", member: "Ping"}).Err)
+	for _, path := range []string{"/", api.Path, logControlPath, "/no/such/object"} {
+		must(t, do(t, conn, bustest.Call{Path: path, Iface: "org.freedesktop.DBus.Peer", Member: "Ping"}).Err)
 	}
 }
 
@@ -174,9 +175,9 @@ func TestACallMayLeaveOutTheInterface(t *testing.T) {
 	r := newRigAt(t, nil, "unix:path=/nonexistent")
 	s := &session{Server: r.server}
 	for member, want := range map[string]string{
-		"Resume": "", "Get": "", "Ping": "", "Introspect": "", "Reset": errUnknownMethod,
+		"Resume": "", "Get": "", "Ping": "", "Introspect": "", "Reset": api.ErrorUnknownMethod,
 	} {
-		msg := request{noIface: true, member: member}.message()
+		msg := bustest.Call{NoIface: true, Member: member}.Message()
 		_, err := s.find(&call{Message: msg, member: member})
 		equal(t, member+"()", nameOf(err), want)
 	}

@@ -2,7 +2,6 @@ package bus
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +10,8 @@ import (
 	"sync"
 	"testing"
 
+	"example.org/socketproxy/internal/bus/api"
+	"example.org/socketproxy/internal/bus/wire"
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/proctest"
 	"github.com/godbus/dbus/v5"
@@ -24,9 +25,9 @@ func TestAUserWhoAsksForTooMuchIsRefusedAndNobodyElse(t *testing.T) {
 		for range workBurst {
 			allProperties(t, caller)
 		}
-		equal(t, "error", nameOf(ask(t, caller, "Resume").Err), errLimitsExceeded)
-		equal(t, "error on another connection", nameOf(ask(t, daemon.ConnectAs(t, bustest.Nobody), "Resume").Err), errLimitsExceeded)
-		equal(t, "error of root", nameOf(ask(t, daemon.Connect(t), "Resume").Err), errNotDraining)
+		equal(t, "error", nameOf(ask(t, caller, "Resume").Err), api.ErrorLimitsExceeded)
+		equal(t, "error on another connection", nameOf(ask(t, daemon.ConnectAs(t, bustest.Nobody), "Resume").Err), api.ErrorLimitsExceeded)
+		equal(t, "error of root", nameOf(ask(t, daemon.Connect(t), "Resume").Err), api.ErrorNotDraining)
 		r.dial("tcp")
 	})
 }
@@ -48,12 +49,12 @@ func TestATooLongMessageIsLeftOut(t *testing.T) {
 		for _, length := range []int{messageMax, 4 << 20} {
 			survives(t, daemon, func() {
 				call := send(t, conn, list(filter("client", strings.Repeat("x", length))))
-				equal(t, "the next call", nameOf(ask(t, conn, "Resume").Err), errNotDraining)
+				equal(t, "the next call", nameOf(ask(t, conn, "Resume").Err), api.ErrorNotDraining)
 				equal(t, "answers to the long one", len(call.Done), 0)
 			})
 		}
 		survives(t, daemon, func() {
-			equal(t, "error", nameOf(do(t, conn, list(filter("client", strings.Repeat("x", messageMax-1000)))).Err), errInvalidArgs)
+			equal(t, "error", nameOf(do(t, conn, list(filter("client", strings.Repeat("x", messageMax-1000)))).Err), api.ErrorInvalidArgs)
 		})
 	})
 }
@@ -68,16 +69,17 @@ func TestABodyThatCannotBeDecodedIsLeftOut(t *testing.T) {
 			"t":     {1},
 			"b":     {2, 0, 0, 0},
 			"a{sv}": {255, 255, 255, 127},
-			"v":     nested(65),
+			"v":     bustest.Nested(65),
 		}
 		survives(t, daemon, func() {
 			for signature, body := range bodies {
-				message := frame(t, request{member: "Resume"}, signature, body)
-				equal(t, signature+" can be decoded", decodes(message), false)
-				raw := connectRaw(t, daemon.Address())
-				raw.repeat(1, message)
-				raw.repeat(1, frame(t, request{to: driverName, path: driverPath, iface: driverName, member: "GetId"}, "", nil))
-				equal(t, signature+" passes the bus", raw.passed(), signature == "a{gs}")
+				message := bustest.Frame(t, bustest.Call{Member: "Resume"}, signature, body)
+				_, err := wire.Decode(message)
+				equal(t, signature+" can be decoded", err == nil, false)
+				raw := bustest.ConnectRaw(t, daemon.Address())
+				raw.Repeat(1, message)
+				raw.Repeat(1, bustest.Frame(t, bustest.Call{To: wire.DriverName, Path: wire.DriverPath, Iface: wire.DriverName, Member: "GetId"}, "", nil))
+				equal(t, signature+" passes the bus", raw.Passed(), signature == "a{gs}")
 			}
 		})
 	})
@@ -98,10 +100,10 @@ func TestNoBusPassesAnEmptyStructOn(t *testing.T) {
 			{"a(y)", make([]byte, 8), true},
 			{"g", []byte{3, '(', 'y', ')', 0}, true},
 		} {
-			raw := connectRaw(t, daemon.Address())
-			raw.repeat(1, frame(t, request{member: "Resume"}, c.signature, c.body))
-			raw.repeat(1, frame(t, request{to: driverName, path: driverPath, iface: driverName, member: "GetId"}, "", nil))
-			equal(t, fmt.Sprintf("%s %q passes the bus", c.signature, c.body), raw.passed(), c.passes)
+			raw := bustest.ConnectRaw(t, daemon.Address())
+			raw.Repeat(1, bustest.Frame(t, bustest.Call{Member: "Resume"}, c.signature, c.body))
+			raw.Repeat(1, bustest.Frame(t, bustest.Call{To: wire.DriverName, Path: wire.DriverPath, Iface: wire.DriverName, Member: "GetId"}, "", nil))
+			equal(t, fmt.Sprintf("%s %q passes the bus", c.signature, c.body), raw.Passed(), c.passes)
 		}
 	})
 }
@@ -116,12 +118,12 @@ func TestACallWithoutAReplyIsServedAndNotAnswered(t *testing.T) {
 	seen.mu.Lock()
 	delete(seen.signatures, "reply") // of the bus to Hello
 	seen.mu.Unlock()
-	for _, q := range []request{
-		{member: "SetConnectionsMax", args: []any{uint32(7)}},
-		{member: "Reset"},
+	for _, q := range []bustest.Call{
+		{Member: "SetConnectionsMax", Args: []any{uint32(7)}},
+		{Member: "Reset"},
 	} {
-		q.flags = dbus.FlagNoReplyExpected
-		conn.Send(q.message(), nil)
+		q.Flags = dbus.FlagNoReplyExpected
+		conn.Send(q.Message(), nil)
 	}
 	proctest.Eventually(t, "the limit is set", func() bool { return r.ConnectionsMax() == 7 })
 	if signature, ok := seen.of("reply"); ok {
@@ -142,9 +144,9 @@ func TestAFloodOfCallsLeavesNothingBehind(t *testing.T) {
 	}
 	goroutines, heap := footprint()
 	const n = 5_000
-	flood := connectRaw(t, r.daemon.Address())
+	flood := bustest.ConnectRaw(t, r.daemon.Address())
 	go func() { _, _ = io.Copy(io.Discard, flood.Conn) }()
-	flood.repeat(n, frame(t, request{iface: "org.freedesktop.DBus.Peer", member: "Ping"}, "", nil))
+	flood.Repeat(n, bustest.Frame(t, bustest.Call{Iface: "org.freedesktop.DBus.Peer", Member: "Ping"}, "", nil))
 	allProperties(t, conn)
 	flood.Close()
 	proctest.Eventually(t, "goroutines and memory are given back", func() bool {
@@ -161,15 +163,15 @@ func TestAFloodDoesNotShutRootOut(t *testing.T) {
 				var work sync.WaitGroup
 				defer work.Wait()
 				for range 4 {
-					flood := connectRawAs(t, daemon.Address(), bustest.Nobody)
+					flood := bustest.ConnectRawAs(t, daemon.Address(), bustest.Nobody)
 					defer flood.Close()
-					message := frame(t, request{iface: peerInterface, member: "Ping", flags: flags}, "", nil)
-					work.Go(func() { flood.repeat(5_000, message) })
+					message := bustest.Frame(t, bustest.Call{Iface: peerInterface, Member: "Ping", Flags: flags}, "", nil)
+					work.Go(func() { flood.Repeat(5_000, message) })
 					work.Go(func() { _, _ = io.Copy(io.Discard, flood.Conn) })
 				}
 				root := daemon.Connect(t)
 				for range 20 {
-					must(t, do(t, root, privileged["limit"].request).Err) // in time
+					must(t, do(t, root, privileged["limit"].Call).Err) // in time
 				}
 				r.dial("tcp")
 			})
@@ -181,17 +183,17 @@ func TestAFloodDoesNotShutRootOut(t *testing.T) {
 func TestAFloodOfAnotherUserDropsNoCallWithoutAnAnswer(t *testing.T) {
 	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
 		r := newRigOn(t, daemon, func(s *Server) { s.pace.budgetOf(bustest.Nobody).work.SetBurst(1) })
-		flood := connectRawAs(t, daemon.Address(), bustest.Nobody)
-		message := frame(t, request{iface: peerInterface, member: "Ping"}, "", nil)
+		flood := bustest.ConnectRawAs(t, daemon.Address(), bustest.Nobody)
+		message := bustest.Frame(t, bustest.Call{Iface: peerInterface, Member: "Ping"}, "", nil)
 		var work sync.WaitGroup
 		defer work.Wait()
 		defer flood.Close()
-		work.Go(func() { flood.repeat(50_000, message) })
+		work.Go(func() { flood.Repeat(50_000, message) })
 		work.Go(func() { _, _ = io.Copy(io.Discard, flood.Conn) })
 		proctest.Eventually(t, "the flood is refused", r.server.pace.busy)
 		root := daemon.Connect(t)
 		for n := range uint32(10) {
-			root.Send(request{member: "SetConnectionsMax", args: []any{100 + n}, flags: dbus.FlagNoReplyExpected}.message(), nil)
+			root.Send(bustest.Call{Member: "SetConnectionsMax", Args: []any{100 + n}, Flags: dbus.FlagNoReplyExpected}.Message(), nil)
 			proctest.Eventually(t, "the limit is set", func() bool { return r.ConnectionsMax() == 100+n })
 		}
 	})
@@ -199,39 +201,33 @@ func TestAFloodOfAnotherUserDropsNoCallWithoutAnAnswer(t *testing.T) {
 
 func TestACallerIsAskedAboutOnce(t *testing.T) {
 	r := newCallRig(t)
-	questions, answer := 0, r.bus.answer
-	signature, body := encoded(t, uint32(bustest.Nobody))
-	r.bus.answer = func(call *dbus.Message) (string, []byte) {
-		if header[string](call, dbus.FieldMember) == "GetConnectionUnixUser" {
+	questions, answer := 0, r.bus.Answer
+	signature, body := bustest.Encoded(t, uint32(bustest.Nobody))
+	r.bus.Answer = func(call *dbus.Message) (string, []byte) {
+		if wire.Header[string](call, dbus.FieldMember) == "GetConnectionUnixUser" {
 			questions++
 			return signature, body
 		}
 		return answer(call)
 	}
-	ping := request{iface: peerInterface, member: "Ping"}.message()
+	ping := bustest.Call{Iface: peerInterface, Member: "Ping"}.Message()
 	ping.Headers[dbus.FieldSender] = dbus.MakeVariant(stranger)
-	message := withBody(ping, "", nil)
-	in := newFrames(fromMemory{bytes.NewReader(bytes.Repeat(message, callsPerCallerMax+1))}, r.receive, messageMax)
-	for range callsPerCallerMax + 1 { // the last of which is one too many to wait
-		_, err := in.next()
-		must(t, err)
-	}
+	message := bustest.WithBody(ping, "", nil)
+	bustest.Deliver(t, bytes.Repeat(message, callsPerCallerMax+1), r.receive) // the last is one too many to wait
 	r.identify()
 	for range callsPerCallerMax + 1 {
-		<-r.bus.replies
+		<-r.bus.Replies
 	}
 	equal(t, "questions to the bus", questions, 1)
 }
 
 func TestACallOfACallerThatHasLeftIsLogged(t *testing.T) {
 	r := newCallRig(t)
-	r.bus.answer = func(*dbus.Message) (string, []byte) { return "org.freedesktop.DBus.Error.NameHasNoOwner:", nil }
-	call := request{member: "SetConnectionsMax", args: []any{uint32(7)}, flags: dbus.FlagNoReplyExpected}.message()
+	r.bus.Answer = func(*dbus.Message) (string, []byte) { return "org.freedesktop.DBus.Error.NameHasNoOwner:", nil }
+	call := bustest.Call{Member: "SetConnectionsMax", Args: []any{uint32(7)}, Flags: dbus.FlagNoReplyExpected}.Message()
 	call.Headers[dbus.FieldSender] = dbus.MakeVariant(stranger)
-	signature, body := encoded(t, uint32(7))
-	in := newFrames(fromMemory{bytes.NewReader(withBody(call, signature, body))}, r.receive, messageMax)
-	_, err := in.next()
-	must(t, err)
+	signature, body := bustest.Encoded(t, uint32(7))
+	bustest.Deliver(t, bustest.WithBody(call, signature, body), r.receive)
 	r.identify()
 	r.log.says(t, "Dropped the calls of "+stranger+", 1 in number: it had left the bus before it was known who it is")
 }
@@ -293,59 +289,10 @@ func TestSignalsOfStrangersAreLeftOut(t *testing.T) {
 		survives(t, daemon, func() {
 			stranger := daemon.Connect(t)
 			for range 1000 {
-				signal := request{member: "NameOwnerChanged", iface: driverName, path: driverPath, args: []any{"x", "y", ""}}.message()
+				signal := bustest.Call{Member: "NameOwnerChanged", Iface: wire.DriverName, Path: wire.DriverPath, Args: []any{"x", "y", ""}}.Message()
 				signal.Type = dbus.TypeSignal
 				stranger.Send(signal, nil)
 			}
 		})
 	})
 }
-
-func FuzzFrames(f *testing.F) {
-	resume := frame(f, request{member: "Resume"}, "", nil)
-	f.Add(resume)
-	f.Add(append(bytes.Clone(resume), frame(f, request{member: "Reset"}, "v", nested(70))...))
-	f.Add(frame(f, list(nil), "a{sv}tu", []byte{255, 255, 255, 255}))
-	long := bytes.Clone(resume)
-	binary.LittleEndian.PutUint32(long[4:], 1<<31)
-	f.Add(long)
-	f.Add([]byte("B" + string(resume[1:])))
-	f.Add([]byte("x"))
-	f.Fuzz(func(t *testing.T, stream []byte) {
-		if hasEmptyStruct(stream) {
-			return
-		}
-		var last head
-		in := bytes.NewReader(stream)
-		frames := newFrames(fromMemory{in}, func(h head, _ reader) fate {
-			last = h
-			return passedOn
-		}, messageMax)
-		frames.begun = true
-		for {
-			msg, err := dbus.DecodeMessage(frames)
-			if err != nil && len(frames.message) > 0 {
-				t.Fatalf("a message came through that cannot be decoded: %v", err)
-			}
-			if err != nil {
-				return
-			}
-			want := head{msg.Type, msg.Flags, msg.Serial(), header[string](msg, dbus.FieldSender), last.length, last.replySerial}
-			if last.replySerial != 0 {
-				want.replySerial = header[uint32](msg, dbus.FieldReplySerial)
-			}
-			if last.sender != "" && last != want {
-				t.Errorf("%+v was asked for, and what came is %+v", last, want)
-			}
-			_ = fmt.Sprint(msg.Body...)
-		}
-	})
-}
-
-func keepAll(head, reader) fate { return passedOn }
-
-// fromMemory is a bus of which everything has come that will.
-type fromMemory struct{ *bytes.Reader }
-
-func (fromMemory) Write(p []byte) (int, error) { return len(p), nil }
-func (fromMemory) Close() error                { return nil }

@@ -1,5 +1,4 @@
-// Package bus is the D-Bus face of a proxy: the object org.example.SocketProxy1 that proxyd exports, and the client of it
-// that proxyctl is made of.
+// Package bus is the D-Bus face of a proxy: the object org.example.SocketProxy1 that proxyd exports.
 //
 //	server := bus.Start(bus.Config{Proxy: proxy, Address: address, Instance: "web", Log: log})
 //	defer server.Close()
@@ -18,6 +17,8 @@ import (
 	"os"
 	"time"
 
+	"example.org/socketproxy/internal/bus/api"
+	"example.org/socketproxy/internal/bus/wire"
 	"example.org/socketproxy/internal/forward"
 	"github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
@@ -50,7 +51,7 @@ type Config struct {
 	Unit string
 
 	// Options are the settings of the command line, to be shown.
-	Options Options
+	Options api.Options
 
 	// Version is the version of the program.
 	Version string
@@ -113,11 +114,11 @@ func (s *Server) run(ctx context.Context) {
 	defer close(s.ended)
 	reported := false // the present trouble is told
 	backoff := reconnectMin
-	var hasteEnds time.Time // a bus that has broken, or whose socket has appeared, is about to answer
-	var watch *socketWatch  // open from before an attempt that fails for want of a socket, so that none appears unseen
+	var hasteEnds time.Time     // a bus that has broken, or whose socket has appeared, is about to answer
+	var watch *wire.SocketWatch // open from before an attempt that fails for want of a socket, so that none appears unseen
 	forget := func() {
 		if watch != nil {
-			watch.close()
+			watch.Close()
 			watch = nil
 		}
 	}
@@ -147,7 +148,7 @@ func (s *Server) run(ctx context.Context) {
 		case errors.As(err, &refused):
 			backoff = s.refusedBackoff
 		case isNoBus(err) && watch == nil:
-			watch, _ = watchSockets(s.Address) // or else it is looked for now and then
+			watch, _ = wire.WatchSockets(s.Address) // or else it is looked for now and then
 		}
 		appeared := false
 		if watch == nil {
@@ -155,7 +156,7 @@ func (s *Server) run(ctx context.Context) {
 			case <-ctx.Done():
 			case <-time.After(backoff):
 			}
-		} else if appeared, err = watch.wait(ctx, backoff); err != nil {
+		} else if appeared, err = watch.Wait(ctx, backoff); err != nil {
 			forget()
 		}
 		if appeared {

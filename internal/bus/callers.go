@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"example.org/socketproxy/internal/bus/api"
+	"example.org/socketproxy/internal/bus/wire"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -25,7 +27,7 @@ type caller struct {
 
 	// Calls that wait for the bus's answer. They are not decoded before it is known whose budget pays for that. Only the goroutine
 	// that reads from the bus touches them.
-	waiting  []head
+	waiting  []wire.Head
 	messages []byte // of these calls, one behind the other
 }
 
@@ -82,9 +84,9 @@ var questionHead = sync.OnceValue(func() []byte {
 	_ = (&dbus.Message{ // a buffer takes everything
 		Type: dbus.TypeMethodCall,
 		Headers: map[dbus.HeaderField]dbus.Variant{
-			dbus.FieldDestination: dbus.MakeVariant(driverName),
-			dbus.FieldPath:        dbus.MakeVariant(dbus.ObjectPath(driverPath)),
-			dbus.FieldInterface:   dbus.MakeVariant(driverName),
+			dbus.FieldDestination: dbus.MakeVariant(wire.DriverName),
+			dbus.FieldPath:        dbus.MakeVariant(dbus.ObjectPath(wire.DriverPath)),
+			dbus.FieldInterface:   dbus.MakeVariant(wire.DriverName),
 			dbus.FieldMember:      dbus.MakeVariant("GetConnectionUnixUser"),
 			dbus.FieldSignature:   dbus.MakeVariant(dbus.SignatureOf("")),
 		},
@@ -93,10 +95,10 @@ var questionHead = sync.OnceValue(func() []byte {
 })
 
 // answered takes the bus's answer to a question; it is not ok where the message is another one.
-func (c *calls) answered(h head, read reader) (ok bool) {
+func (c *calls) answered(h wire.Head, read wire.Reader) (ok bool) {
 	c.mu.Lock()
-	who := c.callers.awaited[h.replySerial]
-	delete(c.callers.awaited, h.replySerial)
+	who := c.callers.awaited[h.ReplySerial]
+	delete(c.callers.awaited, h.ReplySerial)
 	c.mu.Unlock()
 	if who == nil {
 		return false
@@ -107,7 +109,7 @@ func (c *calls) answered(h head, read reader) (ok bool) {
 	}
 	uid, err := uidOf(message)
 	if err != nil && !hasLeft(err) {
-		err = errorf(errAccessDenied, "The bus does not say who is asking: %v", err)
+		err = errorf(api.ErrorAccessDenied, "The bus does not say who is asking: %v", err)
 	}
 	c.mu.Lock()
 	if who.err = err; err == nil {
@@ -133,23 +135,23 @@ var (
 // uidOf reads the answer, without godbus where it is a number or that the caller has left: to decode it would take as long as all
 // else that a new caller costs.
 func uidOf(answer []byte) (uint32, error) {
-	order, err := byteOrder(answer[0])
+	order, err := wire.ByteOrder(answer[0])
 	if err != nil {
 		return 0, err
 	}
-	kind, body := dbus.Type(answer[1]), (frameHead+int(order.Uint32(answer[12:]))+7)&^7
-	switch fields := answer[frameHead:body]; {
+	kind, body := dbus.Type(answer[1]), (wire.FrameHead+int(order.Uint32(answer[12:]))+7)&^7
+	switch fields := answer[wire.FrameHead:body]; {
 	case kind == dbus.TypeMethodReply && len(answer) == body+4 && bytes.Contains(fields, fieldUint32):
 		return order.Uint32(answer[body:]), nil
 	case kind == dbus.TypeError && bytes.Contains(fields, fieldNoOwner):
 		return 0, dbus.Error{Name: noOwner}
 	}
-	msg, err := decode(answer)
+	msg, err := wire.Decode(answer)
 	switch {
 	case err != nil:
 		return 0, err
 	case msg.Type == dbus.TypeError:
-		return 0, dbus.Error{Name: header[string](msg, dbus.FieldErrorName), Body: msg.Body}
+		return 0, dbus.Error{Name: wire.Header[string](msg, dbus.FieldErrorName), Body: msg.Body}
 	}
 	return 0, fmt.Errorf("what it answers is no user id: %v", msg.Body)
 }

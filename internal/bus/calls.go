@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"example.org/socketproxy/internal/bus/api"
+	"example.org/socketproxy/internal/bus/wire"
 	"example.org/socketproxy/internal/forward"
 	"github.com/godbus/dbus/v5"
 )
@@ -15,18 +17,13 @@ const messageMax = 16 << 10
 
 // call is a method call that waits for its answer.
 type call struct {
-	head
+	wire.Head
 	*dbus.Message
 	member string
 	caller *caller
 }
 
-func (c *call) interactive() bool { return c.flags&dbus.FlagAllowInteractiveAuthorization != 0 }
-
-func header[T any](msg *dbus.Message, field dbus.HeaderField) (value T) {
-	value, _ = msg.Headers[field].Value().(T)
-	return value
-}
+func (c *call) interactive() bool { return c.Head.Flags&dbus.FlagAllowInteractiveAuthorization != 0 }
 
 // calls serves the calls of a session, each in a goroutine, and no more of them than the bounds allow. godbus never sees
 // them: it would serve any number at once, answer org.freedesktop.DBus.Peer with an id that is not the machine's, and give
@@ -52,22 +49,22 @@ func newCalls(t *session) *calls {
 // receive is called for each call by the goroutine that reads from the bus. It does not wait for anything, since the answers
 // of the bus and of polkit come the same way, and it looks no further into a call than its head until the user who sent it has
 // paid for it.
-func (c *calls) receive(h head, read reader) fate {
+func (c *calls) receive(h wire.Head, read wire.Reader) wire.Fate {
 	c.mu.Lock()
-	who := c.callerOf(h.sender)
+	who := c.callerOf(h.Sender)
 	err := errTooMany
 	switch {
 	case who == nil:
 	case who.budget != nil:
 		err = c.admit(who)
-	case len(who.waiting) < callsPerCallerMax && uint64(len(who.messages))+h.length <= messageMax:
+	case len(who.waiting) < callsPerCallerMax && uint64(len(who.messages))+h.Length <= messageMax:
 		err = nil
 	}
 	admitted := err == nil && who.budget != nil
 	c.mu.Unlock()
 	if err != nil {
 		c.session.refuse(h, err)
-		return unwanted
+		return wire.Unwanted
 	}
 	if admitted {
 		if message, err := read(nil); err == nil {
@@ -75,15 +72,15 @@ func (c *calls) receive(h head, read reader) fate {
 		} else { // the connection to the bus has broken
 			c.finish(who)
 		}
-		return taken
+		return wire.Taken
 	}
 	if who.messages, err = read(who.messages); err == nil {
 		who.waiting = append(who.waiting, h)
 	}
 	if c.session.pace.busy() {
-		return unwanted
+		return wire.Unwanted
 	}
-	return taken
+	return wire.Taken
 }
 
 // serveWaiting serves what has waited for the bus to say who the caller is, as far as that user may have it.
@@ -95,8 +92,8 @@ func (c *calls) serveWaiting(who *caller) {
 		return
 	}
 	for _, h := range waiting {
-		message := messages[:h.length]
-		messages = messages[h.length:]
+		message := messages[:h.Length]
+		messages = messages[h.Length:]
 		c.mu.Lock()
 		err := who.err
 		if err == nil {
@@ -112,26 +109,26 @@ func (c *calls) serveWaiting(who *caller) {
 }
 
 // serve serves a call that was admitted.
-func (c *calls) serve(who *caller, h head, message []byte) {
+func (c *calls) serve(who *caller, h wire.Head, message []byte) {
 	go func() {
 		defer c.finish(who)
-		if msg, err := decode(message); err == nil {
-			one := &call{h, msg, header[string](msg, dbus.FieldMember), who}
+		if msg, err := wire.Decode(message); err == nil {
+			one := &call{h, msg, wire.Header[string](msg, dbus.FieldMember), who}
 			results, err := c.session.handle(one)
-			c.session.reply(one.head, results, err)
+			c.session.reply(one.Head, results, err)
 		}
 	}()
 }
 
 // refuse says no to a call, where that is not too much to say.
-func (t *session) refuse(h head, err error) {
+func (t *session) refuse(h wire.Head, err error) {
 	t.pace.refused.Store(time.Now().UnixNano())
-	if h.flags&dbus.FlagNoReplyExpected == 0 && t.pace.refusals.Allow() {
+	if h.Flags&dbus.FlagNoReplyExpected == 0 && t.pace.refusals.Allow() {
 		t.reply(h, nil, err)
 	}
 }
 
-var errTooMany = errorf(errLimitsExceeded, "Too many calls")
+var errTooMany = errorf(api.ErrorLimitsExceeded, "Too many calls")
 
 // admit counts a call as being served until finish is called, unless its user or its caller has enough of them.
 func (c *calls) admit(who *caller) error {
@@ -179,8 +176,8 @@ func (t *session) handle(c *call) ([]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if got := header[dbus.Signature](c.Message, dbus.FieldSignature).String(); got != m.in {
-		return nil, errorf(errInvalidArgs, "%s() takes %s, not %s", c.member, typesOf(m.in), typesOf(got))
+	if got := wire.Header[dbus.Signature](c.Message, dbus.FieldSignature).String(); got != m.in {
+		return nil, errorf(api.ErrorInvalidArgs, "%s() takes %s, not %s", c.member, typesOf(m.in), typesOf(got))
 	}
 	return m.serve(t, c)
 }
@@ -194,45 +191,45 @@ func typesOf(signature string) string {
 
 // find looks the method up. A call may leave out the interface: D-Bus specification, "Message Types".
 func (t *session) find(c *call) (method, error) {
-	path := header[dbus.ObjectPath](c.Message, dbus.FieldPath)
-	name := header[string](c.Message, dbus.FieldInterface)
+	path := wire.Header[dbus.ObjectPath](c.Message, dbus.FieldPath)
+	name := wire.Header[string](c.Message, dbus.FieldInterface)
 	// At whatever path: D-Bus specification, "org.freedesktop.DBus.Peer".
 	if m, ok := peerMethods[c.member]; ok && name == peerInterface {
 		return m, nil
 	}
 	object, ok := t.objects[path]
 	if !ok {
-		return method{}, errorf(errUnknownObject, "No object at %s", path)
+		return method{}, errorf(api.ErrorUnknownObject, "No object at %s", path)
 	}
 	if name != "" {
 		iface, ok := object[name]
 		if !ok {
-			return method{}, errorf(errUnknownMethod, "No method %s(): no interface %s at %s", c.member, name, path)
+			return method{}, errorf(api.ErrorUnknownMethod, "No method %s(): no interface %s at %s", c.member, name, path)
 		}
 		if m, ok := iface.methods[c.member]; ok {
 			return m, nil
 		}
-		return method{}, errorf(errUnknownMethod, "No method %s() in %s", c.member, name)
+		return method{}, errorf(api.ErrorUnknownMethod, "No method %s() in %s", c.member, name)
 	}
 	for _, iface := range object {
 		if m, ok := iface.methods[c.member]; ok {
 			return m, nil
 		}
 	}
-	return method{}, errorf(errUnknownMethod, "No method %s() at %s", c.member, path)
+	return method{}, errorf(api.ErrorUnknownMethod, "No method %s() at %s", c.member, path)
 }
 
 // reply answers a call, unless its sender does not want to hear.
-func (t *session) reply(to head, results []any, err error) {
-	if to.flags&dbus.FlagNoReplyExpected != 0 {
+func (t *session) reply(to wire.Head, results []any, err error) {
+	if to.Flags&dbus.FlagNoReplyExpected != 0 {
 		return
 	}
 	msg := &dbus.Message{
 		Type:  dbus.TypeMethodReply,
 		Flags: dbus.FlagNoReplyExpected,
 		Headers: map[dbus.HeaderField]dbus.Variant{
-			dbus.FieldDestination: dbus.MakeVariant(to.sender),
-			dbus.FieldReplySerial: dbus.MakeVariant(to.serial),
+			dbus.FieldDestination: dbus.MakeVariant(to.Sender),
+			dbus.FieldReplySerial: dbus.MakeVariant(to.Serial),
 		},
 		Body: results,
 	}

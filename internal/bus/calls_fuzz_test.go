@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"example.org/socketproxy/internal/bus/api"
+	"example.org/socketproxy/internal/bus/wire"
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/forward"
 	"example.org/socketproxy/internal/printable"
@@ -34,7 +36,7 @@ const (
 type callRig struct {
 	*session
 	t       testing.TB // the present one
-	bus     *memoryBus
+	bus     *bustest.MemoryBus
 	control *fakeLog
 	log     *logBook
 	rules   map[dbus.ObjectPath]map[string]introspectedInterface
@@ -47,7 +49,7 @@ type callRig struct {
 
 func newCallRig(f testing.TB) *callRig {
 	f.Helper()
-	r := &callRig{t: f, bus: newMemoryBus(f), control: &fakeLog{}, log: newLogBook()}
+	r := &callRig{t: f, bus: bustest.NewMemoryBus(f), control: &fakeLog{}, log: newLogBook()}
 	var err error
 	dir := f.TempDir() // no ports, of which so many proxies would leave none
 	r.backend, err = forward.ParseTarget(streamtest.NewEcho(f, streamtest.Path).Target)
@@ -59,7 +61,7 @@ func newCallRig(f testing.TB) *callRig {
 	t := &session{Server: server, changed: make(chan struct{}, 1)}
 	t.calls, t.subscribers = newCalls(t), newSubscribers(t)
 	t.out = r.bus
-	t.conn = r.bus.enter(t.receive, dbus.WithSerialGenerator(&t.serials), dbus.WithSignalHandler(t))
+	t.conn = r.bus.Enter(t.receive, dbus.WithSerialGenerator(&t.serials), dbus.WithSignalHandler(t))
 	t.ctx = t.conn.Context()
 	t.working, t.stopWorking = context.WithCancel(t.ctx)
 	r.session, r.rules = t, introspected(f, server.objects)
@@ -69,11 +71,11 @@ func newCallRig(f testing.TB) *callRig {
 		}})
 	}
 	yes, no := answer{Authorized: true, Details: map[string]string{}}, answer{Details: map[string]string{}}
-	signature, bodyYes := encoded(f, yes)
-	_, bodyNo := encoded(f, no)
-	owned, bodyTrue := encoded(f, true)
-	r.bus.answer = func(call *dbus.Message) (string, []byte) {
-		switch header[string](call, dbus.FieldMember) {
+	signature, bodyYes := bustest.Encoded(f, yes)
+	_, bodyNo := bustest.Encoded(f, no)
+	owned, bodyTrue := bustest.Encoded(f, true)
+	r.bus.Answer = func(call *dbus.Message) (string, []byte) {
+		switch wire.Header[string](call, dbus.FieldMember) {
 		case "CheckAuthorization":
 			r.asked = call
 			subject := call.Body[0].([]any)[1].(map[string]dbus.Variant)
@@ -98,7 +100,7 @@ func newCallRig(f testing.TB) *callRig {
 }
 
 // during has the rig fail the test that runs.
-func (r *callRig) during(t testing.TB) { r.t, r.bus.t = t, t }
+func (r *callRig) during(t testing.TB) { r.t, r.bus.T = t, t }
 
 func (r *callRig) startProxy() *forward.Proxy {
 	proxy, err := forward.Start(forward.Config{
@@ -142,9 +144,7 @@ func (r *callRig) identify() {
 // call serves one call to its end. There is no answer to one that wants none.
 func (r *callRig) call(message []byte) (answer *dbus.Message) {
 	r.asked, r.log.records = nil, nil
-	in := newFrames(fromMemory{bytes.NewReader(message)}, r.receive, messageMax)
-	_, err := in.next()
-	must(r.t, err)
+	bustest.Deliver(r.t, message, r.receive)
 	r.identify()
 	r.calls.mu.Lock()
 	for r.calls.serving > 0 {
@@ -152,7 +152,7 @@ func (r *callRig) call(message []byte) (answer *dbus.Message) {
 	}
 	r.calls.mu.Unlock()
 	select {
-	case answer = <-r.bus.replies:
+	case answer = <-r.bus.Replies:
 	default:
 	}
 	return answer
@@ -244,53 +244,53 @@ func (i introspectedInterface) method(name string) (in, out string, ok bool) {
 
 // find is the interface and the signature of the answer, or the error that a call gets before anybody looks at its arguments.
 func (r *callRig) find(msg *dbus.Message) (iface, out, refusal string) {
-	path, member := header[dbus.ObjectPath](msg, dbus.FieldPath), header[string](msg, dbus.FieldMember)
-	iface = header[string](msg, dbus.FieldInterface)
+	path, member := wire.Header[dbus.ObjectPath](msg, dbus.FieldPath), wire.Header[string](msg, dbus.FieldMember)
+	iface = wire.Header[string](msg, dbus.FieldInterface)
 	object, ok := r.rules[path]
-	if _, _, isPeer := r.rules[Path][peerInterface].method(member); isPeer && iface == peerInterface {
-		object, ok = r.rules[Path], true
+	if _, _, isPeer := r.rules[api.Path][peerInterface].method(member); isPeer && iface == peerInterface {
+		object, ok = r.rules[api.Path], true
 	}
 	if !ok {
-		return "", "", errUnknownObject
+		return "", "", api.ErrorUnknownObject
 	}
 	if _, ok := object[iface]; iface != "" && !ok {
-		return "", "", errUnknownMethod
+		return "", "", api.ErrorUnknownMethod
 	}
 	for name, candidate := range object {
 		in, out, ok := candidate.method(member)
 		switch {
 		case !ok || iface != "" && iface != name:
 			continue
-		case in != header[dbus.Signature](msg, dbus.FieldSignature).String():
-			return "", "", errInvalidArgs
+		case in != wire.Header[dbus.Signature](msg, dbus.FieldSignature).String():
+			return "", "", api.ErrorInvalidArgs
 		}
 		return name, out, ""
 	}
-	return "", "", errUnknownMethod
+	return "", "", api.ErrorUnknownMethod
 }
 
 // deserved is the error that a call gets, "" for none, by what org.example.SocketProxy1(5) says; a call without an error
 // makes the world after it.
 func (r *callRig) deserved(msg *dbus.Message, iface string, after *world) string {
-	who, member := header[string](msg, dbus.FieldSender), header[string](msg, dbus.FieldMember)
+	who, member := wire.Header[string](msg, dbus.FieldSender), wire.Header[string](msg, dbus.FieldMember)
 	arg := func(i int) any { return msg.Body[i] }
 	switch {
-	case iface == PropertiesInterface:
+	case iface == api.PropertiesInterface:
 		return r.deservedOfProperties(msg, after)
-	case iface != Interface:
+	case iface != api.Interface:
 		return ""
 	case member == "Unsubscribe":
-		return errNotSubscribed
+		return api.ErrorNotSubscribed
 	case slices.Contains([]string{"ListConnections", "CloseConnections"}, member) && !isFilter(arg(0).(map[string]dbus.Variant)),
 		member == "SetConnectionsMax" && arg(0) == uint32(0),
 		member == "Drain" && arg(1).(uint32) > 3:
-		return errInvalidArgs
+		return api.ErrorInvalidArgs
 	case member == "Resume":
-		return errNotDraining
+		return api.ErrorNotDraining
 	case who == denied:
-		return errAccessDenied
+		return api.ErrorAccessDenied
 	case slices.Contains([]string{"GetConnection", "CloseConnection"}, member) && !slices.Contains(r.ids, arg(0).(uint64)):
-		return errNoSuchConnection
+		return api.ErrorNoSuchConnection
 	}
 	switch member {
 	case "SetConnectionsMax":
@@ -304,17 +304,17 @@ func (r *callRig) deserved(msg *dbus.Message, iface string, after *world) string
 }
 
 func (r *callRig) deservedOfProperties(msg *dbus.Message, after *world) string {
-	who, member := header[string](msg, dbus.FieldSender), header[string](msg, dbus.FieldMember)
-	object := r.rules[header[dbus.ObjectPath](msg, dbus.FieldPath)]
+	who, member := wire.Header[string](msg, dbus.FieldSender), wire.Header[string](msg, dbus.FieldMember)
+	object := r.rules[wire.Header[dbus.ObjectPath](msg, dbus.FieldPath)]
 	of, ok := object[msg.Body[0].(string)]
 	if msg.Body[0] == "" {
-		of, ok = object[Interface], true
+		of, ok = object[api.Interface], true
 		if of.Name == "" {
 			of = object[logControlInterface]
 		}
 	}
 	if !ok {
-		return errUnknownInterface
+		return api.ErrorUnknownInterface
 	}
 	if member == "GetAll" {
 		return ""
@@ -322,23 +322,23 @@ func (r *callRig) deservedOfProperties(msg *dbus.Message, after *world) string {
 	at := slices.IndexFunc(of.Properties, func(p introspectedProperty) bool { return p.Name == msg.Body[1] })
 	switch {
 	case at < 0:
-		return errUnknownProperty
+		return api.ErrorUnknownProperty
 	case member == "Get":
 		return ""
 	case of.Properties[at].Access == "read":
-		return errPropertyReadOnly
+		return api.ErrorPropertyReadOnly
 	case of.Properties[at].Type != msg.Body[2].(dbus.Variant).Signature().String():
-		return errInvalidArgs
+		return api.ErrorInvalidArgs
 	}
 	value := msg.Body[2].(dbus.Variant).Value()
 	word, _ := value.(string)
 	switch name := msg.Body[1]; {
 	case value == uint32(0), len(word) > textMax:
-		return errInvalidArgs
+		return api.ErrorInvalidArgs
 	case who == denied, who == granted && of.Name == logControlInterface:
-		return errAccessDenied
+		return api.ErrorAccessDenied
 	case name == "LogLevel" && word != "debug", name == "LogTarget" && word != "journal":
-		return errInvalidArgs
+		return api.ErrorInvalidArgs
 	case name == "LogLevel":
 		after.level = word
 	case name == "LogTarget":
@@ -355,7 +355,7 @@ func isFilter(filter map[string]dbus.Variant) bool {
 	for key, value := range filter {
 		switch value := value.Value().(type) {
 		case string:
-			_, err := parsePattern(key, value) // which has a target of its own
+			_, err := api.ParseCondition(key, value) // which has a target of its own
 			isAddress := (key == "client" || key == "backend") && err == nil && len(value) <= 256
 			isState := key == "state" && slices.Contains([]string{"connecting", "open", "client-closed", "backend-closed", "closing"}, value)
 			if !isAddress && !isState {
@@ -384,17 +384,17 @@ func spanOf(usec uint64) time.Duration {
 func FuzzCalls(f *testing.F) {
 	r := newCallRig(f)
 	_, machineIDErr := machineID()
-	seed := func(who uint8, flags dbus.Flags, requests ...request) {
+	seed := func(who uint8, flags dbus.Flags, requests ...bustest.Call) {
 		for _, q := range requests {
-			signature, body := encoded(f, q.args...)
-			msg := q.message()
-			f.Add(string(header[dbus.ObjectPath](msg, dbus.FieldPath)), header[string](msg, dbus.FieldInterface), q.member,
+			signature, body := bustest.Encoded(f, q.Args...)
+			msg := q.Message()
+			f.Add(string(wire.Header[dbus.ObjectPath](msg, dbus.FieldPath)), wire.Header[string](msg, dbus.FieldInterface), q.Member,
 				signature, body, who, uint8(flags))
 		}
 	}
-	ours := func(member string, args ...any) request { return request{member: member, args: args} }
-	standard := func(iface, member string, args ...any) request {
-		return request{iface: iface, member: member, args: args}
+	ours := func(member string, args ...any) bustest.Call { return bustest.Call{Member: member, Args: args} }
+	standard := func(iface, member string, args ...any) bustest.Call {
+		return bustest.Call{Iface: iface, Member: member, Args: args}
 	}
 	for who := range uint8(3) {
 		seed(who, 0,
@@ -403,27 +403,27 @@ func FuzzCalls(f *testing.F) {
 			ours("SetConnectionsMax", uint32(7)), ours("SetExitIdleTime", uint64(math.MaxUint64)), ours("Drain", uint64(0), uint32(2)),
 			ours("Drain", uint64(1), uint32(1)), ours("Resume"), ours("Exit"), ours("Subscribe"), ours("Unsubscribe"), ours("Reset"),
 			setting("ConnectionsMax", uint32(7)), setting("ExitIdleTimeUSec", uint64(1)), setting("State", "drained"),
-			setting("ConnectionsMax", filter("x", []any{"y"})), getting(Interface, "Name"), getting("", "State"), getting("x", "y\n"),
-			standard(PropertiesInterface, "GetAll", ""), standard(PropertiesInterface, "GetAll", peerInterface),
+			setting("ConnectionsMax", filter("x", []any{"y"})), getting(api.Interface, "Name"), getting("", "State"), getting("x", "y\n"),
+			standard(api.PropertiesInterface, "GetAll", ""), standard(api.PropertiesInterface, "GetAll", peerInterface),
 			standard(introspectableInterface, "Introspect"), standard(peerInterface, "Ping"), standard(peerInterface, "GetMachineId"),
 			logSetting("LogLevel", "debug"), logSetting("LogTarget", "\x1b"), logSetting("SyslogIdentifier", "x"),
-			request{path: "/", noIface: true, member: "Introspect"}, request{path: "/x", member: "Resume"})
+			bustest.Call{Path: "/", NoIface: true, Member: "Introspect"}, bustest.Call{Path: "/x", Member: "Resume"})
 	}
 	seed(0, dbus.FlagNoReplyExpected, ours("SetConnectionsMax", uint32(7)))
 	seed(1, dbus.FlagAllowInteractiveAuthorization, ours("SetConnectionsMax", uint32(7)))
 
 	f.Fuzz(func(t *testing.T, path, iface, member, signature string, body []byte, who, flags uint8) {
-		if !isSignature(signature) || hasEmptyStruct(body) {
+		if !bustest.IsSignature(signature) || bustest.HasEmptyStruct(body) {
 			return // no bus would pass it on
 		}
-		call := request{path: path, iface: iface, noIface: iface == "", member: member, flags: dbus.Flags(flags)}.message()
+		call := bustest.Call{Path: path, Iface: iface, NoIface: iface == "", Member: member, Flags: dbus.Flags(flags)}.Message()
 		call.Headers[dbus.FieldPath] = dbus.MakeVariant(dbus.ObjectPath(path))
 		call.Headers[dbus.FieldSender] = dbus.MakeVariant([]string{root, granted, denied}[who%3])
 		if call.IsValid() != nil {
 			return
 		}
-		message := withBody(call, signature, body)
-		call, err := decode(message)
+		message := bustest.WithBody(call, signature, body)
+		call, err := wire.Decode(message)
 		if err != nil || len(message) > messageMax {
 			return
 		}
@@ -435,9 +435,9 @@ func FuzzCalls(f *testing.F) {
 			want = r.deserved(call, iface, &after)
 		}
 		if member == "GetMachineId" && want == "" && machineIDErr != nil {
-			want = errFailed
+			want = api.ErrorFailed
 		}
-		privileged := iface == Interface && member != "Unsubscribe" || iface == PropertiesInterface && member == "Set"
+		privileged := iface == api.Interface && member != "Unsubscribe" || iface == api.PropertiesInterface && member == "Set"
 
 		reply := r.call(message)
 		ends := want == "" && slices.Contains([]string{"CloseConnection", "CloseConnections", "Drain", "Exit"}, member)
@@ -448,12 +448,12 @@ func FuzzCalls(f *testing.F) {
 		case (reply == nil) != (call.Flags&dbus.FlagNoReplyExpected != 0):
 			t.Errorf("the answer to a call with the flags %d is %v", call.Flags, reply)
 		case reply == nil:
-		case header[string](reply, dbus.FieldErrorName) != want:
+		case wire.Header[string](reply, dbus.FieldErrorName) != want:
 			t.Errorf("the answer is %v, want %q", reply, want)
-		case want == "" && header[dbus.Signature](reply, dbus.FieldSignature).String() != out:
+		case want == "" && wire.Header[dbus.Signature](reply, dbus.FieldSignature).String() != out:
 			t.Errorf("the answer is %v, want %s", reply, out)
 		case want != "":
-			if why, ok := only[string](reply.Body); !ok || why == "" || printable.Line(why) != why {
+			if why, ok := reasonOf(reply); !ok || why == "" || printable.Line(why) != why {
 				t.Errorf("the error says %q", reply.Body)
 			}
 		}
@@ -472,12 +472,12 @@ func FuzzCalls(f *testing.F) {
 // What the bus and polkit answer when they are asked about a caller.
 func FuzzWhoMayCall(f *testing.F) {
 	r := newCallRig(f)
-	other := r.bus.answer
+	other := r.bus.Answer
 	var asked, signature string // the member that is answered with
 	var body []byte
-	nobodySignature, nobody := encoded(f, uint32(bustest.Nobody))
-	r.bus.answer = func(call *dbus.Message) (string, []byte) {
-		switch member := header[string](call, dbus.FieldMember); member {
+	nobodySignature, nobody := bustest.Encoded(f, uint32(bustest.Nobody))
+	r.bus.Answer = func(call *dbus.Message) (string, []byte) {
+		switch member := wire.Header[string](call, dbus.FieldMember); member {
 		case asked:
 			return signature, body
 		case "GetConnectionUnixUser":
@@ -487,7 +487,7 @@ func FuzzWhoMayCall(f *testing.F) {
 		}
 	}
 	add := func(ofPolkit bool, values ...any) {
-		signature, body := encoded(f, values...)
+		signature, body := bustest.Encoded(f, values...)
 		f.Add(ofPolkit, signature, body)
 	}
 	add(false, uint32(0))
@@ -498,7 +498,7 @@ func FuzzWhoMayCall(f *testing.F) {
 	add(true, answer{false, true, map[string]string{"polkit.dismissed": "1"}})
 	add(true, answer{false, true, nil})
 	add(true, true, false)
-	_, refusal := encoded(f, "What?")
+	_, refusal := bustest.Encoded(f, "What?")
 	f.Add(true, "org.freedesktop.DBus.Error.ServiceUnknown:s", refusal)
 	f.Add(false, "org.example.Error:", []byte{})
 
@@ -508,26 +508,26 @@ func FuzzWhoMayCall(f *testing.F) {
 		if ofPolkit {
 			asked = "CheckAuthorization"
 		}
-		values, ok := decoded(signature, body)
+		values, ok := bustest.Decoded(signature, body)
 		if !ok {
 			return
 		}
 		r.during(t)
 		delete(r.calls.callers.known, stranger)
 		clear(r.pace.budgets)
-		msg := request{member: "SetExitIdleTime"}.message()
+		msg := bustest.Call{Member: "SetExitIdleTime"}.Message()
 		msg.Headers[dbus.FieldSender] = dbus.MakeVariant(stranger)
-		signatureOfArgs, bodyOfArgs := encoded(t, uint64(math.MaxUint64))
+		signatureOfArgs, bodyOfArgs := bustest.Encoded(t, uint64(math.MaxUint64))
 		before := r.world()
-		reply := r.call(withBody(msg, signatureOfArgs, bodyOfArgs))
+		reply := r.call(bustest.WithBody(msg, signatureOfArgs, bodyOfArgs))
 		if now := r.world(); now != before {
 			t.Errorf("the world was %+v\nand became %+v", before, now)
 		}
-		name := header[string](reply, dbus.FieldErrorName)
-		if !slices.Contains([]string{"", errAccessDenied, errInteractive}, name) {
+		name := wire.Header[string](reply, dbus.FieldErrorName)
+		if !slices.Contains([]string{"", api.ErrorAccessDenied, api.ErrorInteractive}, name) {
 			t.Errorf("the answer is %v", reply)
 		}
-		if why, ok := only[string](reply.Body); name != "" && (!ok || printable.Line(why) != why) {
+		if why, ok := reasonOf(reply); name != "" && (!ok || printable.Line(why) != why) {
 			t.Errorf("the error says %q", reply.Body)
 		}
 		allowed := name == ""
@@ -540,4 +540,12 @@ func FuzzWhoMayCall(f *testing.F) {
 			t.Errorf("%s %v is taken for a yes", signature, values)
 		}
 	})
+}
+
+// reasonOf is the text of an error.
+func reasonOf(reply *dbus.Message) (text string, ok bool) {
+	if len(reply.Body) == 1 {
+		text, ok = reply.Body[0].(string)
+	}
+	return text, ok
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"example.org/socketproxy/internal/bus/api"
 	"example.org/socketproxy/internal/forward"
 	"example.org/socketproxy/internal/printable"
 	"github.com/godbus/dbus/v5"
@@ -20,18 +21,18 @@ func asDBusError(err error) dbus.Error {
 	if errors.As(err, &named) {
 		return named
 	}
-	name := errFailed
+	name := api.ErrorFailed
 	switch {
 	case errors.Is(err, forward.ErrLimitZero):
-		name = errInvalidArgs
+		name = api.ErrorInvalidArgs
 	case errors.Is(err, forward.ErrDraining):
-		name = errAlreadyDraining
+		name = api.ErrorAlreadyDraining
 	case errors.Is(err, forward.ErrExiting):
-		name = errExiting
+		name = api.ErrorExiting
 	case errors.Is(err, forward.ErrNotDraining):
-		name = errNotDraining
+		name = api.ErrorNotDraining
 	case errors.Is(err, forward.ErrNoConnection):
-		name = errNoSuchConnection
+		name = api.ErrorNoSuchConnection
 	}
 	return dbus.Error{Name: name, Body: []any{printable.Line(err.Error())}}
 }

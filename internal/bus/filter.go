@@ -3,6 +3,7 @@ package bus
 import (
 	"slices"
 
+	"example.org/socketproxy/internal/bus/api"
 	"example.org/socketproxy/internal/forward"
 	"github.com/godbus/dbus/v5"
 )
@@ -32,40 +33,40 @@ func parseCondition(key string, value any) (matcher, error) {
 	case "client", "backend", "state":
 		text, ok := value.(string)
 		if !ok {
-			return nil, errorf(errInvalidArgs, "Filter key %q takes a string", key)
+			return nil, errorf(api.ErrorInvalidArgs, "Filter key %q takes a string", key)
 		}
 		if err := checkText(key, text); err != nil {
 			return nil, err
 		}
 		matches, err := parseTextCondition(key, text)
 		if err != nil {
-			return nil, errorf(errInvalidArgs, "Filter key %q, %q: %v", key, text, err)
+			return nil, errorf(api.ErrorInvalidArgs, "Filter key %q, %q: %v", key, text, err)
 		}
 		return matches, nil
 	case "older-usec", "idle-usec":
 		usec, ok := value.(uint64)
 		if !ok {
-			return nil, errorf(errInvalidArgs, "Filter key %q takes microseconds, of type t", key)
+			return nil, errorf(api.ErrorInvalidArgs, "Filter key %q takes microseconds, of type t", key)
 		}
-		span := Span(usec)
+		span := api.Span(usec)
 		if key == "older-usec" {
 			return func(c *forward.Connection) bool { return c.Age >= span }, nil
 		}
 		return func(c *forward.Connection) bool { return c.Idle >= span }, nil
 	}
-	return nil, errorf(errInvalidArgs, "Unknown filter key %q; known: backend, client, idle-usec, older-usec, state", key)
+	return nil, errorf(api.ErrorInvalidArgs, "Unknown filter key %q; known: backend, client, idle-usec, older-usec, state", key)
 }
 
 // checkText bounds what is logged with the caller.
 func checkText(what, text string) error {
 	if len(text) > textMax {
-		return errorf(errInvalidArgs, "The %s has %d bytes, and %d is the limit", what, len(text), textMax)
+		return errorf(api.ErrorInvalidArgs, "The %s has %d bytes, and %d is the limit", what, len(text), textMax)
 	}
 	return nil
 }
 
 func parseTextCondition(key, text string) (matcher, error) {
-	matches, err := ParseCondition(key, text)
+	matches, err := api.ParseCondition(key, text)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"os"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -15,6 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"example.org/socketproxy/internal/bus/api"
+	"example.org/socketproxy/internal/bus/client"
+	"example.org/socketproxy/internal/bus/wire"
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/forward"
 	"example.org/socketproxy/internal/proctest"
@@ -170,13 +174,13 @@ func TestIntrospectionWalksFromTheRootToEveryObject(t *testing.T) {
 	var walk func(path string)
 	walk = func(path string) {
 		var text string
-		must(t, do(t, conn, request{path: path, iface: "org.freedesktop.DBus.Introspectable", member: "Introspect"}).Store(&text))
+		must(t, do(t, conn, bustest.Call{Path: path, Iface: "org.freedesktop.DBus.Introspectable", Member: "Introspect"}).Store(&text))
 		n := parseXML(t, text)
 		found[path] = []string{}
 		for _, iface := range n.Interfaces {
 			found[path] = append(found[path], iface.Name)
 		}
-		if path == Path && !strings.Contains(text, interfaceOf(interfaceXML)) {
+		if path == api.Path && !strings.Contains(text, interfaceOf(interfaceXML)) {
 			t.Errorf("introspection does not return the interface of the XML file, but\n%s", text)
 		}
 		for _, child := range n.Children {
@@ -185,10 +189,10 @@ func TestIntrospectionWalksFromTheRootToEveryObject(t *testing.T) {
 	}
 	walk("/")
 	standard := []string{"org.freedesktop.DBus.Introspectable", "org.freedesktop.DBus.Peer"}
-	withProperties := append(slices.Clone(standard), PropertiesInterface)
+	withProperties := append(slices.Clone(standard), api.PropertiesInterface)
 	want := map[string][]string{
 		"/": standard, "/org": standard, "/org/example": standard, "/org/freedesktop": standard,
-		Path:           append(slices.Clone(withProperties), Interface),
+		api.Path:       append(slices.Clone(withProperties), api.Interface),
 		logControlPath: append(slices.Clone(withProperties), logControlInterface),
 	}
 	for path := range want {
@@ -202,10 +206,10 @@ func TestIntrospectionWalksFromTheRootToEveryObject(t *testing.T) {
 func TestWithoutALogControlThereIsNone(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(s *Server) { s.LogControl = nil; s.objects = s.exports() })
-	err := do(t, r.daemon.Connect(t), request{
-		path: logControlPath, iface: PropertiesInterface, member: "GetAll", args: []any{logControlInterface},
+	err := do(t, r.daemon.Connect(t), bustest.Call{
+		Path: logControlPath, Iface: api.PropertiesInterface, Member: "GetAll", Args: []any{logControlInterface},
 	}).Err
-	equal(t, "error", nameOf(err), errUnknownObject)
+	equal(t, "error", nameOf(err), api.ErrorUnknownObject)
 }
 
 // recorder notes the signature of every message that a connection receives, by what it is.
@@ -217,11 +221,11 @@ type recorder struct {
 func (r *recorder) note(msg *dbus.Message) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	what := header[string](msg, dbus.FieldMember)
+	what := wire.Header[string](msg, dbus.FieldMember)
 	if msg.Type == dbus.TypeMethodReply {
 		what = "reply"
 	}
-	r.signatures[what] = header[dbus.Signature](msg, dbus.FieldSignature).String()
+	r.signatures[what] = wire.Header[dbus.Signature](msg, dbus.FieldSignature).String()
 }
 
 func (r *recorder) of(what string) (signature string, ok bool) {
@@ -261,7 +265,7 @@ func TestRepliesAndSignalsAreOfTheDocumentedTypes(t *testing.T) {
 		{"CloseConnections", func() []any { return []any{all} }},
 		{"SetConnectionsMax", func() []any { return []any{uint32(10)} }},
 		{"SetExitIdleTime", func() []any { return []any{uint64(1e12)} }},
-		{"Drain", func() []any { return []any{uint64(0), uint32(DrainRefuse)} }},
+		{"Drain", func() []any { return []any{uint64(0), uint32(api.DrainRefuse)} }},
 		{"Resume", func() []any {
 			if c, err := net.Dial("tcp", r.tcp); err == nil { // else it was refused before it knew that it was connected
 				defer c.Close()
@@ -311,7 +315,7 @@ func TestPropertiesAreOfTheDocumentedTypes(t *testing.T) {
 		}
 		equal(t, p.Name+" in GetAll is of type", value.Signature().String(), p.Type)
 		var one dbus.Variant
-		must(t, do(t, conn, request{iface: PropertiesInterface, member: "Get", args: []any{Interface, p.Name}}).Store(&one))
+		must(t, do(t, conn, bustest.Call{Iface: api.PropertiesInterface, Member: "Get", Args: []any{api.Interface, p.Name}}).Store(&one))
 		equal(t, p.Name+" in Get", one.String(), value.String())
 		delete(values, p.Name)
 	}
@@ -324,7 +328,7 @@ func TestPropertiesHaveTheirValues(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(s *Server) {
 		s.Instance, s.Unit = "w\xffeb", "web.service"
-		s.Options = Options{ConnectTimeoutUSec: 7e6, ProxyProtocol: "v2"}
+		s.Options = api.Options{ConnectTimeoutUSec: 7e6, ProxyProtocol: "v2"}
 		s.objects = s.exports()
 	})
 	conn := r.daemon.ConnectAs(t, bustest.Nobody)
@@ -332,8 +336,8 @@ func TestPropertiesHaveTheirValues(t *testing.T) {
 	echoes(t, r.dial("unix"))
 	must(t, r.SetConnectionsMax(7))
 	var values map[string]dbus.Variant
-	must(t, do(t, conn, request{
-		to: BaseName, iface: PropertiesInterface, member: "GetAll", args: []any{Interface},
+	must(t, do(t, conn, bustest.Call{
+		To: api.BaseName, Iface: api.PropertiesInterface, Member: "GetAll", Args: []any{api.Interface},
 	}).Store(&values))
 	for name, want := range map[string]any{
 		"Name":             "w\uFFFDeb",
@@ -424,14 +428,14 @@ func TestEveryMethodNeedsAnActionOfThePolicyFile(t *testing.T) {
 // Every state, and every reason, is in the documentation.
 func TestTheDocumentationHasEveryWordOfTheAnswers(t *testing.T) {
 	t.Parallel()
-	words := slices.Clone(ConnectionStates)
+	words := slices.Clone(api.ConnectionStates)
 	for reason := forward.ReasonFinished; reason <= forward.ReasonDraining; reason++ {
 		words = append(words, reason.String())
 	}
 	for state := forward.StateRunning; state <= forward.StateExiting; state++ {
 		words = append(words, state.String())
 	}
-	for _, name := range []string{errAlreadyDraining, errExiting, errNoSuchConnection, errNotDraining, errNotSubscribed} {
+	for _, name := range []string{api.ErrorAlreadyDraining, api.ErrorExiting, api.ErrorNoSuchConnection, api.ErrorNotDraining, api.ErrorNotSubscribed} {
 		if !strings.Contains(interfaceXML, name) {
 			t.Errorf("the error %s is not documented", name)
 		}
@@ -440,5 +444,20 @@ func TestTheDocumentationHasEveryWordOfTheAnswers(t *testing.T) {
 		if !strings.Contains(interfaceXML, `"`+word+`"`) {
 			t.Errorf("%q is not documented", word)
 		}
+	}
+}
+
+func TestTheClientHasAFieldForEveryProperty(t *testing.T) {
+	var want, got []string
+	for _, property := range documented(t).Properties {
+		want = append(want, property.Name+" "+property.Type)
+	}
+	for _, field := range reflect.VisibleFields(reflect.TypeFor[client.Properties]()) {
+		if !field.Anonymous && field.IsExported() {
+			got = append(got, field.Name+" "+dbus.SignatureOfType(field.Type).String())
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("the client has %q\nthe interface  %q", got, want)
 	}
 }

@@ -2,6 +2,8 @@ package bus
 
 import (
 	"fmt"
+
+	"example.org/socketproxy/internal/bus/api"
 )
 
 const (
@@ -57,7 +59,7 @@ func setLog(what, value string, set func(string) error) (deed, error) {
 	}
 	return deed{what: fmt.Sprintf("set the %s to %q", what, value), logs: true, do: func() ([]any, error) {
 		if err := set(value); err != nil {
-			return nil, errorf(errInvalidArgs, "%v", err)
+			return nil, errorf(api.ErrorInvalidArgs, "%v", err)
 		}
 		return nil, nil
 	}}, nil

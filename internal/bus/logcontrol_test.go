@@ -5,13 +5,14 @@ import (
 	"strings"
 	"testing"
 
+	"example.org/socketproxy/internal/bus/api"
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/testenv"
 	"github.com/godbus/dbus/v5"
 )
 
-func logGetting(name string) request {
-	return request{path: logControlPath, iface: PropertiesInterface, member: "Get", args: []any{logControlInterface, name}}
+func logGetting(name string) bustest.Call {
+	return bustest.Call{Path: logControlPath, Iface: api.PropertiesInterface, Member: "Get", Args: []any{logControlInterface, name}}
 }
 
 func TestTheLogIsControlledOverTheBus(t *testing.T) {
@@ -62,8 +63,8 @@ func TestTheLogIsForRootAlone(t *testing.T) {
 	t.Parallel()
 	r, polkit, caller := newGuarded(t)
 	polkit.Answer("", bustest.Yes)
-	for _, q := range []request{logSetting("LogLevel", "debug"), logSetting("LogTarget", "journal")} {
-		equal(t, "error", nameOf(do(t, caller, q).Err), errAccessDenied)
+	for _, q := range []bustest.Call{logSetting("LogLevel", "debug"), logSetting("LogTarget", "journal")} {
+		equal(t, "error", nameOf(do(t, caller, q).Err), api.ErrorAccessDenied)
 	}
 	equal(t, "level", r.control.LogLevel(), "info")
 	equal(t, "target", r.control.LogTarget(), "auto")
@@ -77,9 +78,9 @@ func TestTheMachineIDIsThatOfTheMachine(t *testing.T) {
 		testenv.Skip(t, "this machine has none: %v", err)
 	}
 	r := newRig(t)
-	for _, path := range []string{"/", Path, "/no/such/object"} {
+	for _, path := range []string{"/", api.Path, "/no/such/object"} {
 		var id string
-		must(t, do(t, r.daemon.ConnectAs(t, bustest.Nobody), request{path: path, iface: peerInterface, member: "GetMachineId"}).Store(&id))
+		must(t, do(t, r.daemon.ConnectAs(t, bustest.Nobody), bustest.Call{Path: path, Iface: peerInterface, Member: "GetMachineId"}).Store(&id))
 		equal(t, "id at "+path, id, strings.TrimSpace(string(want)))
 	}
 }

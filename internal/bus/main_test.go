@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"example.org/socketproxy/internal/bus/api"
+	"example.org/socketproxy/internal/bus/wire"
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/forward"
 	"example.org/socketproxy/internal/proctest"
@@ -131,47 +133,17 @@ func gone(c net.Conn) bool {
 	return err != nil && !errors.Is(err, context.DeadlineExceeded)
 }
 
-const web = BaseName + ".web"
-
-// request is a call to the proxy of a rig; the zero value of each field is what most tests want.
-type request struct {
-	to, path, iface string // web, Path and Interface if empty
-	noIface         bool
-	member          string
-	flags           dbus.Flags
-	args            []any
-}
-
-func (q request) message() *dbus.Message {
-	or := func(value, otherwise string) string {
-		if value == "" {
-			return otherwise
-		}
-		return value
-	}
-	msg := &dbus.Message{Type: dbus.TypeMethodCall, Flags: q.flags, Body: q.args, Headers: map[dbus.HeaderField]dbus.Variant{
-		dbus.FieldDestination: dbus.MakeVariant(or(q.to, web)),
-		dbus.FieldPath:        dbus.MakeVariant(dbus.ObjectPath(or(q.path, Path))),
-		dbus.FieldMember:      dbus.MakeVariant(q.member),
-	}}
-	if !q.noIface {
-		msg.Headers[dbus.FieldInterface] = dbus.MakeVariant(or(q.iface, Interface))
-	}
-	if len(q.args) > 0 {
-		msg.Headers[dbus.FieldSignature] = dbus.MakeVariant(dbus.SignatureOf(q.args...))
-	}
-	return msg
-}
+const web = api.BaseName + ".web"
 
 // send is a call that does not wait for its answer.
-func send(t *testing.T, conn *dbus.Conn, q request) *dbus.Call {
+func send(t *testing.T, conn *dbus.Conn, q bustest.Call) *dbus.Call {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), proctest.Patience)
 	t.Cleanup(cancel)
-	return conn.SendWithContext(ctx, q.message(), make(chan *dbus.Call, 1))
+	return conn.SendWithContext(ctx, q.Message(), make(chan *dbus.Call, 1))
 }
 
-func do(t *testing.T, conn *dbus.Conn, q request) *dbus.Call {
+func do(t *testing.T, conn *dbus.Conn, q bustest.Call) *dbus.Call {
 	t.Helper()
 	return <-send(t, conn, q).Done
 }
@@ -179,19 +151,19 @@ func do(t *testing.T, conn *dbus.Conn, q request) *dbus.Call {
 // ask calls a method of the interface.
 func ask(t *testing.T, conn *dbus.Conn, member string, args ...any) *dbus.Call {
 	t.Helper()
-	return do(t, conn, request{member: member, args: args})
+	return do(t, conn, bustest.Call{Member: member, Args: args})
 }
 
 func set(t *testing.T, conn *dbus.Conn, name string, value any) *dbus.Call {
 	t.Helper()
-	return do(t, conn, request{iface: PropertiesInterface, member: "Set", args: []any{Interface, name, dbus.MakeVariant(value)}})
+	return do(t, conn, bustest.Call{Iface: api.PropertiesInterface, Member: "Set", Args: []any{api.Interface, name, dbus.MakeVariant(value)}})
 }
 
 // allProperties has all of them as a caller sees them.
 func allProperties(t *testing.T, conn *dbus.Conn) map[string]dbus.Variant {
 	t.Helper()
 	var values map[string]dbus.Variant
-	must(t, do(t, conn, request{iface: PropertiesInterface, member: "GetAll", args: []any{Interface}}).Store(&values))
+	must(t, do(t, conn, bustest.Call{Iface: api.PropertiesInterface, Member: "GetAll", Args: []any{api.Interface}}).Store(&values))
 	return values
 }
 
@@ -210,7 +182,7 @@ func nameOf(err error) string {
 // owner of a name, as the bus knows it; "" for none.
 func owner(t *testing.T, conn *dbus.Conn, name string) (unique string) {
 	t.Helper()
-	err := conn.BusObject().Call(driverName+".GetNameOwner", 0, name).Store(&unique)
+	err := conn.BusObject().Call(wire.DriverName+".GetNameOwner", 0, name).Store(&unique)
 	if nameOf(err) != "org.freedesktop.DBus.Error.NameHasNoOwner" {
 		must(t, err)
 	}

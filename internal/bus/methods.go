@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"example.org/socketproxy/internal/bus/api"
 	"example.org/socketproxy/internal/forward"
 	"example.org/socketproxy/internal/timespan"
 	"github.com/godbus/dbus/v5"
@@ -17,17 +18,11 @@ import (
 // Actions of polkit, as the policy file in dbus-policy has them. Methods with actionNone need none.
 const (
 	actionNone   = ""
-	actionList   = Interface + ".list"
-	actionClose  = Interface + ".close"
-	actionLimits = Interface + ".limits"
-	actionDrain  = Interface + ".drain"
-	actionExit   = Interface + ".exit"
-)
-
-// Flags of Drain.
-const (
-	DrainExit   = 1 << iota // end the process once drained
-	DrainRefuse             // reset newcomers rather than leave them in the backlog
+	actionList   = api.Interface + ".list"
+	actionClose  = api.Interface + ".close"
+	actionLimits = api.Interface + ".limits"
+	actionDrain  = api.Interface + ".drain"
+	actionExit   = api.Interface + ".exit"
 )
 
 // member is a method of our interface: what it takes, who may call it, and what it does.
@@ -105,8 +100,8 @@ func newRow(c *forward.Connection) row {
 	extras := map[string]dbus.Variant{
 		"listener":      dbus.MakeVariant(sendable(c.Listener)),
 		"listener-name": dbus.MakeVariant(sendable(c.Name)),
-		"age-usec":      dbus.MakeVariant(Usec(c.Age)),
-		"idle-usec":     dbus.MakeVariant(Usec(c.Idle)),
+		"age-usec":      dbus.MakeVariant(api.Usec(c.Age)),
+		"idle-usec":     dbus.MakeVariant(api.Usec(c.Idle)),
 	}
 	if c.Proxy != "" {
 		extras["proxy"] = dbus.MakeVariant(sendable(c.Proxy))
@@ -116,7 +111,7 @@ func newRow(c *forward.Connection) row {
 		extras["uid"] = dbus.MakeVariant(c.UID)
 	}
 	return row{
-		c.ID, c.State.String(), sendable(c.Client), sendable(c.Backend), TimeUsec(c.Opened), c.BytesToBackend, c.BytesToClient, extras,
+		c.ID, c.State.String(), sendable(c.Client), sendable(c.Backend), api.TimeUsec(c.Opened), c.BytesToBackend, c.BytesToClient, extras,
 	}
 }
 
@@ -162,7 +157,7 @@ func prepareGetConnection(t *session, c *call) (deed, error) {
 func (t *session) connection(id uint64) (forward.Connection, error) {
 	found, err := t.Proxy.Connection(id)
 	if err != nil {
-		return found, errorf(errNoSuchConnection, "No connection %d", id)
+		return found, errorf(api.ErrorNoSuchConnection, "No connection %d", id)
 	}
 	return found, nil
 }
@@ -171,7 +166,7 @@ func prepareCloseConnection(t *session, c *call) (deed, error) {
 	id := c.Body[0].(uint64)
 	return deed{what: "close connection " + strconv.FormatUint(id, 10), do: func() ([]any, error) {
 		if t.Proxy.CloseConnection(id) != nil {
-			return nil, errorf(errNoSuchConnection, "No connection %d", id)
+			return nil, errorf(api.ErrorNoSuchConnection, "No connection %d", id)
 		}
 		return nil, nil
 	}}, nil
@@ -195,7 +190,7 @@ func prepareSetConnectionsMax(t *session, c *call) (deed, error) {
 func setConnectionsMax(t *session, value any) (deed, error) {
 	n := value.(uint32)
 	if n == 0 {
-		return deed{}, errorf(errInvalidArgs, "ConnectionsMax must be 1 or more")
+		return deed{}, errorf(api.ErrorInvalidArgs, "ConnectionsMax must be 1 or more")
 	}
 	return deed{what: "set ConnectionsMax to " + strconv.FormatUint(uint64(n), 10), do: func() ([]any, error) {
 		err := t.Proxy.SetConnectionsMax(n)
@@ -209,7 +204,7 @@ func prepareSetExitIdleTime(t *session, c *call) (deed, error) {
 }
 
 func setExitIdleTime(t *session, value any) (deed, error) {
-	span := Span(value.(uint64))
+	span := api.Span(value.(uint64))
 	return deed{what: "set ExitIdleTimeUSec to " + timespan.Format(span), do: func() ([]any, error) {
 		t.Proxy.SetExitIdleTime(span)
 		t.propertiesChanged()
@@ -218,19 +213,19 @@ func setExitIdleTime(t *session, value any) (deed, error) {
 }
 
 func prepareDrain(t *session, c *call) (deed, error) {
-	timeout, flags := Span(c.Body[0].(uint64)), c.Body[1].(uint32)
-	if unknown := flags &^ (DrainExit | DrainRefuse); unknown != 0 {
-		return deed{}, errorf(errInvalidArgs, "Unknown flags %#x", unknown)
+	timeout, flags := api.Span(c.Body[0].(uint64)), c.Body[1].(uint32)
+	if unknown := flags &^ (api.DrainExit | api.DrainRefuse); unknown != 0 {
+		return deed{}, errorf(api.ErrorInvalidArgs, "Unknown flags %#x", unknown)
 	}
 	d := deed{what: "drain", do: func() ([]any, error) {
 		return nil, t.Proxy.Drain(forward.DrainOptions{
-			Timeout: timeout, Exit: flags&DrainExit != 0, Refuse: flags&DrainRefuse != 0,
+			Timeout: timeout, Exit: flags&api.DrainExit != 0, Refuse: flags&api.DrainRefuse != 0,
 		})
 	}}
 	if timeout > 0 && timeout != forward.Infinity {
 		d.what += " within " + timespan.Format(timeout)
 	}
-	if flags&DrainExit != 0 {
+	if flags&api.DrainExit != 0 {
 		d.what, d.action = d.what+" and exit", actionExit
 	}
 	switch t.Proxy.State() {
@@ -264,7 +259,7 @@ func prepareSubscribe(t *session, c *call) (deed, error) {
 }
 
 func prepareUnsubscribe(t *session, c *call) (deed, error) {
-	return deed{do: func() ([]any, error) { return nil, t.subscribers.remove(c.sender) }}, nil
+	return deed{do: func() ([]any, error) { return nil, t.subscribers.remove(c.Sender) }}, nil
 }
 
 // describeFilter is for the log.

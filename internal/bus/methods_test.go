@@ -6,9 +6,12 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
+	"example.org/socketproxy/internal/bus/api"
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/forward"
 	"example.org/socketproxy/internal/proctest"
@@ -199,8 +202,8 @@ func TestClosingOneClosesNoOther(t *testing.T) {
 		t.Error("the connection is still there")
 	}
 	echoes(t, second)
-	equal(t, "error", nameOf(ask(t, conn, "CloseConnection", id).Err), errNoSuchConnection)
-	equal(t, "error", nameOf(ask(t, conn, "GetConnection", id).Err), errNoSuchConnection)
+	equal(t, "error", nameOf(ask(t, conn, "CloseConnection", id).Err), api.ErrorNoSuchConnection)
+	equal(t, "error", nameOf(ask(t, conn, "GetConnection", id).Err), api.ErrorNoSuchConnection)
 }
 
 func TestClosingThoseThatMatch(t *testing.T) {
@@ -306,7 +309,7 @@ func TestADrainRefusesNewcomersIfAskedTo(t *testing.T) {
 	r := newRig(t)
 	conn := r.daemon.Connect(t)
 	r.dial("tcp")
-	must(t, ask(t, conn, "Drain", uint64(0), uint32(DrainRefuse)).Err)
+	must(t, ask(t, conn, "Drain", uint64(0), uint32(api.DrainRefuse)).Err)
 	if c, err := net.Dial("tcp", r.tcp); err == nil {
 		defer c.Close()
 		if !gone(c) {
@@ -320,7 +323,7 @@ func TestADrainEndsTheProxyIfAskedTo(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	client := r.dial("tcp")
-	must(t, ask(t, r.daemon.Connect(t), "Drain", uint64(0), uint32(DrainExit)).Err)
+	must(t, ask(t, r.daemon.Connect(t), "Drain", uint64(0), uint32(api.DrainExit)).Err)
 	echoes(t, client)
 	client.Close()
 	proctest.Wait(t, "the end of the proxy", r.Done())
@@ -348,16 +351,28 @@ func TestWhatIsNotThereIsUnknownOnEveryBus(t *testing.T) {
 		newRigOn(t, daemon)
 		for _, conn := range []*dbus.Conn{daemon.Connect(t), daemon.ConnectAs(t, bustest.Nobody)} {
 			for _, test := range []struct {
-				request
+				bustest.Call
 				want string
 			}{
-				{request{iface: "org.freedesktop.DBus.ObjectManager", member: "GetManagedObjects"}, errUnknownMethod},
-				{request{path: "/no/such/object", iface: "org.example.Other", member: "Do"}, errUnknownObject},
-				{request{member: "Reset"}, errUnknownMethod},
-				{request{noIface: true, member: "Ping"}, ""},
+				{bustest.Call{Iface: "org.freedesktop.DBus.ObjectManager", Member: "GetManagedObjects"}, api.ErrorUnknownMethod},
+				{bustest.Call{Path: "/no/such/object", Iface: "org.example.Other", Member: "Do"}, api.ErrorUnknownObject},
+				{bustest.Call{Member: "Reset"}, api.ErrorUnknownMethod},
+				{bustest.Call{NoIface: true, Member: "Ping"}, ""},
 			} {
-				equal(t, "error", nameOf(do(t, conn, test.request).Err), test.want)
+				equal(t, "error", nameOf(do(t, conn, test.Call).Err), test.want)
 			}
+		}
+	})
+}
+
+func FuzzTextGoesOverTheBus(f *testing.F) {
+	for _, text := range []string{"web", "\x00", "a\xffb", "ü"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if sent := sendable(text); !utf8.ValidString(sent) || strings.Contains(sent, "\x00") ||
+			sent != text && utf8.ValidString(text) && !strings.Contains(text, "\x00") {
+			t.Errorf("%q goes over the bus as %q", text, sent)
 		}
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"example.org/socketproxy/internal/bus/api"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -77,15 +78,15 @@ type method struct {
 // exports has the objects of a server: ours, the one of the log, and those on the way to them, which tools walk down.
 func (s *Server) exports() map[dbus.ObjectPath]object {
 	objects := map[dbus.ObjectPath]object{
-		Path: {
-			Interface:           {interfaceOf(interfaceXML), served(members)},
-			PropertiesInterface: {propertiesXML, propertiesOf(Interface, properties)},
+		api.Path: {
+			api.Interface:           {interfaceOf(interfaceXML), served(members)},
+			api.PropertiesInterface: {propertiesXML, propertiesOf(api.Interface, properties)},
 		},
 	}
 	if s.LogControl != nil {
 		objects[logControlPath] = object{
-			logControlInterface: {logControlXML, nil},
-			PropertiesInterface: {propertiesXML, propertiesOf(logControlInterface, logProperties)},
+			logControlInterface:     {logControlXML, nil},
+			api.PropertiesInterface: {propertiesXML, propertiesOf(logControlInterface, logProperties)},
 		}
 	}
 	children := map[dbus.ObjectPath]map[string]bool{}

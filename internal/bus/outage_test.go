@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"example.org/socketproxy/internal/bus/api"
+	"example.org/socketproxy/internal/bus/wire"
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/proctest"
 	"github.com/godbus/dbus/v5"
@@ -87,7 +89,7 @@ func TestABusThatIsKilledFindsItsNamesAgainWithinASecond(t *testing.T) {
 			began := time.Now()
 			conn := daemon.Connect(t)
 			proctest.Eventually(t, "the names are back", func() bool {
-				return owner(t, conn, web) != "" && owner(t, conn, BaseName) != ""
+				return owner(t, conn, web) != "" && owner(t, conn, api.BaseName) != ""
 			})
 			took := time.Since(began)
 			t.Logf("names back %v after the bus", took)
@@ -154,7 +156,7 @@ func TestABusThatCannotBeReachedIsTriedRarely(t *testing.T) {
 	l.SetUnlinkOnClose(false)
 	l.Close()
 	for _, path := range []string{filepath.Join(dir, "none"), filepath.Join(file, "no-dir"), stale} {
-		_, err := dialSocket(t.Context(), "unix:path="+path)
+		_, err := wire.Dial(t.Context(), "unix:path="+path)
 		equal(t, fmt.Sprint("the time between attempts after ", err), backoffMax(err), absentMax)
 	}
 	equal(t, "the time between attempts at a busy bus", backoffMax(unix.EAGAIN), reconnectMax)
@@ -165,34 +167,34 @@ func TestASocketThatAppearsIsSeen(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "bus")
-	w, err := watchSockets("unix:path=" + filepath.Join(dir, "none", "bus") + ";unix:path=" + path)
+	w, err := wire.WatchSockets("unix:path=" + filepath.Join(dir, "none", "bus") + ";unix:path=" + path)
 	must(t, err)
-	defer w.close()
+	defer w.Close()
 
 	began := time.Now()
-	appeared, err := w.wait(t.Context(), 50*time.Millisecond)
+	appeared, err := w.Wait(t.Context(), 50*time.Millisecond)
 	must(t, err)
 	if took := time.Since(began); appeared || took < 50*time.Millisecond {
 		t.Errorf("without a socket, after %v: %v", took, appeared)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(50*time.Millisecond, cancel)
-	appeared, err = w.wait(ctx, time.Hour)
+	appeared, err = w.Wait(ctx, time.Hour)
 	equal(t, "appeared, at the end", appeared, false)
 	must(t, err)
 
 	for _, name := range []string{"other", "bus"} {
 		must(t, os.WriteFile(filepath.Join(dir, name), nil, 0o600))
 	}
-	appeared, err = w.wait(t.Context(), time.Hour)
+	appeared, err = w.Wait(t.Context(), time.Hour)
 	equal(t, "appeared", appeared, true)
 	must(t, err)
 
 	must(t, os.RemoveAll(dir))
-	if _, err = w.wait(t.Context(), time.Hour); err == nil {
+	if _, err = w.Wait(t.Context(), time.Hour); err == nil {
 		t.Error("it goes on without the directory")
 	}
-	if _, err := watchSockets("unix:abstract=/no/file"); err == nil {
+	if _, err := wire.WatchSockets("unix:abstract=/no/file"); err == nil {
 		t.Error("an abstract address is watched")
 	}
 }
@@ -206,7 +208,7 @@ func TestABusThatRefusesTheNameIsToldOnce(t *testing.T) {
 			attempts := func() int { return serial(t, daemon) }
 			before := attempts()
 			r := newRigAt(t, daemon, daemon.Address(), func(s *Server) { s.refusedBackoff = time.Millisecond })
-			r.log.says(t, fmt.Sprintf("No D-Bus control: the bus does not let user %d own %s; its policy, if it is installed, lets root and proxyd: ", os.Geteuid(), BaseName))
+			r.log.says(t, fmt.Sprintf("No D-Bus control: the bus does not let user %d own %s; its policy, if it is installed, lets root and proxyd: ", os.Geteuid(), api.BaseName))
 			own := 0
 			proctest.Eventually(t, "more attempts", func() bool { own++; return attempts()-before-own > 3 })
 			equal(t, "warnings", r.log.count("No D-Bus control"), 1)
@@ -242,7 +244,7 @@ func TestABusThatIsFullLetsTheProxyInWhenThereIsRoom(t *testing.T) {
 	guests[0].Close()
 	r.log.says(t, "On the bus as "+web+".")
 	equal(t, "warnings", r.log.count("No D-Bus control"), 1)
-	equal(t, "error", nameOf(ask(t, guests[1], "Resume").Err), errNotDraining)
+	equal(t, "error", nameOf(ask(t, guests[1], "Resume").Err), api.ErrorNotDraining)
 	guests[1].Close()
 	guests[2].Close()
 }
@@ -309,13 +311,13 @@ func TestASecondInstanceHasANameOfItsOwnAndThenTheFirstOnes(t *testing.T) {
 		conn := daemon.ConnectAs(t, bustest.Nobody)
 		target := func(name string) string {
 			var value dbus.Variant
-			q := getting(Interface, "Target")
-			q.to = name
+			q := getting(api.Interface, "Target")
+			q.To = name
 			must(t, do(t, conn, q).Store(&value))
 			return value.Value().(string)
 		}
 		equal(t, "target of "+web, target(web), first.Target().String())
-		equal(t, "target of "+BaseName, target(BaseName), first.Target().String())
+		equal(t, "target of "+api.BaseName, target(api.BaseName), first.Target().String())
 		equal(t, "target of "+own, target(own), second.Target().String())
 
 		their := owner(t, conn, own)
@@ -323,7 +325,7 @@ func TestASecondInstanceHasANameOfItsOwnAndThenTheFirstOnes(t *testing.T) {
 		proctest.Wait(t, "the end of the first", first.Done())
 		first.server.Close()
 		proctest.Eventually(t, "the second has the names", func() bool {
-			return owner(t, conn, web) == their && owner(t, conn, BaseName) == their
+			return owner(t, conn, web) == their && owner(t, conn, api.BaseName) == their
 		})
 		equal(t, "target of "+web, target(web), second.Target().String())
 		equal(t, "target of "+own, target(own), second.Target().String())
@@ -350,10 +352,10 @@ func TestTheLastChangeIsToldBeforeTheNamesGo(t *testing.T) {
 		state := ""
 		for {
 			s := bustest.Receive(t, signals)
-			if s.Name == driverName+".NameOwnerChanged" {
+			if s.Name == wire.DriverName+".NameOwnerChanged" {
 				break
 			}
-			if s.Name == PropertiesInterface+".PropertiesChanged" {
+			if s.Name == api.PropertiesInterface+".PropertiesChanged" {
 				if value, ok := s.Body[1].(map[string]dbus.Variant)["State"]; ok {
 					state = value.Value().(string)
 				}
@@ -375,4 +377,12 @@ func TestTheEndIsNotHeldUpByABusThatAnswers(t *testing.T) {
 	if took := time.Since(began); took >= flushTimeout {
 		t.Errorf("Close took %v, as long as a bus that takes nothing may make it take", took)
 	}
+}
+
+func TestTheNextSocketOfAnAddressIsTriedWhereOneIsNotThere(t *testing.T) {
+	t.Parallel()
+	daemon := bustest.Start(t, bustest.Options{})
+	c, err := wire.Dial(t.Context(), "unix:path=/nonexistent;"+daemon.Address())
+	must(t, err)
+	c.Close()
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"example.org/socketproxy/internal/bus/api"
 	"example.org/socketproxy/internal/forward"
 	"github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
@@ -42,18 +43,18 @@ var properties = withOptions(map[string]property{
 	"Target":                  {signature: "s", get: func(v *view) any { return sendable(v.Proxy.Target().String()) }},
 	"ListenAddresses":         {signature: "as", get: func(v *view) any { return v.listenAddresses() }},
 	"ProcessID":               {signature: "u", get: func(*view) any { return uint32(os.Getpid()) }},
-	"StartTimestamp":          {signature: "t", get: func(v *view) any { return TimeUsec(v.Proxy.Started()) }},
+	"StartTimestamp":          {signature: "t", get: func(v *view) any { return api.TimeUsec(v.Proxy.Started()) }},
 	"StartTimestampMonotonic": {signature: "t", get: func(v *view) any { return v.startedMonotonic }},
 
 	"NTakenOver":    {signature: "u", get: func(v *view) any { return clampUint32(v.Proxy.Takeover().Connections) }},
 	"NTakeoverLost": {signature: "u", get: func(v *view) any { return clampUint32(v.Proxy.Takeover().Lost) }},
-	"TakeoverUSec":  {signature: "t", get: func(v *view) any { return Usec(v.Proxy.Takeover().Pause) }},
+	"TakeoverUSec":  {signature: "t", get: func(v *view) any { return api.Usec(v.Proxy.Takeover().Pause) }},
 
 	"State":            {signature: "s", emits: true, get: func(v *view) any { return v.Proxy.State().String() }},
 	"ConnectionsMax":   {signature: "u", emits: true, get: func(v *view) any { return v.Proxy.ConnectionsMax() }, prepare: setConnectionsMax, action: actionLimits},
-	"ExitIdleTimeUSec": {signature: "t", emits: true, get: func(v *view) any { return Usec(v.Proxy.ExitIdleTime()) }, prepare: setExitIdleTime, action: actionLimits},
+	"ExitIdleTimeUSec": {signature: "t", emits: true, get: func(v *view) any { return api.Usec(v.Proxy.ExitIdleTime()) }, prepare: setExitIdleTime, action: actionLimits},
 	"NConnections":     {signature: "u", emits: true, get: func(v *view) any { return clampUint32(v.Proxy.NumConnections()) }},
-	"DrainDeadline":    {signature: "t", emits: true, get: func(v *view) any { return TimeUsec(v.Proxy.DrainDeadline()) }},
+	"DrainDeadline":    {signature: "t", emits: true, get: func(v *view) any { return api.TimeUsec(v.Proxy.DrainDeadline()) }},
 
 	"NAccepted":      {signature: "t", get: func(v *view) any { return v.stats().Accepted }},
 	"NRefused":       {signature: "t", get: func(v *view) any { return v.stats().Refused }},
@@ -64,9 +65,9 @@ var properties = withOptions(map[string]property{
 	"BackendState":                {signature: "s", emits: true, get: func(v *view) any { return v.Proxy.BackendState().String() }},
 	"NConnecting":                 {signature: "u", get: func(v *view) any { return clampUint32(v.backend().Connecting) }},
 	"BackendLastError":            {signature: "s", get: func(v *view) any { return errorText(v.backend().LastError) }},
-	"BackendLastErrorTimestamp":   {signature: "t", get: func(v *view) any { return TimeUsec(v.backend().LastErrorTime) }},
-	"BackendLastReachedTimestamp": {signature: "t", get: func(v *view) any { return TimeUsec(v.backend().LastReached) }},
-	"BackendLastConnectUSec":      {signature: "t", get: func(v *view) any { return Usec(v.backend().LastConnectTime) }},
+	"BackendLastErrorTimestamp":   {signature: "t", get: func(v *view) any { return api.TimeUsec(v.backend().LastErrorTime) }},
+	"BackendLastReachedTimestamp": {signature: "t", get: func(v *view) any { return api.TimeUsec(v.backend().LastReached) }},
+	"BackendLastConnectUSec":      {signature: "t", get: func(v *view) any { return api.Usec(v.backend().LastConnectTime) }},
 })
 
 // errorText is an error as a property: empty for none.
@@ -92,10 +93,10 @@ func propertiesOf(owner string, properties map[string]property) map[string]metho
 		switch iface {
 		case owner, "":
 			return properties, nil
-		case PropertiesInterface, peerInterface, introspectableInterface:
+		case api.PropertiesInterface, peerInterface, introspectableInterface:
 			return nil, nil
 		}
-		return nil, errorf(errUnknownInterface, "No interface %s", iface)
+		return nil, errorf(api.ErrorUnknownInterface, "No interface %s", iface)
 	}
 	find := func(iface, name string) (property, error) {
 		of, err := all(iface)
@@ -104,7 +105,7 @@ func propertiesOf(owner string, properties map[string]property) map[string]metho
 		}
 		p, ok := of[name]
 		if !ok {
-			return property{}, errorf(errUnknownProperty, "No property %s in %s", name, owner)
+			return property{}, errorf(api.ErrorUnknownProperty, "No property %s in %s", name, owner)
 		}
 		return p, nil
 	}
@@ -134,10 +135,10 @@ func propertiesOf(owner string, properties map[string]property) map[string]metho
 				return nil, err
 			}
 			if p.prepare == nil {
-				return nil, errorf(errPropertyReadOnly, "Property %s is read-only", name)
+				return nil, errorf(api.ErrorPropertyReadOnly, "Property %s is read-only", name)
 			}
 			if got := value.Signature().String(); got != p.signature {
-				return nil, errorf(errInvalidArgs, "Property %s is of type %q, not %q", name, p.signature, got)
+				return nil, errorf(api.ErrorInvalidArgs, "Property %s is of type %q, not %q", name, p.signature, got)
 			}
 			set := member{action: p.action, prepare: func(t *session, _ *call) (deed, error) { return p.prepare(t, value.Value()) }}
 			return set.serve(t, c)
@@ -179,7 +180,7 @@ func (t *session) followProperties() {
 			}
 		}
 		if len(changes) > 0 {
-			t.emit("", PropertiesInterface, "PropertiesChanged", "sa{sv}as", Interface, changes, []string{})
+			t.emit("", api.PropertiesInterface, "PropertiesChanged", "sa{sv}as", api.Interface, changes, []string{})
 			pause = time.After(changeInterval)
 		}
 		last = now
@@ -201,12 +202,12 @@ func (t *session) emitting() map[string]any {
 func monotonicUsec(t time.Time) uint64 {
 	var now unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // cannot fail: the clock is there and the pointer is good
-	return Usec(time.Duration(now.Nano()) - time.Since(t))
+	return api.Usec(time.Duration(now.Nano()) - time.Since(t))
 }
 
 // withOptions adds the properties that are options to the others.
 func withOptions(properties map[string]property) map[string]property {
-	options := reflect.TypeFor[Options]()
+	options := reflect.TypeFor[api.Options]()
 	for i := range options.NumField() {
 		field := options.Field(i)
 		properties[field.Name] = property{

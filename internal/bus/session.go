@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"example.org/socketproxy/internal/bus/api"
+	"example.org/socketproxy/internal/bus/wire"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -28,7 +30,7 @@ type session struct {
 	conn        *dbus.Conn
 	out         io.Writer // to the bus, beside conn; takes whole messages
 	serials     serials
-	socket      *socket
+	socket      *wire.Socket
 	ownBus      bool // of the user of this process
 	calls       *calls
 	subscribers *subscribers
@@ -37,18 +39,18 @@ type session struct {
 
 // connect lets this process into the bus, ready for calls.
 func (s *Server) connect(ctx context.Context) (*session, error) {
-	entering, cancel := context.WithTimeout(ctx, connectTimeout)
+	entering, cancel := context.WithTimeout(ctx, wire.ConnectTimeout)
 	defer cancel()
-	socket, err := dialSocket(entering, s.Address)
+	socket, err := wire.Dial(entering, s.Address)
 	if err != nil {
 		return nil, err
 	}
 	stop := context.AfterFunc(entering, func() { socket.Close() })
-	t := &session{Server: s, socket: socket, ownBus: socket.listener() == os.Geteuid(), changed: make(chan struct{}, 1)}
+	t := &session{Server: s, socket: socket, ownBus: socket.Listener() == os.Geteuid(), changed: make(chan struct{}, 1)}
 	t.calls = newCalls(t)
 	t.subscribers = newSubscribers(t)
-	frames := newFrames(socket, t.receive, messageMax)
-	frames.emptied = t.calls.ask
+	frames := wire.NewFrames(socket, t.receive, messageMax)
+	frames.Emptied = t.calls.ask
 	t.out = frames
 	t.conn, err = dbus.NewConn(frames,
 		dbus.WithSerialGenerator(&t.serials),
@@ -75,22 +77,22 @@ func (s *Server) connect(ctx context.Context) (*session, error) {
 }
 
 // receive is the [sorter] of a session.
-func (t *session) receive(h head, read reader) fate {
-	switch h.kind {
+func (t *session) receive(h wire.Head, read wire.Reader) wire.Fate {
+	switch h.Kind {
 	case dbus.TypeMethodCall:
 		return t.calls.receive(h, read)
 	case dbus.TypeMethodReply, dbus.TypeError, dbus.TypeSignal:
 		switch {
-		case h.sender == driverName:
-			if h.kind != dbus.TypeSignal && t.calls.answered(h, read) {
-				return taken
+		case h.Sender == wire.DriverName:
+			if h.Kind != dbus.TypeSignal && t.calls.answered(h, read) {
+				return wire.Taken
 			}
-			return ofTheBus
-		case h.kind != dbus.TypeSignal: // which anybody may send, and mean nothing here
-			return passedOn
+			return wire.OfTheBus
+		case h.Kind != dbus.TypeSignal: // which anybody may send, and mean nothing here
+			return wire.PassedOn
 		}
 	}
-	return unwanted
+	return wire.Unwanted
 }
 
 // serve owns the names until the connection breaks or ctx ends; then it finishes what it has begun. It calls owned once it
@@ -130,16 +132,16 @@ func (t *session) serve(ctx context.Context, owned func()) error {
 // ownNames takes the names. It queues for the base name first, because that is what the policy of the bus goes by: whoever finds the
 // name of the instance may call it then.
 func (t *session) ownNames() error {
-	if _, err := t.requestName(BaseName); err != nil {
+	if _, err := t.requestName(api.BaseName); err != nil {
 		return err
 	}
-	name, err := InstanceBusName(t.Instance)
+	name, err := api.InstanceBusName(t.Instance)
 	if err != nil {
 		name = shortName()
 		t.Log.Warn(fmt.Sprintf("%v; this one is on the bus as %s.", err, name), "bus_name", name)
 	}
 	// Only for those who know it from a unit, so whoever has it first keeps it.
-	if plain := plainBusName(t.Instance); plain != "" {
+	if plain := api.PlainBusName(t.Instance); plain != "" {
 		if _, err := t.requestName(plain); err != nil {
 			return err
 		}
@@ -153,7 +155,7 @@ func (t *session) ownNames() error {
 		t.Log.Debug(fmt.Sprintf("On the bus as %s.", name), "bus_name", name)
 		return nil
 	}
-	own, err := InstanceBusName(fmt.Sprintf("%s-pid%d", t.Instance, os.Getpid()))
+	own, err := api.InstanceBusName(fmt.Sprintf("%s-pid%d", t.Instance, os.Getpid()))
 	if err != nil {
 		own = shortName()
 	}
@@ -166,7 +168,7 @@ func (t *session) ownNames() error {
 }
 
 // shortName is for instances whose own name is too long.
-func shortName() string { return fmt.Sprintf("%s.pid%d", BaseName, os.Getpid()) }
+func shortName() string { return fmt.Sprintf("%s.pid%d", api.BaseName, os.Getpid()) }
 
 // requestName queues where somebody else has the name.
 func (t *session) requestName(name string) (dbus.RequestNameReply, error) {
@@ -182,12 +184,12 @@ func (t *session) requestName(name string) (dbus.RequestNameReply, error) {
 func (t *session) callBus(method string, args []any, results ...any) error {
 	ctx, cancel := context.WithTimeout(t.ctx, callTimeout)
 	defer cancel()
-	return t.conn.BusObject().CallWithContext(ctx, driverName+"."+method, 0, args...).Store(results...)
+	return t.conn.BusObject().CallWithContext(ctx, wire.DriverName+"."+method, 0, args...).Store(results...)
 }
 
 // DeliverSignal implements dbus.SignalHandler, for the signals of the bus.
 func (t *session) DeliverSignal(_, _ string, signal *dbus.Signal) {
-	if signal.Name != driverName+".NameOwnerChanged" || len(signal.Body) != 3 {
+	if signal.Name != wire.DriverName+".NameOwnerChanged" || len(signal.Body) != 3 {
 		return
 	}
 	if name, _ := signal.Body[0].(string); signal.Body[2] == "" {
@@ -201,7 +203,7 @@ func (t *session) emit(to, iface, member string, signature string, body ...any) 
 		Type:  dbus.TypeSignal,
 		Flags: dbus.FlagNoReplyExpected,
 		Headers: map[dbus.HeaderField]dbus.Variant{
-			dbus.FieldPath:      dbus.MakeVariant(dbus.ObjectPath(Path)),
+			dbus.FieldPath:      dbus.MakeVariant(dbus.ObjectPath(api.Path)),
 			dbus.FieldInterface: dbus.MakeVariant(iface),
 			dbus.FieldMember:    dbus.MakeVariant(member),
 			dbus.FieldSignature: dbus.MakeVariant(dbus.ParseSignatureMust(signature)),

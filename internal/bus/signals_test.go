@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"example.org/socketproxy/internal/bus/api"
+	"example.org/socketproxy/internal/bus/wire"
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/forward"
 	"example.org/socketproxy/internal/proctest"
@@ -60,7 +62,7 @@ func (l *listener) next(member string) *dbus.Signal {
 // call are among them.
 func (l *listener) hears(iface string) (n int) {
 	l.t.Helper()
-	must(l.t, l.BusObject().Call(driverName+".GetId", 0).Err)
+	must(l.t, l.BusObject().Call(wire.DriverName+".GetId", 0).Err)
 	for {
 		select {
 		case s := <-l.signals:
@@ -78,7 +80,7 @@ func (l *listener) change(name string) any {
 	l.t.Helper()
 	for {
 		s := l.next("PropertiesChanged")
-		equal(l.t, "interface", s.Body[0], any(Interface))
+		equal(l.t, "interface", s.Body[0], any(api.Interface))
 		equal(l.t, "invalidated", len(s.Body[2].([]string)), 0)
 		if value, ok := s.Body[1].(map[string]dbus.Variant)[name]; ok {
 			return value.Value()
@@ -90,8 +92,8 @@ func TestSubscribersAndNobodyElseHearOfConnections(t *testing.T) {
 	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
 		r := newRigOn(t, daemon)
 		third := r.listener(bustest.Nobody)
-		must(t, third.AddMatchSignal(dbus.WithMatchInterface(Interface)))
-		must(t, third.AddMatchSignal(dbus.WithMatchSender(BaseName)))
+		must(t, third.AddMatchSignal(dbus.WithMatchInterface(api.Interface)))
+		must(t, third.AddMatchSignal(dbus.WithMatchSender(api.BaseName)))
 		one, two := r.subscriber(), r.subscriber()
 		must(t, ask(t, two.Conn, "Subscribe").Err) // twice: each signal comes once all the same
 
@@ -102,8 +104,8 @@ func TestSubscribersAndNobodyElseHearOfConnections(t *testing.T) {
 		for _, l := range []*listener{one, two} {
 			opened := l.next("ConnectionNew")
 			equal(t, "sender", opened.Sender, owner(t, l.Conn, web))
-			equal(t, "path", opened.Path, dbus.ObjectPath(Path))
-			equal(t, "name", opened.Name, Interface+".ConnectionNew")
+			equal(t, "path", opened.Path, dbus.ObjectPath(api.Path))
+			equal(t, "name", opened.Name, api.Interface+".ConnectionNew")
 			equal(t, "body", fmt.Sprint(opened.Body), fmt.Sprint([]any{1, from, r.Target()}))
 			closed := l.next("ConnectionRemoved")
 			equal(t, "body", fmt.Sprint(closed.Body[:4]), fmt.Sprint([]any{1, forward.ReasonFinished, 1, 1}))
@@ -121,8 +123,8 @@ func TestSubscribersAndNobodyElseHearOfConnections(t *testing.T) {
 			t.Errorf("client %s", client)
 		}
 		two.next("ConnectionRefused")
-		equal(t, "further signals", one.hears(Interface)+two.hears(Interface), 0)
-		equal(t, "signals that a third one hears", third.hears(Interface), 0)
+		equal(t, "further signals", one.hears(api.Interface)+two.hears(api.Interface), 0)
+		equal(t, "signals that a third one hears", third.hears(api.Interface), 0)
 	})
 }
 
@@ -152,7 +154,7 @@ func TestWhoUnsubscribesHearsNoMore(t *testing.T) {
 	r.dial("tcp").Close()
 	witness.next("ConnectionRemoved")
 	witness.next("ConnectionRemoved")
-	equal(t, "signals after the end", l.hears(Interface), 0)
+	equal(t, "signals after the end", l.hears(api.Interface), 0)
 
 	must(t, ask(t, l.Conn, "Subscribe").Err)
 	r.dial("tcp").Close()
@@ -172,10 +174,10 @@ func TestWhatWaitsForASubscriberIsDroppedWhenItUnsubscribes(t *testing.T) {
 	proctest.Eventually(t, "they have gone", func() bool { return r.NumConnections() == 0 })
 	l.next("ConnectionNew")
 	must(t, ask(t, l.Conn, "Unsubscribe").Err)
-	l.hears(Interface) // one may have been on its way
+	l.hears(api.Interface) // one may have been on its way
 	limiter := r.server.pace.signals.of(uint32(os.Geteuid()))
 	must(t, limiter.WaitN(context.Background(), 1))
-	equal(t, "signals after the end", l.hears(Interface), 0)
+	equal(t, "signals after the end", l.hears(api.Interface), 0)
 }
 
 // rules are those that the bus keeps for the proxy.
@@ -214,7 +216,7 @@ func TestSubscribersAreBounded(t *testing.T) {
 		all = append(all, r.subscriber())
 	}
 	late := r.daemon.Connect(t)
-	equal(t, "error", nameOf(ask(t, late, "Subscribe").Err), errLimitsExceeded)
+	equal(t, "error", nameOf(ask(t, late, "Subscribe").Err), api.ErrorLimitsExceeded)
 	must(t, ask(t, all[0].Conn, "Subscribe").Err) // is in already
 	must(t, ask(t, all[1].Conn, "Unsubscribe").Err)
 	must(t, ask(t, late, "Subscribe").Err)
@@ -233,9 +235,9 @@ func TestSubscribersOfAUserAreBoundedAndNeverKeepRootOut(t *testing.T) {
 		for range subscribersPerUserMax {
 			equal(t, "error", subscribe(uid), "")
 		}
-		equal(t, "error of a user with too many", subscribe(uid), errLimitsExceeded)
+		equal(t, "error of a user with too many", subscribe(uid), api.ErrorLimitsExceeded)
 	}
-	equal(t, "error of another user", subscribe(bustest.Nobody), errLimitsExceeded)
+	equal(t, "error of another user", subscribe(bustest.Nobody), api.ErrorLimitsExceeded)
 	equal(t, "error of root", nameOf(ask(t, r.daemon.Connect(t), "Subscribe").Err), "")
 }
 
@@ -267,10 +269,10 @@ func TestAListIsPaidForByWhatItLooksAtAndReturns(t *testing.T) {
 	}
 	proctest.Eventually(t, "all clients are accepted", func() bool { return r.NumConnections() == clients })
 	work := r.server.pace.budgetOf(uint32(os.Geteuid())).work
-	for _, q := range []request{list(filter("client", "192.0.2.1")), {member: "CloseConnections", args: []any{filter("client", "192.0.2.1")}}} {
+	for _, q := range []bustest.Call{list(filter("client", "192.0.2.1")), {Member: "CloseConnections", Args: []any{filter("client", "192.0.2.1")}}} {
 		before := work.Tokens()
 		must(t, do(t, conn, q).Err)
-		equal(t, "calls that are paid for "+q.member, int(math.Round(before-work.Tokens())), 1+clients/looksPerCall)
+		equal(t, "calls that are paid for "+q.Member, int(math.Round(before-work.Tokens())), 1+clients/looksPerCall)
 	}
 	before := work.Tokens()
 	must(t, do(t, conn, list(nil)).Err)
@@ -354,7 +356,7 @@ func TestSignalsThatAreLostAreToldWhereTheyAreMissing(t *testing.T) {
 	told, lost := 0, uint64(0)
 	for last := ""; told+int(lost) < 2*n+1; {
 		s := bustest.Receive(t, l.signals)
-		member, ok := strings.CutPrefix(s.Name, Interface+".")
+		member, ok := strings.CutPrefix(s.Name, api.Interface+".")
 		switch {
 		case !ok:
 		case member == "SignalsLost":
@@ -383,14 +385,14 @@ func TestSubscriptionsEndWithTheBus(t *testing.T) {
 	r.log.says(t, "On the bus as ", 2)
 	conn := r.daemon.Connect(t)
 	equal(t, "rules", len(rules(t, conn)), 0)
-	equal(t, "error", nameOf(ask(t, conn, "Unsubscribe").Err), errNotSubscribed)
+	equal(t, "error", nameOf(ask(t, conn, "Unsubscribe").Err), api.ErrorNotSubscribed)
 }
 
 func TestEverybodyHearsOfChangedProperties(t *testing.T) {
 	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
 		r := newRigOn(t, daemon)
 		l := r.listener(bustest.Nobody)
-		must(t, l.AddMatchSignal(dbus.WithMatchObjectPath(Path), dbus.WithMatchInterface(PropertiesInterface)))
+		must(t, l.AddMatchSignal(dbus.WithMatchObjectPath(api.Path), dbus.WithMatchInterface(api.PropertiesInterface)))
 		root := daemon.Connect(t)
 
 		must(t, ask(t, root, "SetConnectionsMax", uint32(7)).Err)
@@ -425,7 +427,7 @@ func TestBackendStateIsAnnounced(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	l := r.listener(bustest.Nobody)
-	must(t, l.AddMatchSignal(dbus.WithMatchObjectPath(Path), dbus.WithMatchInterface(PropertiesInterface)))
+	must(t, l.AddMatchSignal(dbus.WithMatchObjectPath(api.Path), dbus.WithMatchInterface(api.PropertiesInterface)))
 	r.dial("tcp")
 	equal(t, "state", l.change("BackendState"), any("reachable"))
 }
@@ -434,7 +436,7 @@ func TestChangesAreToldAFewTimesASecondAndTheLastOneIsTheTruth(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	l := r.listener(0)
-	must(t, l.AddMatchSignal(dbus.WithMatchInterface(PropertiesInterface)))
+	must(t, l.AddMatchSignal(dbus.WithMatchInterface(api.PropertiesInterface)))
 	began := time.Now()
 	var clients []net.Conn
 	for range 200 {
@@ -462,9 +464,9 @@ func TestNothingIsToldWhereNothingHasChanged(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	l := r.listener(0)
-	must(t, l.AddMatchSignal(dbus.WithMatchInterface(PropertiesInterface)))
+	must(t, l.AddMatchSignal(dbus.WithMatchInterface(api.PropertiesInterface)))
 	must(t, set(t, l.Conn, "ConnectionsMax", r.ConnectionsMax()).Err)
 	must(t, set(t, l.Conn, "ConnectionsMax", uint32(5)).Err)
 	equal(t, "limit", l.change("ConnectionsMax"), any(uint32(5)))
-	equal(t, "further signals", l.hears(PropertiesInterface), 0)
+	equal(t, "further signals", l.hears(api.PropertiesInterface), 0)
 }

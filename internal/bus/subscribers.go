@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"example.org/socketproxy/internal/bus/api"
+	"example.org/socketproxy/internal/bus/wire"
 	"example.org/socketproxy/internal/forward"
 	"github.com/godbus/dbus/v5"
 	"golang.org/x/time/rate"
@@ -80,22 +82,22 @@ func (s *subscribers) admits(uid uint32) error {
 	}
 	switch {
 	case uid == 0 && ofUser >= subscribersMax, uid != 0 && ofUsers >= subscribersMax:
-		return errorf(errLimitsExceeded, "There are %d subscribers already", subscribersMax)
+		return errorf(api.ErrorLimitsExceeded, "There are %d subscribers already", subscribersMax)
 	case uid != 0 && ofUser >= subscribersPerUserMax:
-		return errorf(errLimitsExceeded, "There are %d subscribers of this user already", subscribersPerUserMax)
+		return errorf(api.ErrorLimitsExceeded, "There are %d subscribers of this user already", subscribersPerUserMax)
 	}
 	return nil
 }
 
 func leavingRule(name string) string {
 	return fmt.Sprintf("type='signal',sender='%s',path='%s',interface='%s',member='NameOwnerChanged',arg0='%s'",
-		driverName, driverPath, driverName, name)
+		wire.DriverName, wire.DriverPath, wire.DriverName, name)
 }
 
 // remove ends what add began.
 func (s *subscribers) remove(name string) error {
 	if !s.forget(name) {
-		return errorf(errNotSubscribed, "Not subscribed")
+		return errorf(api.ErrorNotSubscribed, "Not subscribed")
 	}
 	return nil
 }
@@ -113,7 +115,7 @@ func (s *subscribers) forget(name string) bool {
 		return false
 	}
 	one.events.Close()
-	s.session.conn.BusObject().Go(driverName+".RemoveMatch", dbus.FlagNoReplyExpected, nil, leavingRule(name))
+	s.session.conn.BusObject().Go(wire.DriverName+".RemoveMatch", dbus.FlagNoReplyExpected, nil, leavingRule(name))
 	return true
 }
 
@@ -158,19 +160,19 @@ func (s *subscribers) send(name string, events *forward.Subscription, pace *rate
 		c := &e.Connection
 		switch e.Kind {
 		case forward.EventOpened:
-			s.session.emit(name, Interface, "ConnectionNew", "tss", c.ID, sendable(c.Client), sendable(c.Backend))
+			s.session.emit(name, api.Interface, "ConnectionNew", "tss", c.ID, sendable(c.Client), sendable(c.Backend))
 		case forward.EventClosed:
-			s.session.emit(name, Interface, "ConnectionRemoved", "tsttt",
+			s.session.emit(name, api.Interface, "ConnectionRemoved", "tsttt",
 				c.ID, e.Reason.String(), c.BytesToBackend, c.BytesToClient, uint64(c.Age/time.Microsecond))
 		case forward.EventRefused:
-			s.session.emit(name, Interface, "ConnectionRefused", "ss", sendable(c.Client), e.Reason.String())
+			s.session.emit(name, api.Interface, "ConnectionRefused", "ss", sendable(c.Client), e.Reason.String())
 		}
 		before = max(0, before-1)
 		if lost == told {
 			lost, before = events.Dropped(), len(events.C)
 		}
 		if lost > told && before == 0 {
-			s.session.emit(name, Interface, "SignalsLost", "t", lost-told)
+			s.session.emit(name, api.Interface, "SignalsLost", "t", lost-told)
 			told = lost
 		}
 	}

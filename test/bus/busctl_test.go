@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	control "example.org/socketproxy/internal/bus"
+	control "example.org/socketproxy/internal/bus/client"
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/testenv"
 )

@@ -16,9 +16,11 @@ import (
 	"testing"
 	"time"
 
-	control "example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/api"
+	control "example.org/socketproxy/internal/bus/client"
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/sd"
 	"example.org/socketproxy/internal/streamtest"
 	"github.com/godbus/dbus/v5"
 )
@@ -43,10 +45,10 @@ func TestTheNameOnTheBus(t *testing.T) {
 		startProxyd(t, daemon, base+`\.web_2d8080`, "--name=web-8080")
 		nameless := startProxyd(t, daemon, base+`\..*`)
 		instance := fmt.Sprintf("pid%d", nameless.PID())
-		if unit := control.Unit(); unit != "" { // these tests run in a service
-			instance = control.UnitInstance(unit)
+		if unit := sd.Unit(); unit != "" { // these tests run in a service
+			instance = sd.UnitInstance(unit)
 		}
-		own, err := control.InstanceBusName(instance)
+		own, err := api.InstanceBusName(instance)
 		must(t, err)
 		want := []string{base, base + ".web-8080", base + ".web_2d8080", own}
 		slices.Sort(want)

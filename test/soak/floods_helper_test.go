@@ -22,7 +22,7 @@ import (
 	"testing"
 	"time"
 
-	control "example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/api"
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/streamtest"
@@ -413,7 +413,7 @@ var forbidden = []struct {
 	{"CloseConnection", []any{uint64(1)}},
 	{"SetConnectionsMax", []any{uint32(1)}},
 	{"SetExitIdleTime", []any{uint64(0)}},
-	{"Drain", []any{uint64(1), uint32(control.DrainExit)}},
+	{"Drain", []any{uint64(1), uint32(api.DrainExit)}},
 	{"Resume", nil},
 	{"Exit", nil},
 	{"Subscribe", nil},
@@ -453,10 +453,10 @@ func callWithoutRights(args []string) (string, error) {
 			return err
 		}
 		defer conn.Close()
-		object := conn.Object(instanceName, control.Path)
+		object := conn.Object(instanceName, api.Path)
 		if i == 0 {
 			for ctx.Err() == nil && time.Now().Before(end) { // no longer: these calls take the same user's budget
-				if err := object.Go("org.freedesktop.DBus.Properties.GetAll", dbus.FlagNoReplyExpected, nil, control.Interface).Err; err != nil {
+				if err := object.Go("org.freedesktop.DBus.Properties.GetAll", dbus.FlagNoReplyExpected, nil, api.Interface).Err; err != nil {
 					return err
 				}
 				unanswered.Add(1)
@@ -474,11 +474,11 @@ func callWithoutRights(args []string) (string, error) {
 				var err error
 				var unanswered bool
 				if what := forbidden[n/2%len(forbidden)]; n%2 == 0 {
-					if unanswered, err = call(control.Interface+"."+what.member, what.args...); err == nil {
+					if unanswered, err = call(api.Interface+"."+what.member, what.args...); err == nil {
 						return fmt.Errorf("%s was allowed", what.member)
 					}
 				} else {
-					unanswered, err = call("org.freedesktop.DBus.Properties.GetAll", control.Interface)
+					unanswered, err = call("org.freedesktop.DBus.Properties.GetAll", api.Interface)
 				}
 				var refused dbus.Error
 				switch {
@@ -506,7 +506,7 @@ func subscribeAndStop(args []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := conn.Object(instanceName, control.Path).Call(control.Interface+".Subscribe", 0).Err; err != nil {
+	if err := conn.Object(instanceName, api.Path).Call(api.Interface+".Subscribe", 0).Err; err != nil {
 		return "", err
 	}
 	begun()
@@ -571,13 +571,13 @@ func callWithLongArguments(args []string) (string, error) {
 	numbers(args[1:], &milliseconds)
 	var messages [][]byte
 	for _, one := range oversized {
-		message, err := encode(instanceName, control.Path, control.Interface, one.member, one.arg())
+		message, err := encode(instanceName, api.Path, api.Interface, one.member, one.arg())
 		if err != nil {
 			return "", err
 		}
 		messages = append(messages, message)
 	}
-	last, err := encode(instanceName, control.Path, "org.freedesktop.DBus.Peer", "GetMachineId")
+	last, err := encode(instanceName, api.Path, "org.freedesktop.DBus.Peer", "GetMachineId")
 	if err != nil {
 		return "", err
 	}
@@ -694,9 +694,9 @@ func callAsStrangers(args []string) (string, error) {
 	for n := range callsOfAStranger {
 		iface, member, body := "org.freedesktop.DBus.Peer", "Ping", []any(nil)
 		if n%2 == 1 {
-			iface, member, body = "org.freedesktop.DBus.Properties", "GetAll", []any{control.Interface}
+			iface, member, body = "org.freedesktop.DBus.Properties", "GetAll", []any{api.Interface}
 		}
-		message, err := encode(instanceName, control.Path, iface, member, body...)
+		message, err := encode(instanceName, api.Path, iface, member, body...)
 		if err != nil {
 			return "", err
 		}

@@ -10,7 +10,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	control "example.org/socketproxy/internal/bus"
+	control "example.org/socketproxy/internal/bus/client"
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/testenv"

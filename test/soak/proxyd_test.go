@@ -7,7 +7,8 @@ import (
 	"strings"
 	"testing"
 
-	control "example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/api"
+	control "example.org/socketproxy/internal/bus/client"
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/streamtest"
@@ -16,7 +17,7 @@ import (
 // The names of the instance under test.
 const (
 	instance     = "web"
-	instanceName = control.BaseName + "." + instance
+	instanceName = api.BaseName + "." + instance
 )
 
 // proxyd is one with a TCP and an AF_UNIX listener, on a private bus.

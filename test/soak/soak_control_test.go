@@ -11,7 +11,8 @@ import (
 	"sync"
 	"time"
 
-	control "example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/api"
+	control "example.org/socketproxy/internal/bus/client"
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/forward"
 	"example.org/socketproxy/internal/proctest"
@@ -96,7 +97,7 @@ func (w *world) drain() {
 	ctx, refuse, cut, byProgram := w.t.Context(), w.one(2), w.one(4), w.one(5)
 	timeout, flags, args := time.Duration(0), uint32(0), []string{"drain", instance, "--no-exit", "--no-wait"}
 	if refuse {
-		flags, args = control.DrainRefuse, append(args, "--refuse")
+		flags, args = api.DrainRefuse, append(args, "--refuse")
 		defer w.end(w.begin(clientsRefused, nil))
 	}
 	if cut {
@@ -110,7 +111,7 @@ func (w *world) drain() {
 		w.event("drain", "refusing %v, timeout %v", refuse, timeout)
 		w.did("drain", w.instance.Drain(ctx, timeout, flags))
 	}
-	if state := w.properties().State; state != control.StateDraining && state != control.StateDrained {
+	if state := w.properties().State; state != api.StateDraining && state != api.StateDrained {
 		w.t.Errorf("%s after Drain", state)
 	}
 	if err := w.instance.Drain(ctx, 0, 0); !errors.Is(err, control.ErrAlreadyDraining) {
@@ -219,7 +220,7 @@ func (w *world) closeMany() {
 	matches := func(name string) bool { return strings.HasPrefix(name, network) }
 	filter := control.Filter{Client: network + "0/24"}
 	if w.one(4) {
-		filter, matches = control.Filter{State: control.ConnectionStates[w.random.IntN(len(control.ConnectionStates))]}, nil
+		filter, matches = control.Filter{State: api.ConnectionStates[w.random.IntN(len(api.ConnectionStates))]}, nil
 	}
 	s := w.begin(closing, matches)
 	defer w.end(s)
@@ -267,7 +268,7 @@ func (w *world) askWithoutRights() {
 	network := w.network()
 	ask := func() error {
 		filter := map[string]dbus.Variant{"client": dbus.MakeVariant(network + "*")}
-		return conn.Object(instanceName, control.Path).Call(control.Interface+".CloseConnections", 0, filter).Err
+		return conn.Object(instanceName, api.Path).Call(api.Interface+".CloseConnections", 0, filter).Err
 	}
 	answer := []bustest.Answer{bustest.No, bustest.Yes, bustest.Challenge, bustest.Dismissed, bustest.Failed}[w.random.IntN(5)]
 	w.polkit.Answer("", answer)

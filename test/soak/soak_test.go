@@ -13,7 +13,8 @@ import (
 	"testing"
 	"time"
 
-	control "example.org/socketproxy/internal/bus"
+	"example.org/socketproxy/internal/bus/api"
+	control "example.org/socketproxy/internal/bus/client"
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/streamtest"
@@ -541,7 +542,7 @@ func (w *world) checkSums(s sums) {
 	if down < s.down+s.downMin || down > s.down+s.downMax {
 		t.Errorf("%d bytes to clients; the world knows of %d, and of between %d and %d more", down, s.down, s.downMin, s.downMax)
 	}
-	if now.State != control.StateRunning || now.ConnectionsMax != limitUsual {
+	if now.State != api.StateRunning || now.ConnectionsMax != limitUsual {
 		t.Errorf("at the end of the round: %+v", now)
 	}
 }

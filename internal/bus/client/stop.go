@@ -1,0 +1,109 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"example.org/socketproxy/internal/bus/api"
+	"example.org/socketproxy/internal/bus/wire"
+	"github.com/godbus/dbus/v5"
+)
+
+// Stop is what the service manager says of a service that it stops.
+type Stop struct {
+	Restart bool // it is to start again at once: systemctl(1), restart, try-restart and reload-or-restart
+	Store   int  // how many file descriptors the manager keeps for it: systemd.service(5), FileDescriptorStoreMax=
+}
+
+// AskStop asks the service manager of this process about a service. It fails where there is none on the bus, and at the end of ctx. It
+// does not use a [Client], which would bring much along that proxyd has no use for.
+func AskStop(ctx context.Context, service string) (stop Stop, err error) {
+	stream, err := wire.Dial(ctx, wire.AutoAddress())
+	if err != nil {
+		return stop, explain(err)
+	}
+	defer context.AfterFunc(ctx, func() { stream.Close() })()
+	conn, err := dbus.NewConn(wire.NewFrames(stream, answersOnly, wire.AnswerMax))
+	if err != nil {
+		stream.Close()
+		return stop, err
+	}
+	defer conn.Close()
+	if err = conn.Auth(nil); err == nil {
+		err = conn.Hello()
+	}
+	if err == nil {
+		stop, err = manager{ctx, conn}.stopOf(service)
+	}
+	if err != nil && ctx.Err() != nil && !errors.Is(err, errNoManager) {
+		err = errNoAnswer // whatever broke because of it
+	}
+	return stop, explain(err)
+}
+
+// answersOnly is for a connection that nobody has anything to say to.
+func answersOnly(h wire.Head, _ wire.Reader) wire.Fate {
+	if h.Kind == dbus.TypeMethodCall || h.Kind == dbus.TypeSignal && h.Sender != wire.DriverName {
+		return wire.Unwanted
+	}
+	return wire.PassedOn
+}
+
+// manager is the service manager, as far as it is asked.
+type manager struct {
+	ctx  context.Context
+	conn *dbus.Conn
+}
+
+func (m manager) stopOf(service string) (stop Stop, err error) {
+	unit, err := m.awaitUnit(service)
+	if err != nil {
+		return stop, err
+	}
+	var job struct {
+		ID   uint32
+		Path dbus.ObjectPath
+	}
+	if err := m.property(unit, unitIface, "Job", &job); err != nil || job.ID == 0 {
+		return stop, err
+	}
+	var kind string
+	if err := m.property(job.Path, jobIface, "JobType", &kind); err != nil {
+		return stop, err
+	}
+	var store uint32
+	if err := m.property(unit, serviceIface, "FileDescriptorStoreMax", &store); err != nil {
+		return stop, err
+	}
+	return Stop{Restart: kind == "restart", Store: int(store)}, nil
+}
+
+// awaitUnit finds the object of a unit. The bus may just have started, by this very question, and the manager not be on it yet.
+func (m manager) awaitUnit(name string) (unit dbus.ObjectPath, err error) {
+	tick := time.NewTicker(managerLook)
+	defer tick.Stop()
+	for {
+		err = m.call(managerPath, managerName+".Manager.GetUnit", name).Store(&unit)
+		if !errors.Is(explain(err), ErrNoInstance) {
+			return unit, err
+		}
+		select {
+		case <-m.ctx.Done():
+			return "", errNoManager
+		case <-tick.C:
+		}
+	}
+}
+
+func (m manager) property(path dbus.ObjectPath, iface, name string, value any) error {
+	var variant dbus.Variant
+	if err := m.call(path, api.PropertiesInterface+".Get", iface, name).Store(&variant); err != nil {
+		return err
+	}
+	return variant.Store(value)
+}
+
+func (m manager) call(path dbus.ObjectPath, method string, args ...any) *dbus.Call {
+	return m.conn.Object(managerName, path).CallWithContext(m.ctx, method, dbus.FlagNoAutoStart, args...)
+}

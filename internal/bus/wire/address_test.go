@@ -1,0 +1,63 @@
+package wire
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"example.org/socketproxy/internal/printable"
+	"github.com/godbus/dbus/v5"
+)
+
+func FuzzBusAddresses(f *testing.F) {
+	for _, seed := range []string{
+		"", "unix:", "unix:path=/run/dbus/system_bus_socket", "unix:abstract=x,guid=12", "unix:path=/a;unix:path=/b", "tcp:host=x",
+		"unix:path=%2frun", "unix:path=%", "unix:path=/", ";", "unix:path",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, address string) {
+		names, err := socketNames(address)
+		if (err == nil) == (len(names) == 0) {
+			t.Fatalf("%q: %q, %v", address, names, err)
+		}
+		if err != nil {
+			equal(t, "the error", printable.Line(err.Error()), err.Error())
+		} else {
+			equal(t, "addresses", len(names), strings.Count(address, ";")+1)
+		}
+		for _, name := range append(names, "/"+address) {
+			key, value := "path=", name
+			if rest, isAbstract := strings.CutPrefix(name, "@"); isAbstract {
+				key, value = "abstract=", rest
+			}
+			again, err := socketNames("unix:" + key + dbus.EscapeBusAddressValue(value))
+			if len(name) > 1 && (err != nil || !slices.Equal(again, []string{name})) {
+				t.Errorf("%q names the socket %q, and that is %q, %v", address, name, again, err)
+			}
+		}
+	})
+}
+
+func TestBusAddresses(t *testing.T) {
+	t.Parallel()
+	for address, want := range map[string]string{
+		"unix:path=/run/bus":                       "/run/bus",
+		"unix:path=/run/a%20b,guid=12ab":           "/run/a b",
+		"unix:guid=12ab,abstract=/tmp/dbus-x":      "@/tmp/dbus-x",
+		"unix:path=/run/bus;unix:path=/run/other":  "/run/bus",
+		"unix:path=/run/bus,path=/run/replacement": "/run/replacement",
+	} {
+		names, err := socketNames(address)
+		must(t, err)
+		equal(t, address, names[0], want)
+		must(t, CheckAddress(address))
+	}
+	for _, address := range []string{
+		"", "/run/bus", "tcp:host=localhost,port=1", "unix:", "unix:path=", "unix:runtime=yes", "unix:path=/a;", "unix:path=/%zz", "unix:dir=/tmp",
+	} {
+		if CheckAddress(address) == nil {
+			t.Errorf("%q is taken for an address", address)
+		}
+	}
+}
