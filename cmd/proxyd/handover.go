@@ -14,9 +14,9 @@ import (
 	"example.org/socketproxy/internal/timespan"
 )
 
-// askStopTime bounds the question whether a stop is part of a restart. Meanwhile everything is forwarded. On a machine whose
-// systemd is busy, 200 ms are not enough.
-const askStopTime = 2 * time.Second
+// askStopTime bounds the question whether a stop is part of a restart. Meanwhile everything is forwarded, so that a long wait costs
+// nothing, and a short one costs connections where systemd is busy: 2 s were too short on a machine that reloads 30 units at once.
+const askStopTime = 5 * time.Second
 
 // handOver leaves all connections to the next process of this unit, where there is to be one at once, and reports whether it did.
 // A true stop is none of its business. Where it cannot be done, it says why: those who see their connections end will ask.
