@@ -306,7 +306,7 @@ func (r *rig) tryOnce(t *testing.T, c combination, patient bool) (all, struck []
 		wait(pairs)
 	}
 	if patient && c.when > 0 {
-		proctest.Settles(t, "proxyd makes no more calls", func() int { return 1 + len(readRecord(t, tr.record)) })
+		tr.awaitQuiet(t)
 	}
 	record := tr.detach(t)
 	wait(pairs)

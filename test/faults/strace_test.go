@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/testenv"
@@ -46,6 +47,19 @@ func attach(t *testing.T, pid int, i injection) *tracer {
 	tr := &tracer{proctest.Start(t, cmd), record}
 	tr.Says(fmt.Sprintf("Process %d attached", pid))
 	return tr
+}
+
+// awaitQuiet waits until nothing was recorded for a while, or for a second.
+func (tr *tracer) awaitQuiet(t *testing.T) {
+	t.Helper()
+	const quiet, most = 100 * time.Millisecond, time.Second
+	began, last, since := time.Now(), -1, time.Now()
+	for time.Since(since) < quiet && time.Since(began) < most {
+		if n := len(readRecord(t, tr.record)); n != last {
+			last, since = n, time.Now()
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 // detach leaves the process alone, and returns what strace has recorded.
