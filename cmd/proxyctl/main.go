@@ -124,7 +124,7 @@ func (c *ctl) connect(ctx context.Context) error {
 	if c.bus != nil {
 		return nil
 	}
-	client, err := client.Connect(ctx, c.destination)
+	connection, err := client.Connect(ctx, c.destination)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ECONNREFUSED):
 		return fmt.Errorf("cannot connect to the %s: %w; is there one? --address= and --user name others", c.destination, err)
@@ -133,9 +133,9 @@ func (c *ctl) connect(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	client.Interactive = !c.noAskPassword
-	client.Waiting = c.waitsForConsent
-	c.bus = client
+	connection.Interactive = !c.noAskPassword
+	connection.Waiting = c.waitsForConsent
+	c.bus = connection
 	return nil
 }
 

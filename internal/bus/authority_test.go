@@ -12,6 +12,7 @@ import (
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/forward"
 	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/testenv"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -24,7 +25,7 @@ var privileged = map[string]struct {
 	"look at one":               {bustest.Call{Member: "GetConnection", Args: []any{uint64(1)}}, actionList},
 	"subscribe":                 {bustest.Call{Member: "Subscribe"}, actionList},
 	"close one":                 {bustest.Call{Member: "CloseConnection", Args: []any{uint64(1)}}, actionClose},
-	"close":                     {bustest.Call{Member: "CloseConnections", Args: []any{filter()}}, actionClose},
+	"close":                     {bustest.Call{Member: "CloseConnections", Args: []any{bustest.Filter()}}, actionClose},
 	"limit":                     {bustest.Call{Member: "SetConnectionsMax", Args: []any{uint32(7)}}, actionLimits},
 	"limit by the property":     {setting("ConnectionsMax", uint32(7)), actionLimits},
 	"idle time":                 {bustest.Call{Member: "SetExitIdleTime", Args: []any{uint64(3600e6)}}, actionLimits},
@@ -66,25 +67,25 @@ func TestPolkitDecidesEachPrivilegedCall(t *testing.T) {
 			} {
 				polkit.Answer(test.action, refusal.answer)
 				err := do(t, caller, test.Call).Err
-				equal(t, "error", nameOf(err), refusal.want)
-				equal(t, "reason", err.Error(), refusal.why)
+				testenv.Equal(t, "error", nameOf(err), refusal.want)
+				testenv.Equal(t, "reason", err.Error(), refusal.why)
 				asked := bustest.Receive(t, polkit.Requests)
 				if refusal.answer == bustest.Silent {
 					cancelled := bustest.Receive(t, polkit.Cancellations)
-					equal(t, "cancelled", cancelled, bustest.Cancellation{Sender: asked.Sender, CancellationID: asked.CancellationID})
+					testenv.Equal(t, "cancelled", cancelled, bustest.Cancellation{Sender: asked.Sender, CancellationID: asked.CancellationID})
 				}
 				asked.CancellationID = ""
-				equal(t, "question", fmt.Sprint(asked), fmt.Sprint(bustest.Request{
+				testenv.Equal(t, "question", fmt.Sprint(asked), fmt.Sprint(bustest.Request{
 					Sender: owner(t, caller, web), SubjectKind: "system-bus-name", SubjectName: caller.Names()[0],
 					Action: test.action, Details: map[string]string{"instance": "web"},
 				}))
 			}
-			equal(t, "properties", fmt.Sprint(allProperties(t, caller)), before)
+			testenv.Equal(t, "properties", fmt.Sprint(allProperties(t, caller)), before)
 
 			polkit.Answer(test.action, bustest.Yes)
-			must(t, do(t, caller, test.Call).Err)
+			testenv.Must(t, do(t, caller, test.Call).Err)
 			bustest.Receive(t, polkit.Requests)
-			equal(t, "further questions", len(polkit.Requests), 0)
+			testenv.Equal(t, "further questions", len(polkit.Requests), 0)
 			r.log.says(t, "User 65534 (process ")
 		})
 	}
@@ -97,10 +98,10 @@ func TestWithoutPolkitOnlyRootMay(t *testing.T) {
 	caller := r.daemon.ConnectAs(t, bustest.Nobody)
 	for name, test := range privileged {
 		err := do(t, caller, test.Call).Err
-		equal(t, name, nameOf(err), api.ErrorAccessDenied)
-		equal(t, name, err.Error(), "Access denied: polkit is not running, so that only root may do this")
+		testenv.Equal(t, name, nameOf(err), api.ErrorAccessDenied)
+		testenv.Equal(t, name, err.Error(), "Access denied: polkit is not running, so that only root may do this")
 	}
-	must(t, ask(t, r.daemon.Connect(t), "Drain", uint64(0), uint32(0)).Err)
+	testenv.Must(t, ask(t, r.daemon.Connect(t), "Drain", uint64(0), uint32(0)).Err)
 }
 
 func TestRootNeverAsksPolkit(t *testing.T) {
@@ -109,8 +110,8 @@ func TestRootNeverAsksPolkit(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r, polkit, _ := newGuarded(t)
-			must(t, do(t, r.daemon.Connect(t), test.Call).Err)
-			equal(t, "questions", len(polkit.Requests), 0)
+			testenv.Must(t, do(t, r.daemon.Connect(t), test.Call).Err)
+			testenv.Equal(t, "questions", len(polkit.Requests), 0)
 		})
 	}
 }
@@ -128,8 +129,8 @@ func TestWhoMayBeAskedForAPasswordIsPassedOn(t *testing.T) {
 	} {
 		q := list(nil)
 		q.Flags = test.flags
-		must(t, do(t, caller, q).Err)
-		equal(t, "flags", bustest.Receive(t, polkit.Requests).Flags, test.want)
+		testenv.Must(t, do(t, caller, q).Err)
+		testenv.Equal(t, "flags", bustest.Receive(t, polkit.Requests).Flags, test.want)
 	}
 }
 
@@ -137,9 +138,9 @@ func TestUnprivilegedCallsAreForEverybody(t *testing.T) {
 	t.Parallel()
 	_, polkit, caller := newGuarded(t)
 	allProperties(t, caller)
-	must(t, do(t, caller, bustest.Call{Iface: "org.freedesktop.DBus.Introspectable", Member: "Introspect"}).Err)
-	equal(t, "error", nameOf(ask(t, caller, "Unsubscribe").Err), api.ErrorNotSubscribed)
-	equal(t, "questions", len(polkit.Requests), 0)
+	testenv.Must(t, do(t, caller, bustest.Call{Iface: "org.freedesktop.DBus.Introspectable", Member: "Introspect"}).Err)
+	testenv.Equal(t, "error", nameOf(ask(t, caller, "Unsubscribe").Err), api.ErrorNotSubscribed)
+	testenv.Equal(t, "questions", len(polkit.Requests), 0)
 }
 
 // While somebody looks for the password, somebody else may have done the same.
@@ -149,11 +150,11 @@ func TestWhatChangedWhilePolkitWasAskedIsNoticed(t *testing.T) {
 		meanwhile func(*testing.T, *rig)
 		want      string
 	}{
-		"drain":          {func(t *testing.T, r *rig) { must(t, r.Drain(forward.DrainOptions{})) }, api.ErrorAlreadyDraining},
-		"drain and exit": {func(t *testing.T, r *rig) { must(t, r.Exit(forward.Infinity)) }, api.ErrorExiting},
-		"exit":           {func(t *testing.T, r *rig) { must(t, r.Exit(forward.Infinity)) }, api.ErrorExiting},
-		"close one":      {func(t *testing.T, r *rig) { must(t, r.CloseConnection(1)) }, api.ErrorNoSuchConnection},
-		"look at one":    {func(t *testing.T, r *rig) { must(t, r.CloseConnection(1)) }, api.ErrorNoSuchConnection},
+		"drain":          {func(t *testing.T, r *rig) { testenv.Must(t, r.Drain(forward.DrainOptions{})) }, api.ErrorAlreadyDraining},
+		"drain and exit": {func(t *testing.T, r *rig) { testenv.Must(t, r.Exit(forward.Infinity)) }, api.ErrorExiting},
+		"exit":           {func(t *testing.T, r *rig) { testenv.Must(t, r.Exit(forward.Infinity)) }, api.ErrorExiting},
+		"close one":      {func(t *testing.T, r *rig) { testenv.Must(t, r.CloseConnection(1)) }, api.ErrorNoSuchConnection},
+		"look at one":    {func(t *testing.T, r *rig) { testenv.Must(t, r.CloseConnection(1)) }, api.ErrorNoSuchConnection},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -164,7 +165,7 @@ func TestWhatChangedWhilePolkitWasAskedIsNoticed(t *testing.T) {
 			bustest.Receive(t, polkit.Requests)
 			test.meanwhile(t, r)
 			polkit.Answer("", bustest.Yes)
-			equal(t, "error", nameOf(proctest.Wait(t, "the answer", call.Done).Err), test.want)
+			testenv.Equal(t, "error", nameOf(proctest.Wait(t, "the answer", call.Done).Err), test.want)
 			echoes(t, other)
 		})
 	}
@@ -173,13 +174,13 @@ func TestWhatChangedWhilePolkitWasAskedIsNoticed(t *testing.T) {
 func TestAResumeAfterAResumeIsNoticed(t *testing.T) {
 	t.Parallel()
 	r, polkit, caller := newGuarded(t)
-	must(t, r.Drain(forward.DrainOptions{}))
+	testenv.Must(t, r.Drain(forward.DrainOptions{}))
 	polkit.Answer(actionDrain, bustest.Silent)
 	call := send(t, caller, bustest.Call{Member: "Resume"})
-	equal(t, "action", bustest.Receive(t, polkit.Requests).Action, actionDrain)
-	must(t, r.Resume())
+	testenv.Equal(t, "action", bustest.Receive(t, polkit.Requests).Action, actionDrain)
+	testenv.Must(t, r.Resume())
 	polkit.Answer(actionDrain, bustest.Yes)
-	equal(t, "error", nameOf(proctest.Wait(t, "the answer", call.Done).Err), api.ErrorNotDraining)
+	testenv.Equal(t, "error", nameOf(proctest.Wait(t, "the answer", call.Done).Err), api.ErrorNotDraining)
 }
 
 func TestASilentPolkitDelaysNobodyElse(t *testing.T) {
@@ -192,15 +193,15 @@ func TestASilentPolkitDelaysNobodyElse(t *testing.T) {
 
 	for _, other := range []*dbus.Conn{caller, r.daemon.ConnectAs(t, bustest.Nobody), r.daemon.Connect(t)} {
 		allProperties(t, other)
-		must(t, do(t, other, list(nil)).Err)
+		testenv.Must(t, do(t, other, list(nil)).Err)
 	}
 	r.dial("tcp")
-	must(t, do(t, r.daemon.Connect(t), privileged["drain"].Call).Err)
+	testenv.Must(t, do(t, r.daemon.Connect(t), privileged["drain"].Call).Err)
 	if len(waiting.Done) > 0 {
 		t.Error("the first caller had an answer although polkit had not")
 	}
 	polkit.Answer(actionDrain, bustest.No)
-	equal(t, "error", nameOf(proctest.Wait(t, "the answer", waiting.Done).Err), api.ErrorAccessDenied)
+	testenv.Equal(t, "error", nameOf(proctest.Wait(t, "the answer", waiting.Done).Err), api.ErrorAccessDenied)
 }
 
 func TestAUsersQuestionsToPolkitAreBounded(t *testing.T) {
@@ -214,17 +215,17 @@ func TestAUsersQuestionsToPolkitAreBounded(t *testing.T) {
 	for range waiting {
 		bustest.Receive(t, polkit.Requests)
 	}
-	equal(t, "error", nameOf(do(t, r.daemon.ConnectAs(t, bustest.Nobody), list(nil)).Err), api.ErrorLimitsExceeded)
-	must(t, do(t, r.daemon.Connect(t), list(nil)).Err) // root asks nobody
+	testenv.Equal(t, "error", nameOf(do(t, r.daemon.ConnectAs(t, bustest.Nobody), list(nil)).Err), api.ErrorLimitsExceeded)
+	testenv.Must(t, do(t, r.daemon.Connect(t), list(nil)).Err) // root asks nobody
 	other := send(t, r.daemon.ConnectAs(t, 1), list(nil))
 	bustest.Receive(t, polkit.Requests)
 	waiting = append(waiting, other)
 
 	polkit.Answer("", bustest.Yes)
 	for _, call := range waiting {
-		must(t, proctest.Wait(t, "the answer", call.Done).Err)
+		testenv.Must(t, proctest.Wait(t, "the answer", call.Done).Err)
 	}
-	must(t, do(t, r.daemon.ConnectAs(t, bustest.Nobody), list(nil)).Err)
+	testenv.Must(t, do(t, r.daemon.ConnectAs(t, bustest.Nobody), list(nil)).Err)
 }
 
 func TestTheEndWaitsForNoAnswerOfPolkit(t *testing.T) {
@@ -266,18 +267,18 @@ func TestPrivilegedCallsAreWrittenDown(t *testing.T) {
 		{setting("ExitIdleTimeUSec", uint64(90e6)), slog.LevelInfo, actionLimits, "set ExitIdleTimeUSec to 1min 30s: done."},
 		{bustest.Call{Member: "CloseConnection", Args: []any{uint64(1)}}, slog.LevelInfo, actionClose, "close connection 1: done."},
 		{
-			bustest.Call{Member: "CloseConnections", Args: []any{filter("state", "open", "client", "192.0.2.0/24")}},
+			bustest.Call{Member: "CloseConnections", Args: []any{bustest.Filter("state", "open", "client", "192.0.2.0/24")}},
 			slog.LevelInfo, actionClose, "close the connections with client=\"192.0.2.0/24\" and state=\"open\": done.",
 		},
-		{bustest.Call{Member: "CloseConnections", Args: []any{filter()}}, slog.LevelInfo, actionClose, "close all connections: done."},
+		{bustest.Call{Member: "CloseConnections", Args: []any{bustest.Filter()}}, slog.LevelInfo, actionClose, "close all connections: done."},
 		{bustest.Call{Member: "Drain", Args: []any{uint64(90e6), uint32(0)}}, slog.LevelInfo, actionDrain, "drain within 1min 30s: done."},
 		{bustest.Call{Member: "Resume"}, slog.LevelInfo, actionDrain, "resume: done."},
 		{bustest.Call{Member: "Drain", Args: []any{uint64(0), uint32(api.DrainExit)}}, slog.LevelInfo, actionExit, "drain and exit: done."},
 	} {
-		must(t, do(t, caller, test.Call).Err)
+		testenv.Must(t, do(t, caller, test.Call).Err)
 		record := r.log.says(t, user+test.text)
-		equal(t, test.text+" level", record.Level, test.level)
-		equal(t, test.text, fmt.Sprint(attributes(record)), fmt.Sprint(map[string]string{
+		testenv.Equal(t, test.text+" level", record.Level, test.level)
+		testenv.Equal(t, test.text, fmt.Sprint(attributes(record)), fmt.Sprint(map[string]string{
 			"caller": caller.Names()[0], "caller_uid": fmt.Sprint(bustest.Nobody), "caller_pid": fmt.Sprint(os.Getpid()), "action": test.action,
 		}))
 	}
@@ -289,22 +290,22 @@ func TestRefusalsAreWrittenDownAtABoundedRate(t *testing.T) {
 	began := time.Now()
 	const calls = auditBurst + 30
 	for range calls {
-		equal(t, "error", nameOf(do(t, caller, privileged["drain"].Call).Err), api.ErrorAccessDenied)
+		testenv.Equal(t, "error", nameOf(do(t, caller, privileged["drain"].Call).Err), api.ErrorAccessDenied)
 	}
 	record := r.log.says(t, "asked to drain: refused: Access denied by polkit: "+actionDrain+".", auditBurst)
-	equal(t, "level", record.Level, slog.LevelInfo)
+	testenv.Equal(t, "level", record.Level, slog.LevelInfo)
 	most := auditBurst + auditRate*(1+int(time.Since(began)/time.Second))
 	if n := r.log.count("refused"); n > most {
 		t.Errorf("%d lines for %d refusals, want at most %d", n, calls, most)
 	}
-	equal(t, "state", r.State(), forward.StateRunning)
+	testenv.Equal(t, "state", r.State(), forward.StateRunning)
 }
 
 func TestACallerCannotForgeLinesOfTheLog(t *testing.T) {
 	t.Parallel()
 	r, polkit, caller := newGuarded(t)
 	polkit.Answer("", bustest.Yes)
-	must(t, ask(t, caller, "CloseConnections", filter("client", "@x\nUser 0 asked to exit: done.")).Err)
+	testenv.Must(t, ask(t, caller, "CloseConnections", bustest.Filter("client", "@x\nUser 0 asked to exit: done.")).Err)
 	record := r.log.says(t, "asked to close the connections with client=")
 	if strings.Contains(record.Message, "\n") {
 		t.Errorf("the log has a line break of the caller's: %q", record.Message)

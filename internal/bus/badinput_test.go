@@ -10,16 +10,9 @@ import (
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/forward"
 	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/testenv"
 	"github.com/godbus/dbus/v5"
 )
-
-func filter(keysAndValues ...any) map[string]dbus.Variant {
-	f := map[string]dbus.Variant{}
-	for i := 0; i < len(keysAndValues); i += 2 {
-		f[keysAndValues[i].(string)] = dbus.MakeVariant(keysAndValues[i+1])
-	}
-	return f
-}
 
 func list(f map[string]dbus.Variant) bustest.Call {
 	return bustest.Call{Member: "ListConnections", Args: []any{f, uint64(0), uint32(0)}}
@@ -38,16 +31,16 @@ func TestBadInputHasItsErrorAndChangesNothing(t *testing.T) {
 	const never = math.MaxUint64
 	drained := func(t *testing.T, r *rig) {
 		r.CloseConnections(nil)
-		must(t, r.Drain(forward.DrainOptions{}))
+		testenv.Must(t, r.Drain(forward.DrainOptions{}))
 		proctest.Eventually(t, "drained", func() bool { return r.State() == forward.StateDrained })
 	}
 	draining := func(t *testing.T, r *rig) {
 		r.dial("tcp")
-		must(t, r.Drain(forward.DrainOptions{}))
+		testenv.Must(t, r.Drain(forward.DrainOptions{}))
 	}
 	exiting := func(t *testing.T, r *rig) {
 		r.dial("tcp")
-		must(t, r.Exit(forward.Infinity))
+		testenv.Must(t, r.Exit(forward.Infinity))
 	}
 	for name, test := range map[string]struct {
 		before func(*testing.T, *rig)
@@ -77,19 +70,19 @@ func TestBadInputHasItsErrorAndChangesNothing(t *testing.T) {
 		"limit 0 by the method":   {nil, bustest.Call{Member: "SetConnectionsMax", Args: []any{uint32(0)}}, api.ErrorInvalidArgs},
 		"limit 0 by the property": {nil, setting("ConnectionsMax", uint32(0)), api.ErrorInvalidArgs},
 
-		"unknown filter key":             {nil, list(filter("colour", "red")), api.ErrorInvalidArgs},
-		"unknown filter key among known": {nil, list(filter("client", "127.", "colour", "red")), api.ErrorInvalidArgs},
-		"filter key client of a number":  {nil, list(filter("client", uint32(1))), api.ErrorInvalidArgs},
-		"filter key state of a number":   {nil, list(filter("state", uint32(1))), api.ErrorInvalidArgs},
-		"filter key idle-usec of type u": {nil, list(filter("idle-usec", uint32(1))), api.ErrorInvalidArgs},
+		"unknown filter key":             {nil, list(bustest.Filter("colour", "red")), api.ErrorInvalidArgs},
+		"unknown filter key among known": {nil, list(bustest.Filter("client", "127.", "colour", "red")), api.ErrorInvalidArgs},
+		"filter key client of a number":  {nil, list(bustest.Filter("client", uint32(1))), api.ErrorInvalidArgs},
+		"filter key state of a number":   {nil, list(bustest.Filter("state", uint32(1))), api.ErrorInvalidArgs},
+		"filter key idle-usec of type u": {nil, list(bustest.Filter("idle-usec", uint32(1))), api.ErrorInvalidArgs},
 		"filter key older-usec of a text": {
-			nil, list(filter("older-usec", "1min")), api.ErrorInvalidArgs,
+			nil, list(bustest.Filter("older-usec", "1min")), api.ErrorInvalidArgs,
 		},
-		"unknown state":                        {nil, list(filter("state", "shut")), api.ErrorInvalidArgs},
-		"empty client":                         {nil, list(filter("client", "")), api.ErrorInvalidArgs},
-		"empty backend":                        {nil, list(filter("backend", "")), api.ErrorInvalidArgs},
-		"unknown filter key for closing":       {nil, bustest.Call{Member: "CloseConnections", Args: []any{filter("colour", "red")}}, api.ErrorInvalidArgs},
-		"empty client for closing":             {nil, bustest.Call{Member: "CloseConnections", Args: []any{filter("client", "")}}, api.ErrorInvalidArgs},
+		"unknown state":                        {nil, list(bustest.Filter("state", "shut")), api.ErrorInvalidArgs},
+		"empty client":                         {nil, list(bustest.Filter("client", "")), api.ErrorInvalidArgs},
+		"empty backend":                        {nil, list(bustest.Filter("backend", "")), api.ErrorInvalidArgs},
+		"unknown filter key for closing":       {nil, bustest.Call{Member: "CloseConnections", Args: []any{bustest.Filter("colour", "red")}}, api.ErrorInvalidArgs},
+		"empty client for closing":             {nil, bustest.Call{Member: "CloseConnections", Args: []any{bustest.Filter("client", "")}}, api.ErrorInvalidArgs},
 		"an id that never was":                 {nil, bustest.Call{Member: "GetConnection", Args: []any{uint64(never)}}, api.ErrorNoSuchConnection},
 		"an id that never was, to close":       {nil, bustest.Call{Member: "CloseConnection", Args: []any{uint64(never)}}, api.ErrorNoSuchConnection},
 		"id 0":                                 {nil, bustest.Call{Member: "GetConnection", Args: []any{uint64(0)}}, api.ErrorNoSuchConnection},
@@ -118,15 +111,15 @@ func TestBadInputHasItsErrorAndChangesNothing(t *testing.T) {
 			}
 			before, level, target := allProperties(t, conn), r.control.LogLevel(), r.control.LogTarget()
 			call := do(t, conn, test.Call)
-			equal(t, "error", nameOf(call.Err), test.want)
+			testenv.Equal(t, "error", nameOf(call.Err), test.want)
 			if e, ok := call.Err.(dbus.Error); ok && (len(e.Body) != 1 || e.Error() == "" || e.Error() == e.Name) {
 				t.Errorf("the error says nothing: %q", e.Body)
 			}
 			if after := allProperties(t, conn); !reflect.DeepEqual(after, before) {
 				t.Errorf("before %v\nafter  %v", before, after)
 			}
-			equal(t, "log level", r.control.LogLevel(), level)
-			equal(t, "log target", r.control.LogTarget(), target)
+			testenv.Equal(t, "log level", r.control.LogLevel(), level)
+			testenv.Equal(t, "log target", r.control.LogTarget(), target)
 		})
 	}
 }
@@ -142,10 +135,10 @@ func TestUnsubscribingTwiceIsAnError(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	conn := r.daemon.Connect(t)
-	must(t, ask(t, conn, "Subscribe").Err)
-	must(t, ask(t, conn, "Subscribe").Err) // changes nothing
-	must(t, ask(t, conn, "Unsubscribe").Err)
-	equal(t, "error", nameOf(ask(t, conn, "Unsubscribe").Err), api.ErrorNotSubscribed)
+	testenv.Must(t, ask(t, conn, "Subscribe").Err)
+	testenv.Must(t, ask(t, conn, "Subscribe").Err) // changes nothing
+	testenv.Must(t, ask(t, conn, "Unsubscribe").Err)
+	testenv.Equal(t, "error", nameOf(ask(t, conn, "Unsubscribe").Err), api.ErrorNotSubscribed)
 }
 
 func TestExitTwiceOverTheBus(t *testing.T) {
@@ -153,10 +146,10 @@ func TestExitTwiceOverTheBus(t *testing.T) {
 	r := newRig(t)
 	conn := r.daemon.Connect(t)
 	client := r.dial("tcp")
-	must(t, ask(t, conn, "Exit").Err)
-	equal(t, "state", allProperties(t, conn)["State"].Value(), any("exiting"))
-	equal(t, "error", nameOf(ask(t, conn, "Exit").Err), api.ErrorExiting)
-	must(t, client.SetDeadline(time.Now().Add(proctest.Patience)))
+	testenv.Must(t, ask(t, conn, "Exit").Err)
+	testenv.Equal(t, "state", allProperties(t, conn)["State"].Value(), any("exiting"))
+	testenv.Equal(t, "error", nameOf(ask(t, conn, "Exit").Err), api.ErrorExiting)
+	testenv.Must(t, client.SetDeadline(time.Now().Add(proctest.Patience)))
 	echoes(t, client)
 }
 
@@ -165,7 +158,7 @@ func TestPeerAnswersAtAnyPath(t *testing.T) {
 	r := newRig(t)
 	conn := r.daemon.ConnectAs(t, bustest.Nobody)
 	for _, path := range []string{"/", api.Path, logControlPath, "/no/such/object"} {
-		must(t, do(t, conn, bustest.Call{Path: path, Iface: "org.freedesktop.DBus.Peer", Member: "Ping"}).Err)
+		testenv.Must(t, do(t, conn, bustest.Call{Path: path, Iface: "org.freedesktop.DBus.Peer", Member: "Ping"}).Err)
 	}
 }
 
@@ -179,6 +172,6 @@ func TestACallMayLeaveOutTheInterface(t *testing.T) {
 	} {
 		msg := bustest.Call{NoIface: true, Member: member}.Message()
 		_, err := s.find(&call{Message: msg, member: member})
-		equal(t, member+"()", nameOf(err), want)
+		testenv.Equal(t, member+"()", nameOf(err), want)
 	}
 }

@@ -14,20 +14,21 @@ import (
 	"example.org/socketproxy/internal/bus/wire"
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/testenv"
 	"github.com/godbus/dbus/v5"
 	"golang.org/x/time/rate"
 )
 
 func TestAUserWhoAsksForTooMuchIsRefusedAndNobodyElse(t *testing.T) {
-	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+	bustest.OnAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
 		r := newRigOn(t, daemon, func(s *Server) { s.pace.budgetOf(bustest.Nobody).work.SetLimit(0) })
 		caller := daemon.ConnectAs(t, bustest.Nobody)
 		for range workBurst {
 			allProperties(t, caller)
 		}
-		equal(t, "error", nameOf(ask(t, caller, "Resume").Err), api.ErrorLimitsExceeded)
-		equal(t, "error on another connection", nameOf(ask(t, daemon.ConnectAs(t, bustest.Nobody), "Resume").Err), api.ErrorLimitsExceeded)
-		equal(t, "error of root", nameOf(ask(t, daemon.Connect(t), "Resume").Err), api.ErrorNotDraining)
+		testenv.Equal(t, "error", nameOf(ask(t, caller, "Resume").Err), api.ErrorLimitsExceeded)
+		testenv.Equal(t, "error on another connection", nameOf(ask(t, daemon.ConnectAs(t, bustest.Nobody), "Resume").Err), api.ErrorLimitsExceeded)
+		testenv.Equal(t, "error of root", nameOf(ask(t, daemon.Connect(t), "Resume").Err), api.ErrorNotDraining)
 		r.dial("tcp")
 	})
 }
@@ -39,22 +40,22 @@ func survives(t *testing.T, daemon *bustest.Bus, provoke func()) {
 	before := owner(t, conn, web)
 	provoke()
 	allProperties(t, conn)
-	equal(t, "the proxy's connection to the bus", owner(t, conn, web), before)
+	testenv.Equal(t, "the proxy's connection to the bus", owner(t, conn, web), before)
 }
 
 func TestATooLongMessageIsLeftOut(t *testing.T) {
-	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+	bustest.OnAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
 		newRigOn(t, daemon)
 		conn := daemon.Connect(t)
 		for _, length := range []int{messageMax, 4 << 20} {
 			survives(t, daemon, func() {
-				call := send(t, conn, list(filter("client", strings.Repeat("x", length))))
-				equal(t, "the next call", nameOf(ask(t, conn, "Resume").Err), api.ErrorNotDraining)
-				equal(t, "answers to the long one", len(call.Done), 0)
+				call := send(t, conn, list(bustest.Filter("client", strings.Repeat("x", length))))
+				testenv.Equal(t, "the next call", nameOf(ask(t, conn, "Resume").Err), api.ErrorNotDraining)
+				testenv.Equal(t, "answers to the long one", len(call.Done), 0)
 			})
 		}
 		survives(t, daemon, func() {
-			equal(t, "error", nameOf(do(t, conn, list(filter("client", strings.Repeat("x", messageMax-1000)))).Err), api.ErrorInvalidArgs)
+			testenv.Equal(t, "error", nameOf(do(t, conn, list(bustest.Filter("client", strings.Repeat("x", messageMax-1000)))).Err), api.ErrorInvalidArgs)
 		})
 	})
 }
@@ -62,7 +63,7 @@ func TestATooLongMessageIsLeftOut(t *testing.T) {
 // A bus ends the connection of whoever sends what is wrong by the specification. A dictionary whose keys are signatures is
 // right, and ends the connection of godbus.
 func TestABodyThatCannotBeDecodedIsLeftOut(t *testing.T) {
-	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+	bustest.OnAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
 		newRigOn(t, daemon)
 		bodies := map[string][]byte{
 			"a{gs}": {10, 0, 0, 0, 0, 0, 0, 0, 1, 'y', 0, 0, 1, 0, 0, 0, 'x', 0},
@@ -75,11 +76,11 @@ func TestABodyThatCannotBeDecodedIsLeftOut(t *testing.T) {
 			for signature, body := range bodies {
 				message := bustest.Frame(t, bustest.Call{Member: "Resume"}, signature, body)
 				_, err := wire.Decode(message)
-				equal(t, signature+" can be decoded", err == nil, false)
+				testenv.Equal(t, signature+" can be decoded", err == nil, false)
 				raw := bustest.ConnectRaw(t, daemon.Address())
 				raw.Repeat(1, message)
 				raw.Repeat(1, bustest.Frame(t, bustest.Call{To: wire.DriverName, Path: wire.DriverPath, Iface: wire.DriverName, Member: "GetId"}, "", nil))
-				equal(t, signature+" passes the bus", raw.Passed(), signature == "a{gs}")
+				testenv.Equal(t, signature+" passes the bus", raw.Passed(), signature == "a{gs}")
 			}
 		})
 	})
@@ -87,7 +88,7 @@ func TestABodyThatCannotBeDecodedIsLeftOut(t *testing.T) {
 
 // D-Bus knows no struct without members. godbus does, and an array of them has no end, since nothing is read for each.
 func TestNoBusPassesAnEmptyStructOn(t *testing.T) {
-	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+	bustest.OnAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
 		newRigOn(t, daemon)
 		for _, c := range []struct {
 			signature string
@@ -103,7 +104,7 @@ func TestNoBusPassesAnEmptyStructOn(t *testing.T) {
 			raw := bustest.ConnectRaw(t, daemon.Address())
 			raw.Repeat(1, bustest.Frame(t, bustest.Call{Member: "Resume"}, c.signature, c.body))
 			raw.Repeat(1, bustest.Frame(t, bustest.Call{To: wire.DriverName, Path: wire.DriverPath, Iface: wire.DriverName, Member: "GetId"}, "", nil))
-			equal(t, fmt.Sprintf("%s %q passes the bus", c.signature, c.body), raw.Passed(), c.passes)
+			testenv.Equal(t, fmt.Sprintf("%s %q passes the bus", c.signature, c.body), raw.Passed(), c.passes)
 		}
 	})
 }
@@ -113,7 +114,7 @@ func TestACallWithoutAReplyIsServedAndNotAnswered(t *testing.T) {
 	r := newRig(t)
 	seen := &recorder{signatures: map[string]string{}}
 	conn, err := dbus.Connect(r.daemon.Address(), dbus.WithIncomingInterceptor(seen.note))
-	must(t, err)
+	testenv.Must(t, err)
 	t.Cleanup(func() { conn.Close() })
 	seen.mu.Lock()
 	delete(seen.signatures, "reply") // of the bus to Hello
@@ -158,7 +159,7 @@ func TestAFloodOfCallsLeavesNothingBehind(t *testing.T) {
 func TestAFloodDoesNotShutRootOut(t *testing.T) {
 	for name, flags := range map[string]dbus.Flags{"calls": 0, "calls without an answer": dbus.FlagNoReplyExpected} {
 		t.Run(name, func(t *testing.T) {
-			onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+			bustest.OnAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
 				r := newRigOn(t, daemon)
 				var work sync.WaitGroup
 				defer work.Wait()
@@ -171,7 +172,7 @@ func TestAFloodDoesNotShutRootOut(t *testing.T) {
 				}
 				root := daemon.Connect(t)
 				for range 20 {
-					must(t, do(t, root, privileged["limit"].Call).Err) // in time
+					testenv.Must(t, do(t, root, privileged["limit"].Call).Err) // in time
 				}
 				r.dial("tcp")
 			})
@@ -181,7 +182,7 @@ func TestAFloodDoesNotShutRootOut(t *testing.T) {
 
 // A call that wants no answer is dropped in silence, so none may be that its sender has the budget for.
 func TestAFloodOfAnotherUserDropsNoCallWithoutAnAnswer(t *testing.T) {
-	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+	bustest.OnAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
 		r := newRigOn(t, daemon, func(s *Server) { s.pace.budgetOf(bustest.Nobody).work.SetBurst(1) })
 		flood := bustest.ConnectRawAs(t, daemon.Address(), bustest.Nobody)
 		message := bustest.Frame(t, bustest.Call{Iface: peerInterface, Member: "Ping"}, "", nil)
@@ -218,7 +219,7 @@ func TestACallerIsAskedAboutOnce(t *testing.T) {
 	for range callsPerCallerMax + 1 {
 		<-r.bus.Replies
 	}
-	equal(t, "questions to the bus", questions, 1)
+	testenv.Equal(t, "questions to the bus", questions, 1)
 }
 
 func TestACallOfACallerThatHasLeftIsLogged(t *testing.T) {
@@ -240,19 +241,19 @@ func TestUsersBeyondTheBoundShareABudget(t *testing.T) {
 	for uid := range uint32(2 * usersMax) {
 		b := p.budgetOf(uid)
 		b.work.SetLimit(0)
-		equal(t, fmt.Sprint("user ", uid, " may work"), b.mayWork(), true)
+		testenv.Equal(t, fmt.Sprint("user ", uid, " may work"), b.mayWork(), true)
 	}
 	if n := len(p.budgets); n > usersMax+1 {
 		t.Errorf("%d budgets", n)
 	}
 	used := p.budgetOf(7)
-	equal(t, "the budget of a user is kept", p.budgetOf(7), used)
-	equal(t, "users beyond the bound have one budget", p.budgetOf(10*usersMax), p.budgetOf(11*usersMax))
+	testenv.Equal(t, "the budget of a user is kept", p.budgetOf(7), used)
+	testenv.Equal(t, "users beyond the bound have one budget", p.budgetOf(10*usersMax), p.budgetOf(11*usersMax))
 	for p.users.Allow() { // until all users but root have used up what they share
 		continue
 	}
-	equal(t, "root may work", p.budgetOf(0).mayWork(), true)
-	equal(t, "user 7 may work", used.mayWork(), false)
+	testenv.Equal(t, "root may work", p.budgetOf(0).mayWork(), true)
+	testenv.Equal(t, "user 7 may work", used.mayWork(), false)
 }
 
 // A user may have many user ids, and each of them a call that waits for polkit.
@@ -266,10 +267,10 @@ func TestCallsOfAllUsersTogetherAreBounded(t *testing.T) {
 			admitted++
 		}
 	}
-	equal(t, "calls of all users", admitted, callsOfUsersMax)
-	equal(t, "a call of root", c.admit(callerOf(0)), nil)
+	testenv.Equal(t, "calls of all users", admitted, callsOfUsersMax)
+	testenv.Equal(t, "a call of root", c.admit(callerOf(0)), nil)
 	c.finish(last)
-	equal(t, "the next call of a user", c.admit(last), nil)
+	testenv.Equal(t, "the next call of a user", c.admit(last), nil)
 }
 
 // Any number of calls can be under way, each about any number of connections, before the first has turned out to cost much.
@@ -279,12 +280,12 @@ func TestWhatACallCostsIsOwedByItsUserAlone(t *testing.T) {
 	for range 2 * callsPerUserMax {
 		p.budgetOf(7).charge(workBurst)
 	}
-	equal(t, "user 7 may work", p.budgetOf(7).mayWork(), false)
-	equal(t, "user 8 may work", p.budgetOf(8).mayWork(), true)
+	testenv.Equal(t, "user 7 may work", p.budgetOf(7).mayWork(), false)
+	testenv.Equal(t, "user 8 may work", p.budgetOf(8).mayWork(), true)
 }
 
 func TestSignalsOfStrangersAreLeftOut(t *testing.T) {
-	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+	bustest.OnAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
 		newRigOn(t, daemon)
 		survives(t, daemon, func() {
 			stranger := daemon.Connect(t)

@@ -20,6 +20,7 @@ import (
 	"example.org/socketproxy/internal/printable"
 	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/streamtest"
+	"example.org/socketproxy/internal/testenv"
 	"github.com/godbus/dbus/v5"
 	"golang.org/x/time/rate"
 )
@@ -53,7 +54,7 @@ func newCallRig(f testing.TB) *callRig {
 	var err error
 	dir := f.TempDir() // no ports, of which so many proxies would leave none
 	r.backend, err = forward.ParseTarget(streamtest.NewEcho(f, streamtest.Path).Target)
-	must(f, err)
+	testenv.Must(f, err)
 	r.listen = filepath.Join(dir, "web")
 	proxy := r.startProxy()
 	server := newServer(Config{Proxy: proxy, Instance: "web", Version: "1.2", LogControl: r.control, Log: slog.New(r.log),
@@ -108,11 +109,11 @@ func (r *callRig) startProxy() *forward.Proxy {
 		ExitIdleTime: forward.Infinity, IdleTimeout: forward.Infinity,
 		ConnectTimeout: forward.DefaultConnectTimeout, ConnectRetry: forward.DefaultConnectRetry,
 	})
-	must(r.t, err)
+	testenv.Must(r.t, err)
 	r.clients, r.ids = nil, nil
 	for range 3 {
 		c, err := net.Dial("unix", r.listen)
-		must(r.t, err)
+		testenv.Must(r.t, err)
 		r.clients = append(r.clients, c)
 	}
 	proctest.Eventually(r.t, "all clients are accepted", func() bool { return proxy.NumConnections() == len(r.clients) })
@@ -184,7 +185,7 @@ func (r *callRig) restore() {
 		r.stopProxy()
 		r.Proxy = r.startProxy()
 	}
-	must(r.t, r.Proxy.SetConnectionsMax(9))
+	testenv.Must(r.t, r.Proxy.SetConnectionsMax(9))
 	r.Proxy.SetExitIdleTime(forward.Infinity)
 	r.control.level, r.control.target = "info", "auto"
 	for _, name := range []string{root, granted, denied} {
@@ -217,7 +218,7 @@ func introspected(t testing.TB, objects map[dbus.ObjectPath]object) map[dbus.Obj
 		rules[path] = map[string]introspectedInterface{}
 		for name, exported := range object {
 			var iface introspectedInterface
-			must(t, xml.Unmarshal([]byte(exported.xml), &iface))
+			testenv.Must(t, xml.Unmarshal([]byte(exported.xml), &iface))
 			rules[path][name] = iface
 		}
 	}
@@ -398,12 +399,12 @@ func FuzzCalls(f *testing.F) {
 	}
 	for who := range uint8(3) {
 		seed(who, 0,
-			list(nil), list(filter("client", "192.0.2.0/24", "state", "open", "idle-usec", uint64(1))), list(filter("colour", uint32(1))),
-			ours("GetConnection", uint64(1)), ours("CloseConnection", uint64(2)), ours("CloseConnections", filter("backend", "::1")),
+			list(nil), list(bustest.Filter("client", "192.0.2.0/24", "state", "open", "idle-usec", uint64(1))), list(bustest.Filter("colour", uint32(1))),
+			ours("GetConnection", uint64(1)), ours("CloseConnection", uint64(2)), ours("CloseConnections", bustest.Filter("backend", "::1")),
 			ours("SetConnectionsMax", uint32(7)), ours("SetExitIdleTime", uint64(math.MaxUint64)), ours("Drain", uint64(0), uint32(2)),
 			ours("Drain", uint64(1), uint32(1)), ours("Resume"), ours("Exit"), ours("Subscribe"), ours("Unsubscribe"), ours("Reset"),
 			setting("ConnectionsMax", uint32(7)), setting("ExitIdleTimeUSec", uint64(1)), setting("State", "drained"),
-			setting("ConnectionsMax", filter("x", []any{"y"})), getting(api.Interface, "Name"), getting("", "State"), getting("x", "y\n"),
+			setting("ConnectionsMax", bustest.Filter("x", []any{"y"})), getting(api.Interface, "Name"), getting("", "State"), getting("x", "y\n"),
 			standard(api.PropertiesInterface, "GetAll", ""), standard(api.PropertiesInterface, "GetAll", peerInterface),
 			standard(introspectableInterface, "Introspect"), standard(peerInterface, "Ping"), standard(peerInterface, "GetMachineId"),
 			logSetting("LogLevel", "debug"), logSetting("LogTarget", "\x1b"), logSetting("SyslogIdentifier", "x"),
@@ -533,9 +534,9 @@ func FuzzWhoMayCall(f *testing.F) {
 		allowed := name == ""
 		switch {
 		case signature == "u" && !ofPolkit:
-			equal(t, "allowed", allowed, values[0] == uint32(0))
+			testenv.Equal(t, "allowed", allowed, values[0] == uint32(0))
 		case signature == "(bba{ss})" && ofPolkit:
-			equal(t, "allowed", allowed, values[0].([]any)[0] == true)
+			testenv.Equal(t, "allowed", allowed, values[0].([]any)[0] == true)
 		case allowed && !ofPolkit && signature != "u", allowed && ofPolkit && !bytes.Contains(body, []byte{1}):
 			t.Errorf("%s %v is taken for a yes", signature, values)
 		}

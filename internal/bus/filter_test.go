@@ -9,6 +9,7 @@ import (
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/forward"
 	"example.org/socketproxy/internal/printable"
+	"example.org/socketproxy/internal/testenv"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -19,7 +20,7 @@ func TestAddressPatternsThatAreOnlyTheBeginningOfAnAddressAreMistakes(t *testing
 		"", "1", "12", "192.0.2", "192.0.2.", "192.0.2.300", "192.0.2.1:", "192.0.2.1:http", "192.0.2.0/33", "2001:db8:", "[2001:db8::1", "[",
 		"unix", "unix:pid=7,", "unix:7", "localhost", "web", "run/web",
 	} {
-		_, err := parseFilter(filter("client", pattern))
+		_, err := parseFilter(bustest.Filter("client", pattern))
 		if err == nil {
 			t.Errorf("%q is taken for a client", pattern)
 			continue
@@ -29,12 +30,12 @@ func TestAddressPatternsThatAreOnlyTheBeginningOfAnAddressAreMistakes(t *testing
 		}
 	}
 	for backend, other := range map[string]string{"db.example.org:5432": "db.example.org:54321", "localhost": "localhost:80"} {
-		matches, err := parseFilter(filter("backend", backend))
-		must(t, err)
-		equal(t, backend, matches(&forward.Connection{Backend: backend}), true)
-		equal(t, backend+" matches "+other, matches(&forward.Connection{Backend: other}), false)
+		matches, err := parseFilter(bustest.Filter("backend", backend))
+		testenv.Must(t, err)
+		testenv.Equal(t, backend, matches(&forward.Connection{Backend: backend}), true)
+		testenv.Equal(t, backend+" matches "+other, matches(&forward.Connection{Backend: other}), false)
 	}
-	if _, err := parseFilter(filter("backend", "12")); err == nil {
+	if _, err := parseFilter(bustest.Filter("backend", "12")); err == nil {
 		t.Error("12 is taken for a backend")
 	}
 }
@@ -48,23 +49,23 @@ func TestAFilterMatchesWhatAllOfItsKeysMatch(t *testing.T) {
 		filter map[string]dbus.Variant
 		want   bool
 	}{
-		{filter("client", "192.0.2.0/24", "backend", "::1", "state", "open", "older-usec", uint64(2e6), "idle-usec", uint64(1e6)), true},
-		{filter("client", "192.0.2.0/24", "backend", "::2"), false},
-		{filter("older-usec", uint64(2e6+1)), false},
-		{filter("idle-usec", uint64(1e6+1)), false},
-		{filter("state", "closing"), false},
+		{bustest.Filter("client", "192.0.2.0/24", "backend", "::1", "state", "open", "older-usec", uint64(2e6), "idle-usec", uint64(1e6)), true},
+		{bustest.Filter("client", "192.0.2.0/24", "backend", "::2"), false},
+		{bustest.Filter("older-usec", uint64(2e6+1)), false},
+		{bustest.Filter("idle-usec", uint64(1e6+1)), false},
+		{bustest.Filter("state", "closing"), false},
 	} {
 		matches, err := parseFilter(test.filter)
-		must(t, err)
-		equal(t, describeFilter(test.filter), matches(c), test.want)
+		testenv.Must(t, err)
+		testenv.Equal(t, describeFilter(test.filter), matches(c), test.want)
 	}
 }
 
 // Any dictionary, against a connection that matches all that can be matched, and one that matches nothing.
 func FuzzFilters(f *testing.F) {
 	for _, conditions := range []map[string]dbus.Variant{
-		nil, filter("client", "192.0.2.1"), filter("client", "192.0.2.0/24", "backend", "/run", "state", "open", "older-usec", uint64(1), "idle-usec", uint64(2)),
-		filter("idle-usec", uint64(1<<63)), filter("colour", "red"), filter("state", uint32(1)), filter("client", filter("x", []byte("y"))),
+		nil, bustest.Filter("client", "192.0.2.1"), bustest.Filter("client", "192.0.2.0/24", "backend", "/run", "state", "open", "older-usec", uint64(1), "idle-usec", uint64(2)),
+		bustest.Filter("idle-usec", uint64(1<<63)), bustest.Filter("colour", "red"), bustest.Filter("state", uint32(1)), bustest.Filter("client", bustest.Filter("x", []byte("y"))),
 	} {
 		_, body := bustest.Encoded(f, conditions)
 		f.Add(body)
@@ -76,9 +77,9 @@ func FuzzFilters(f *testing.F) {
 		}
 		conditions := values[0].(map[string]dbus.Variant)
 		matches, err := parseFilter(conditions)
-		equal(t, "it is a filter", err == nil, isFilter(conditions))
+		testenv.Equal(t, "it is a filter", err == nil, isFilter(conditions))
 		if err != nil {
-			equal(t, "error", nameOf(err), api.ErrorInvalidArgs)
+			testenv.Equal(t, "error", nameOf(err), api.ErrorInvalidArgs)
 			return
 		}
 		described := describeFilter(conditions)
@@ -86,7 +87,7 @@ func FuzzFilters(f *testing.F) {
 			t.Errorf("for the log it is %q", described)
 		}
 		if matches == nil {
-			equal(t, "conditions", len(conditions), 0)
+			testenv.Equal(t, "conditions", len(conditions), 0)
 			return
 		}
 		client, _ := conditions["client"].Value().(string)
@@ -110,7 +111,7 @@ func FuzzFilters(f *testing.F) {
 						want = want && spanOf(usec) <= span
 					}
 				}
-				equal(t, described+" match", matches(&c), want)
+				testenv.Equal(t, described+" match", matches(&c), want)
 			}
 		}
 	})

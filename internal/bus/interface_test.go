@@ -22,6 +22,7 @@ import (
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/forward"
 	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/testenv"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -79,7 +80,7 @@ func (p propertyElement) emits() string {
 
 func parseXML(t *testing.T, document string) (n node) {
 	t.Helper()
-	must(t, xml.Unmarshal([]byte(document), &n))
+	testenv.Must(t, xml.Unmarshal([]byte(document), &n))
 	return n
 }
 
@@ -121,14 +122,14 @@ func TestTheTablesHaveWhatTheXMLHas(t *testing.T) {
 					t.Errorf("property %s is not served", p.Name)
 					continue
 				}
-				equal(t, p.Name+" is of type", served.signature, p.Type)
-				equal(t, p.Name+" is writable", served.prepare != nil, p.Access == "readwrite")
-				equal(t, p.Name+" tells of changes", served.emits, p.emits() == "true")
+				testenv.Equal(t, p.Name+" is of type", served.signature, p.Type)
+				testenv.Equal(t, p.Name+" is writable", served.prepare != nil, p.Access == "readwrite")
+				testenv.Equal(t, p.Name+" tells of changes", served.emits, p.emits() == "true")
 				if !slices.Contains([]string{"const", "true", "false"}, p.emits()) || p.Access != "read" && p.Access != "readwrite" {
 					t.Errorf("property %s: access %q, EmitsChangedSignal %q", p.Name, p.Access, p.emits())
 				}
 			}
-			equal(t, "properties served", len(test.properties), len(test.xml.Properties))
+			testenv.Equal(t, "properties served", len(test.properties), len(test.xml.Properties))
 		})
 	}
 }
@@ -142,7 +143,7 @@ func TestEveryMemberIsDocumentedWithItsArguments(t *testing.T) {
 		if errors.Is(err, io.EOF) {
 			break
 		}
-		must(t, err)
+		testenv.Must(t, err)
 		switch token := token.(type) {
 		case xml.Comment:
 			comment = string(token)
@@ -174,7 +175,7 @@ func TestIntrospectionWalksFromTheRootToEveryObject(t *testing.T) {
 	var walk func(path string)
 	walk = func(path string) {
 		var text string
-		must(t, do(t, conn, bustest.Call{Path: path, Iface: "org.freedesktop.DBus.Introspectable", Member: "Introspect"}).Store(&text))
+		testenv.Must(t, do(t, conn, bustest.Call{Path: path, Iface: "org.freedesktop.DBus.Introspectable", Member: "Introspect"}).Store(&text))
 		n := parseXML(t, text)
 		found[path] = []string{}
 		for _, iface := range n.Interfaces {
@@ -209,7 +210,7 @@ func TestWithoutALogControlThereIsNone(t *testing.T) {
 	err := do(t, r.daemon.Connect(t), bustest.Call{
 		Path: logControlPath, Iface: api.PropertiesInterface, Member: "GetAll", Args: []any{logControlInterface},
 	}).Err
-	equal(t, "error", nameOf(err), api.ErrorUnknownObject)
+	testenv.Equal(t, "error", nameOf(err), api.ErrorUnknownObject)
 }
 
 // recorder notes the signature of every message that a connection receives, by what it is.
@@ -241,7 +242,7 @@ func TestRepliesAndSignalsAreOfTheDocumentedTypes(t *testing.T) {
 	r := newRig(t)
 	seen := &recorder{signatures: map[string]string{}}
 	conn, err := dbus.Connect(r.daemon.Address(), dbus.WithIncomingInterceptor(seen.note))
-	must(t, err)
+	testenv.Must(t, err)
 	t.Cleanup(func() { conn.Close() })
 
 	all := map[string]dbus.Variant{}
@@ -285,9 +286,9 @@ func TestRepliesAndSignalsAreOfTheDocumentedTypes(t *testing.T) {
 		if call.args != nil {
 			args = call.args()
 		}
-		must(t, ask(t, conn, call.member, args...).Err)
+		testenv.Must(t, ask(t, conn, call.member, args...).Err)
 		got, _ := seen.of("reply")
-		equal(t, call.member+"() returns", got, returns[call.member])
+		testenv.Equal(t, call.member+"() returns", got, returns[call.member])
 		delete(returns, call.member)
 	}
 	for name := range returns {
@@ -299,7 +300,7 @@ func TestRepliesAndSignalsAreOfTheDocumentedTypes(t *testing.T) {
 		}
 		proctest.Eventually(t, "signal "+s.Name, func() bool { _, ok := seen.of(s.Name); return ok })
 		got, _ := seen.of(s.Name)
-		equal(t, "signal "+s.Name, got, s.signature(""))
+		testenv.Equal(t, "signal "+s.Name, got, s.signature(""))
 	}
 }
 
@@ -313,10 +314,10 @@ func TestPropertiesAreOfTheDocumentedTypes(t *testing.T) {
 		if !ok {
 			t.Errorf("GetAll leaves %s out", p.Name)
 		}
-		equal(t, p.Name+" in GetAll is of type", value.Signature().String(), p.Type)
+		testenv.Equal(t, p.Name+" in GetAll is of type", value.Signature().String(), p.Type)
 		var one dbus.Variant
-		must(t, do(t, conn, bustest.Call{Iface: api.PropertiesInterface, Member: "Get", Args: []any{api.Interface, p.Name}}).Store(&one))
-		equal(t, p.Name+" in Get", one.String(), value.String())
+		testenv.Must(t, do(t, conn, bustest.Call{Iface: api.PropertiesInterface, Member: "Get", Args: []any{api.Interface, p.Name}}).Store(&one))
+		testenv.Equal(t, p.Name+" in Get", one.String(), value.String())
 		delete(values, p.Name)
 	}
 	for name := range values {
@@ -334,9 +335,9 @@ func TestPropertiesHaveTheirValues(t *testing.T) {
 	conn := r.daemon.ConnectAs(t, bustest.Nobody)
 	r.dial("tcp")
 	echoes(t, r.dial("unix"))
-	must(t, r.SetConnectionsMax(7))
+	testenv.Must(t, r.SetConnectionsMax(7))
 	var values map[string]dbus.Variant
-	must(t, do(t, conn, bustest.Call{
+	testenv.Must(t, do(t, conn, bustest.Call{
 		To: api.BaseName, Iface: api.PropertiesInterface, Member: "GetAll", Args: []any{api.Interface},
 	}).Store(&values))
 	for name, want := range map[string]any{
@@ -365,20 +366,20 @@ func TestPropertiesHaveTheirValues(t *testing.T) {
 		"ConnectTimeoutUSec": uint64(7e6),
 		"ProxyProtocol":      "v2",
 	} {
-		equal(t, name, values[name].String(), dbus.MakeVariant(want).String())
+		testenv.Equal(t, name, values[name].String(), dbus.MakeVariant(want).String())
 	}
 	started := values["StartTimestamp"].Value().(uint64)
-	equal(t, "StartTimestamp", started, uint64(r.Started().UnixMicro()))
+	testenv.Equal(t, "StartTimestamp", started, uint64(r.Started().UnixMicro()))
 	reached, now := values["BackendLastReachedTimestamp"].Value().(uint64), uint64(time.Now().UnixMicro())
 	if took := values["BackendLastConnectUSec"].Value().(uint64); reached < started || reached > now || took > reached-started {
 		t.Errorf("the backend was reached at %d, after %d µs; the proxy started at %d, and now is %d", reached, took, started, now)
 	}
 
 	uptime, err := os.ReadFile("/proc/uptime") // in CLOCK_BOOTTIME, which is CLOCK_MONOTONIC where nobody suspends
-	must(t, err)
+	testenv.Must(t, err)
 	var seconds float64
 	_, err = fmt.Sscan(string(uptime), &seconds)
-	must(t, err)
+	testenv.Must(t, err)
 	ago := time.Duration(seconds*1e9) - time.Duration(values["StartTimestampMonotonic"].Value().(uint64))*time.Microsecond
 	if off := ago - time.Since(r.Started()); off.Abs() > time.Second {
 		t.Errorf("StartTimestampMonotonic is off by %v", off)
@@ -388,7 +389,7 @@ func TestPropertiesHaveTheirValues(t *testing.T) {
 func TestEveryMethodNeedsAnActionOfThePolicyFile(t *testing.T) {
 	t.Parallel()
 	policy, err := os.ReadFile("../../dbus-policy/org.example.SocketProxy1.policy")
-	must(t, err)
+	testenv.Must(t, err)
 	var inPolicy []string
 	for _, match := range regexp.MustCompile(`<action id="([^"]*)">`).FindAllStringSubmatch(string(policy), -1) {
 		inPolicy = append(inPolicy, match[1])

@@ -21,19 +21,19 @@ func TestTheLogIsControlledOverTheBus(t *testing.T) {
 	conn := r.daemon.Connect(t)
 	get := func(name string) string {
 		var value dbus.Variant
-		must(t, do(t, r.daemon.ConnectAs(t, bustest.Nobody), logGetting(name)).Store(&value))
+		testenv.Must(t, do(t, r.daemon.ConnectAs(t, bustest.Nobody), logGetting(name)).Store(&value))
 		return value.Value().(string)
 	}
-	equal(t, "level", get("LogLevel"), "info")
-	equal(t, "target", get("LogTarget"), "auto")
-	equal(t, "identifier", get("SyslogIdentifier"), "proxyd")
-	must(t, do(t, conn, logSetting("LogLevel", "debug")).Err)
-	must(t, do(t, conn, logSetting("LogTarget", "journal")).Err)
-	equal(t, "level", get("LogLevel"), "debug")
-	equal(t, "target", get("LogTarget"), "journal")
+	testenv.Equal(t, "level", get("LogLevel"), "info")
+	testenv.Equal(t, "target", get("LogTarget"), "auto")
+	testenv.Equal(t, "identifier", get("SyslogIdentifier"), "proxyd")
+	testenv.Must(t, do(t, conn, logSetting("LogLevel", "debug")).Err)
+	testenv.Must(t, do(t, conn, logSetting("LogTarget", "journal")).Err)
+	testenv.Equal(t, "level", get("LogLevel"), "debug")
+	testenv.Equal(t, "target", get("LogTarget"), "journal")
 	r.log.says(t, `asked to set the log level to "debug": allowed.`)
 	r.log.says(t, `asked to set the log target to "journal": allowed.`)
-	equal(t, "reason", do(t, conn, logSetting("LogLevel", "loud")).Err.Error(), `unknown log level "loud"`)
+	testenv.Equal(t, "reason", do(t, conn, logSetting("LogLevel", "loud")).Err.Error(), `unknown log level "loud"`)
 }
 
 // logReader is a log whose changes note what was logged before them.
@@ -55,8 +55,8 @@ func TestAChangeOfTheLogIsLoggedBeforeIt(t *testing.T) {
 	r := newRig(t, func(s *Server) {
 		s.LogControl = &logReader{s.LogControl.(*fakeLog), s.Log.Handler().(*logBook), lines}
 	})
-	must(t, do(t, r.daemon.Connect(t), logSetting("LogTarget", "journal")).Err)
-	equal(t, "lines before the change", bustest.Receive(t, lines), 1)
+	testenv.Must(t, do(t, r.daemon.Connect(t), logSetting("LogTarget", "journal")).Err)
+	testenv.Equal(t, "lines before the change", bustest.Receive(t, lines), 1)
 }
 
 func TestTheLogIsForRootAlone(t *testing.T) {
@@ -64,11 +64,11 @@ func TestTheLogIsForRootAlone(t *testing.T) {
 	r, polkit, caller := newGuarded(t)
 	polkit.Answer("", bustest.Yes)
 	for _, q := range []bustest.Call{logSetting("LogLevel", "debug"), logSetting("LogTarget", "journal")} {
-		equal(t, "error", nameOf(do(t, caller, q).Err), api.ErrorAccessDenied)
+		testenv.Equal(t, "error", nameOf(do(t, caller, q).Err), api.ErrorAccessDenied)
 	}
-	equal(t, "level", r.control.LogLevel(), "info")
-	equal(t, "target", r.control.LogTarget(), "auto")
-	equal(t, "questions to polkit", len(polkit.Requests), 0)
+	testenv.Equal(t, "level", r.control.LogLevel(), "info")
+	testenv.Equal(t, "target", r.control.LogTarget(), "auto")
+	testenv.Equal(t, "questions to polkit", len(polkit.Requests), 0)
 }
 
 func TestTheMachineIDIsThatOfTheMachine(t *testing.T) {
@@ -80,7 +80,7 @@ func TestTheMachineIDIsThatOfTheMachine(t *testing.T) {
 	r := newRig(t)
 	for _, path := range []string{"/", api.Path, "/no/such/object"} {
 		var id string
-		must(t, do(t, r.daemon.ConnectAs(t, bustest.Nobody), bustest.Call{Path: path, Iface: peerInterface, Member: "GetMachineId"}).Store(&id))
-		equal(t, "id at "+path, id, strings.TrimSpace(string(want)))
+		testenv.Must(t, do(t, r.daemon.ConnectAs(t, bustest.Nobody), bustest.Call{Path: path, Iface: peerInterface, Member: "GetMachineId"}).Store(&id))
+		testenv.Equal(t, "id at "+path, id, strings.TrimSpace(string(want)))
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"example.org/socketproxy/internal/forward"
 	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/streamtest"
+	"example.org/socketproxy/internal/testenv"
 	"github.com/godbus/dbus/v5"
 	"go.uber.org/goleak"
 )
@@ -58,17 +59,6 @@ func newRigOn(t *testing.T, daemon *bustest.Bus, change ...func(*Server)) *rig {
 	return r
 }
 
-// onAllDaemons runs a test on each bus that Linux distributions have.
-func onAllDaemons(t *testing.T, test func(*testing.T, *bustest.Bus)) {
-	t.Parallel()
-	for _, daemon := range bustest.Daemons {
-		t.Run(string(daemon), func(t *testing.T) {
-			t.Parallel()
-			test(t, bustest.Start(t, bustest.Options{Daemon: daemon}))
-		})
-	}
-}
-
 // newRigAt starts a proxy that may or may not find a bus.
 func newRigAt(t *testing.T, daemon *bustest.Bus, address string, change ...func(*Server)) *rig {
 	t.Helper()
@@ -78,13 +68,13 @@ func newRigAt(t *testing.T, daemon *bustest.Bus, address string, change ...func(
 	local := listen(t, filepath.Join(t.TempDir(), "web"))
 	r.tcp, r.unix = tcp.Address(), local.Address()
 	target, err := forward.ParseTarget(backend)
-	must(t, err)
+	testenv.Must(t, err)
 	r.Proxy, err = forward.Start(forward.Config{
 		Target: target, Listeners: []*forward.Listener{tcp, local}, ConnectionsMax: 2000, Loops: 2,
 		ExitIdleTime: forward.Infinity, IdleTimeout: forward.Infinity,
 		ConnectTimeout: forward.DefaultConnectTimeout, ConnectRetry: forward.DefaultConnectRetry,
 	})
-	must(t, err)
+	testenv.Must(t, err)
 	r.server = newServer(Config{
 		Proxy: r.Proxy, Address: address, Instance: "web", Version: "1.2", LogControl: r.control, Log: slog.New(r.log),
 		Exit: func() error { return r.Proxy.Exit(10 * time.Second) },
@@ -104,9 +94,9 @@ func newRigAt(t *testing.T, daemon *bustest.Bus, address string, change ...func(
 func listen(t testing.TB, address string) *forward.Listener {
 	t.Helper()
 	parsed, err := forward.ParseListenAddress(address)
-	must(t, err)
+	testenv.Must(t, err)
 	l, err := parsed.Listen()
-	must(t, err)
+	testenv.Must(t, err)
 	return l
 }
 
@@ -163,7 +153,7 @@ func set(t *testing.T, conn *dbus.Conn, name string, value any) *dbus.Call {
 func allProperties(t *testing.T, conn *dbus.Conn) map[string]dbus.Variant {
 	t.Helper()
 	var values map[string]dbus.Variant
-	must(t, do(t, conn, bustest.Call{Iface: api.PropertiesInterface, Member: "GetAll", Args: []any{api.Interface}}).Store(&values))
+	testenv.Must(t, do(t, conn, bustest.Call{Iface: api.PropertiesInterface, Member: "GetAll", Args: []any{api.Interface}}).Store(&values))
 	return values
 }
 
@@ -184,23 +174,9 @@ func owner(t *testing.T, conn *dbus.Conn, name string) (unique string) {
 	t.Helper()
 	err := conn.BusObject().Call(wire.DriverName+".GetNameOwner", 0, name).Store(&unique)
 	if nameOf(err) != "org.freedesktop.DBus.Error.NameHasNoOwner" {
-		must(t, err)
+		testenv.Must(t, err)
 	}
 	return unique
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func equal[T comparable](t testing.TB, what string, got, want T) {
-	t.Helper()
-	if got != want {
-		t.Errorf("%s: %v, want %v", what, got, want)
-	}
 }
 
 // logBook keeps what is logged.

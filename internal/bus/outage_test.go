@@ -18,6 +18,7 @@ import (
 	"example.org/socketproxy/internal/bus/wire"
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/testenv"
 	"github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
 )
@@ -76,11 +77,11 @@ func (f *flow) arrives() {
 }
 
 func TestABusThatIsKilledFindsItsNamesAgainWithinASecond(t *testing.T) {
-	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+	bustest.OnAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
 		r := newRigOn(t, daemon)
 		tcp, local := r.flow("tcp"), r.flow("unix")
 		subscriber := daemon.Connect(t)
-		must(t, ask(t, subscriber, "Subscribe").Err)
+		testenv.Must(t, ask(t, subscriber, "Subscribe").Err)
 		for n := 1; n <= 3; n++ {
 			daemon.Kill()
 			r.log.says(t, "No D-Bus control: the connection to the bus has broken; trying again. Forwarding goes on.", n)
@@ -96,26 +97,26 @@ func TestABusThatIsKilledFindsItsNamesAgainWithinASecond(t *testing.T) {
 			if took > time.Second {
 				t.Errorf("the names came back after %v", took)
 			}
-			equal(t, "state", allProperties(t, conn)["State"].Value(), any("running"))
+			testenv.Equal(t, "state", allProperties(t, conn)["State"].Value(), any("running"))
 		}
 		tcp.arrives()
 		local.arrives()
-		equal(t, "warnings", r.log.count("No D-Bus control"), 3)
-		equal(t, "subscribers of a bus that is gone", r.log.count("dropped"), 0)
+		testenv.Equal(t, "warnings", r.log.count("No D-Bus control"), 3)
+		testenv.Equal(t, "subscribers of a bus that is gone", r.log.count("dropped"), 0)
 	})
 }
 
 func TestABusMayComeLate(t *testing.T) {
-	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+	bustest.OnAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
 		daemon.Kill()
 		r := newRigAt(t, daemon, daemon.Address())
 		record := r.log.says(t, "No D-Bus control: ")
-		equal(t, "level", record.Level, slog.LevelWarn)
+		testenv.Equal(t, "level", record.Level, slog.LevelWarn)
 		r.dial("tcp")
 		daemon.Restart()
 		r.log.says(t, "On the bus as "+web+".")
 		allProperties(t, daemon.Connect(t))
-		equal(t, "warnings", r.log.count("No D-Bus control"), 1)
+		testenv.Equal(t, "warnings", r.log.count("No D-Bus control"), 1)
 	})
 }
 
@@ -130,10 +131,10 @@ func TestABusThatIsNeverThereIsToldOnceOrNotAtAll(t *testing.T) {
 			r.dial("unix")
 			// It tries again: whoever listens there at last is spoken to.
 			l, err := net.Listen("unix", dir+"/bus")
-			must(t, err)
+			testenv.Must(t, err)
 			defer l.Close()
 			c, err := l.Accept()
-			must(t, err)
+			testenv.Must(t, err)
 			defer c.Close()
 			want := 1
 			if quiet {
@@ -150,16 +151,16 @@ func TestABusThatCannotBeReachedIsTriedRarely(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	file, stale := filepath.Join(dir, "file"), filepath.Join(dir, "stale")
-	must(t, os.WriteFile(file, nil, 0o600))
+	testenv.Must(t, os.WriteFile(file, nil, 0o600))
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: stale})
-	must(t, err)
+	testenv.Must(t, err)
 	l.SetUnlinkOnClose(false)
 	l.Close()
 	for _, path := range []string{filepath.Join(dir, "none"), filepath.Join(file, "no-dir"), stale} {
 		_, err := wire.Dial(t.Context(), "unix:path="+path)
-		equal(t, fmt.Sprint("the time between attempts after ", err), backoffMax(err), absentMax)
+		testenv.Equal(t, fmt.Sprint("the time between attempts after ", err), backoffMax(err), absentMax)
 	}
-	equal(t, "the time between attempts at a busy bus", backoffMax(unix.EAGAIN), reconnectMax)
+	testenv.Equal(t, "the time between attempts at a busy bus", backoffMax(unix.EAGAIN), reconnectMax)
 }
 
 // A socket that appears is seen at once, however rarely it is looked for.
@@ -168,29 +169,29 @@ func TestASocketThatAppearsIsSeen(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "bus")
 	w, err := wire.WatchSockets("unix:path=" + filepath.Join(dir, "none", "bus") + ";unix:path=" + path)
-	must(t, err)
+	testenv.Must(t, err)
 	defer w.Close()
 
 	began := time.Now()
 	appeared, err := w.Wait(t.Context(), 50*time.Millisecond)
-	must(t, err)
+	testenv.Must(t, err)
 	if took := time.Since(began); appeared || took < 50*time.Millisecond {
 		t.Errorf("without a socket, after %v: %v", took, appeared)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(50*time.Millisecond, cancel)
 	appeared, err = w.Wait(ctx, time.Hour)
-	equal(t, "appeared, at the end", appeared, false)
-	must(t, err)
+	testenv.Equal(t, "appeared, at the end", appeared, false)
+	testenv.Must(t, err)
 
 	for _, name := range []string{"other", "bus"} {
-		must(t, os.WriteFile(filepath.Join(dir, name), nil, 0o600))
+		testenv.Must(t, os.WriteFile(filepath.Join(dir, name), nil, 0o600))
 	}
 	appeared, err = w.Wait(t.Context(), time.Hour)
-	equal(t, "appeared", appeared, true)
-	must(t, err)
+	testenv.Equal(t, "appeared", appeared, true)
+	testenv.Must(t, err)
 
-	must(t, os.RemoveAll(dir))
+	testenv.Must(t, os.RemoveAll(dir))
 	if _, err = w.Wait(t.Context(), time.Hour); err == nil {
 		t.Error("it goes on without the directory")
 	}
@@ -211,7 +212,7 @@ func TestABusThatRefusesTheNameIsToldOnce(t *testing.T) {
 			r.log.says(t, fmt.Sprintf("No D-Bus control: the bus does not let user %d own %s; its policy, if it is installed, lets root and proxyd: ", os.Geteuid(), api.BaseName))
 			own := 0
 			proctest.Eventually(t, "more attempts", func() bool { own++; return attempts()-before-own > 3 })
-			equal(t, "warnings", r.log.count("No D-Bus control"), 1)
+			testenv.Equal(t, "warnings", r.log.count("No D-Bus control"), 1)
 			r.dial("tcp")
 		})
 	}
@@ -223,7 +224,7 @@ func serial(t *testing.T, daemon *bustest.Bus) (n int) {
 	conn := daemon.Connect(t)
 	defer conn.Close()
 	_, err := fmt.Sscanf(conn.Names()[0], ":1.%d", &n)
-	must(t, err)
+	testenv.Must(t, err)
 	return n
 }
 
@@ -243,27 +244,27 @@ func TestABusThatIsFullLetsTheProxyInWhenThereIsRoom(t *testing.T) {
 	r.dial("tcp")
 	guests[0].Close()
 	r.log.says(t, "On the bus as "+web+".")
-	equal(t, "warnings", r.log.count("No D-Bus control"), 1)
-	equal(t, "error", nameOf(ask(t, guests[1], "Resume").Err), api.ErrorNotDraining)
+	testenv.Equal(t, "warnings", r.log.count("No D-Bus control"), 1)
+	testenv.Equal(t, "error", nameOf(ask(t, guests[1], "Resume").Err), api.ErrorNotDraining)
 	guests[1].Close()
 	guests[2].Close()
 }
 
 func TestTheEndComesAlthoughTheBusHangs(t *testing.T) {
-	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+	bustest.OnAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
 		r := newRigOn(t, daemon)
 		subscriber := daemon.Connect(t)
-		must(t, ask(t, subscriber, "Subscribe").Err)
+		testenv.Must(t, ask(t, subscriber, "Subscribe").Err)
 		daemon.Stop()
 		defer daemon.Continue()
 		// More signals than the sockets between hold.
 		for range 1500 {
 			c, err := net.Dial("unix", r.unix)
-			must(t, err)
+			testenv.Must(t, err)
 			c.Close()
 		}
 		client := r.dial("tcp")
-		must(t, r.Exit(0))
+		testenv.Must(t, r.Exit(0))
 		proctest.Wait(t, "the end of the proxy", r.Done())
 		if !gone(client) {
 			t.Error("the connection is still there")
@@ -281,14 +282,14 @@ func TestTheEndComesAlthoughTheBusHangs(t *testing.T) {
 func TestTheEndComesAlthoughTheBusNeverAnswered(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("unix", t.TempDir()+"/bus") // accepts, and says nothing
-	must(t, err)
+	testenv.Must(t, err)
 	defer l.Close()
 	r := newRigAt(t, nil, "unix:path="+l.Addr().String())
 	c, err := l.Accept()
-	must(t, err)
+	testenv.Must(t, err)
 	defer c.Close()
 	_, err = io.ReadFull(c, make([]byte, 1)) // it has begun to authenticate
-	must(t, err)
+	testenv.Must(t, err)
 	r.dial("tcp")
 	r.Kill()
 	proctest.Wait(t, "the end of the proxy", r.Done())
@@ -300,12 +301,12 @@ func TestTheEndComesAlthoughTheBusNeverAnswered(t *testing.T) {
 }
 
 func TestASecondInstanceHasANameOfItsOwnAndThenTheFirstOnes(t *testing.T) {
-	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+	bustest.OnAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
 		first := newRigOn(t, daemon)
 		second := newRigAt(t, daemon, daemon.Address())
 		own := fmt.Sprintf("%s_2dpid%d", web, os.Getpid())
 		record := second.log.says(t, "Another instance is called web, this one is on the bus as "+own+"; give it a --name= of its own.")
-		equal(t, "level", record.Level, slog.LevelWarn)
+		testenv.Equal(t, "level", record.Level, slog.LevelWarn)
 		second.dial("tcp")
 
 		conn := daemon.ConnectAs(t, bustest.Nobody)
@@ -313,12 +314,12 @@ func TestASecondInstanceHasANameOfItsOwnAndThenTheFirstOnes(t *testing.T) {
 			var value dbus.Variant
 			q := getting(api.Interface, "Target")
 			q.To = name
-			must(t, do(t, conn, q).Store(&value))
+			testenv.Must(t, do(t, conn, q).Store(&value))
 			return value.Value().(string)
 		}
-		equal(t, "target of "+web, target(web), first.Target().String())
-		equal(t, "target of "+api.BaseName, target(api.BaseName), first.Target().String())
-		equal(t, "target of "+own, target(own), second.Target().String())
+		testenv.Equal(t, "target of "+web, target(web), first.Target().String())
+		testenv.Equal(t, "target of "+api.BaseName, target(api.BaseName), first.Target().String())
+		testenv.Equal(t, "target of "+own, target(own), second.Target().String())
 
 		their := owner(t, conn, own)
 		first.Kill()
@@ -327,19 +328,19 @@ func TestASecondInstanceHasANameOfItsOwnAndThenTheFirstOnes(t *testing.T) {
 		proctest.Eventually(t, "the second has the names", func() bool {
 			return owner(t, conn, web) == their && owner(t, conn, api.BaseName) == their
 		})
-		equal(t, "target of "+web, target(web), second.Target().String())
-		equal(t, "target of "+own, target(own), second.Target().String())
+		testenv.Equal(t, "target of "+web, target(web), second.Target().String())
+		testenv.Equal(t, "target of "+own, target(own), second.Target().String())
 	})
 }
 
 func TestTheLastChangeIsToldBeforeTheNamesGo(t *testing.T) {
-	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+	bustest.OnAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
 		r := newRigOn(t, daemon)
 		conn := daemon.Connect(t)
 		signals := make(chan *dbus.Signal, 100)
 		conn.Signal(signals)
-		must(t, conn.AddMatchSignal(dbus.WithMatchMember("PropertiesChanged")))
-		must(t, conn.AddMatchSignal(dbus.WithMatchMember("NameOwnerChanged"), dbus.WithMatchArg(0, web)))
+		testenv.Must(t, conn.AddMatchSignal(dbus.WithMatchMember("PropertiesChanged")))
+		testenv.Must(t, conn.AddMatchSignal(dbus.WithMatchMember("NameOwnerChanged"), dbus.WithMatchArg(0, web)))
 		client := r.dial("tcp")
 		closed := make(chan struct{})
 		go func() { // as proxyd does
@@ -347,7 +348,7 @@ func TestTheLastChangeIsToldBeforeTheNamesGo(t *testing.T) {
 			r.server.Close()
 			close(closed)
 		}()
-		must(t, ask(t, conn, "Exit").Err)
+		testenv.Must(t, ask(t, conn, "Exit").Err)
 		client.Close()
 		state := ""
 		for {
@@ -361,7 +362,7 @@ func TestTheLastChangeIsToldBeforeTheNamesGo(t *testing.T) {
 				}
 			}
 		}
-		equal(t, "the last state told", state, "exiting")
+		testenv.Equal(t, "the last state told", state, "exiting")
 		proctest.Wait(t, "the end of the server", closed)
 	})
 }
@@ -369,7 +370,7 @@ func TestTheLastChangeIsToldBeforeTheNamesGo(t *testing.T) {
 // Each exit for --exit-idle-time= and each restart is one that clients wait for.
 func TestTheEndIsNotHeldUpByABusThatAnswers(t *testing.T) {
 	r := newRig(t)
-	equal(t, "the error of a call", nameOf(ask(t, r.daemon.Connect(t), "ListConnections", map[string]dbus.Variant{}, uint64(0), uint32(0)).Err), "")
+	testenv.Equal(t, "the error of a call", nameOf(ask(t, r.daemon.Connect(t), "ListConnections", map[string]dbus.Variant{}, uint64(0), uint32(0)).Err), "")
 	r.Kill()
 	proctest.Wait(t, "the end of the proxy", r.Done())
 	began := time.Now()
@@ -383,6 +384,6 @@ func TestTheNextSocketOfAnAddressIsTriedWhereOneIsNotThere(t *testing.T) {
 	t.Parallel()
 	daemon := bustest.Start(t, bustest.Options{})
 	c, err := wire.Dial(t.Context(), "unix:path=/nonexistent;"+daemon.Address())
-	must(t, err)
+	testenv.Must(t, err)
 	c.Close()
 }

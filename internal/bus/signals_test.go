@@ -44,7 +44,7 @@ func (r *rig) listener(uid uint32) *listener {
 func (r *rig) subscriber() *listener {
 	r.t.Helper()
 	l := r.listener(0)
-	must(r.t, ask(r.t, l.Conn, "Subscribe").Err)
+	testenv.Must(r.t, ask(r.t, l.Conn, "Subscribe").Err)
 	return l
 }
 
@@ -62,7 +62,7 @@ func (l *listener) next(member string) *dbus.Signal {
 // call are among them.
 func (l *listener) hears(iface string) (n int) {
 	l.t.Helper()
-	must(l.t, l.BusObject().Call(wire.DriverName+".GetId", 0).Err)
+	testenv.Must(l.t, l.BusObject().Call(wire.DriverName+".GetId", 0).Err)
 	for {
 		select {
 		case s := <-l.signals:
@@ -80,8 +80,8 @@ func (l *listener) change(name string) any {
 	l.t.Helper()
 	for {
 		s := l.next("PropertiesChanged")
-		equal(l.t, "interface", s.Body[0], any(api.Interface))
-		equal(l.t, "invalidated", len(s.Body[2].([]string)), 0)
+		testenv.Equal(l.t, "interface", s.Body[0], any(api.Interface))
+		testenv.Equal(l.t, "invalidated", len(s.Body[2].([]string)), 0)
 		if value, ok := s.Body[1].(map[string]dbus.Variant)[name]; ok {
 			return value.Value()
 		}
@@ -89,13 +89,13 @@ func (l *listener) change(name string) any {
 }
 
 func TestSubscribersAndNobodyElseHearOfConnections(t *testing.T) {
-	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+	bustest.OnAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
 		r := newRigOn(t, daemon)
 		third := r.listener(bustest.Nobody)
-		must(t, third.AddMatchSignal(dbus.WithMatchInterface(api.Interface)))
-		must(t, third.AddMatchSignal(dbus.WithMatchSender(api.BaseName)))
+		testenv.Must(t, third.AddMatchSignal(dbus.WithMatchInterface(api.Interface)))
+		testenv.Must(t, third.AddMatchSignal(dbus.WithMatchSender(api.BaseName)))
 		one, two := r.subscriber(), r.subscriber()
-		must(t, ask(t, two.Conn, "Subscribe").Err) // twice: each signal comes once all the same
+		testenv.Must(t, ask(t, two.Conn, "Subscribe").Err) // twice: each signal comes once all the same
 
 		began := time.Now()
 		client := r.dial("tcp")
@@ -103,28 +103,28 @@ func TestSubscribersAndNobodyElseHearOfConnections(t *testing.T) {
 		client.Close()
 		for _, l := range []*listener{one, two} {
 			opened := l.next("ConnectionNew")
-			equal(t, "sender", opened.Sender, owner(t, l.Conn, web))
-			equal(t, "path", opened.Path, dbus.ObjectPath(api.Path))
-			equal(t, "name", opened.Name, api.Interface+".ConnectionNew")
-			equal(t, "body", fmt.Sprint(opened.Body), fmt.Sprint([]any{1, from, r.Target()}))
+			testenv.Equal(t, "sender", opened.Sender, owner(t, l.Conn, web))
+			testenv.Equal(t, "path", opened.Path, dbus.ObjectPath(api.Path))
+			testenv.Equal(t, "name", opened.Name, api.Interface+".ConnectionNew")
+			testenv.Equal(t, "body", fmt.Sprint(opened.Body), fmt.Sprint([]any{1, from, r.Target()}))
 			closed := l.next("ConnectionRemoved")
-			equal(t, "body", fmt.Sprint(closed.Body[:4]), fmt.Sprint([]any{1, forward.ReasonFinished, 1, 1}))
+			testenv.Equal(t, "body", fmt.Sprint(closed.Body[:4]), fmt.Sprint([]any{1, forward.ReasonFinished, 1, 1}))
 			if µs := closed.Body[4].(uint64); µs == 0 || µs > uint64(time.Since(began)/time.Microsecond) {
 				t.Errorf("it lasted %d µs", µs)
 			}
 		}
-		must(t, r.Drain(forward.DrainOptions{Refuse: true}))
+		testenv.Must(t, r.Drain(forward.DrainOptions{Refuse: true}))
 		if c, err := net.Dial("tcp", r.tcp); err == nil { // else it was refused before it knew that it was connected
 			defer c.Close()
 		}
 		refused := one.next("ConnectionRefused")
-		equal(t, "reason", refused.Body[1], any("draining"))
+		testenv.Equal(t, "reason", refused.Body[1], any("draining"))
 		if client := refused.Body[0].(string); !strings.HasPrefix(client, "127.0.0.1:") {
 			t.Errorf("client %s", client)
 		}
 		two.next("ConnectionRefused")
-		equal(t, "further signals", one.hears(api.Interface)+two.hears(api.Interface), 0)
-		equal(t, "signals that a third one hears", third.hears(api.Interface), 0)
+		testenv.Equal(t, "further signals", one.hears(api.Interface)+two.hears(api.Interface), 0)
+		testenv.Equal(t, "signals that a third one hears", third.hears(api.Interface), 0)
 	})
 }
 
@@ -133,15 +133,15 @@ func TestTheReasonOfAnEndIsTold(t *testing.T) {
 	r := newRig(t)
 	l := r.subscriber()
 	r.dial("unix")
-	must(t, ask(t, l.Conn, "CloseConnections", filter()).Err)
-	equal(t, "reason", l.next("ConnectionRemoved").Body[1], any("killed"))
+	testenv.Must(t, ask(t, l.Conn, "CloseConnections", bustest.Filter()).Err)
+	testenv.Equal(t, "reason", l.next("ConnectionRemoved").Body[1], any("killed"))
 	c := r.dial("tcp").(*net.TCPConn)
-	must(t, c.SetLinger(0))
+	testenv.Must(t, c.SetLinger(0))
 	c.Close()
-	equal(t, "reason", l.next("ConnectionRemoved").Body[1], any("client-reset"))
+	testenv.Equal(t, "reason", l.next("ConnectionRemoved").Body[1], any("client-reset"))
 	r.dial("tcp")
-	must(t, ask(t, l.Conn, "Drain", uint64(1000), uint32(0)).Err)
-	equal(t, "reason", l.next("ConnectionRemoved").Body[1], any("deadline"))
+	testenv.Must(t, ask(t, l.Conn, "Drain", uint64(1000), uint32(0)).Err)
+	testenv.Equal(t, "reason", l.next("ConnectionRemoved").Body[1], any("deadline"))
 }
 
 func TestWhoUnsubscribesHearsNoMore(t *testing.T) {
@@ -150,15 +150,15 @@ func TestWhoUnsubscribesHearsNoMore(t *testing.T) {
 	l, witness := r.subscriber(), r.subscriber()
 	r.dial("tcp").Close()
 	l.next("ConnectionRemoved")
-	must(t, ask(t, l.Conn, "Unsubscribe").Err)
+	testenv.Must(t, ask(t, l.Conn, "Unsubscribe").Err)
 	r.dial("tcp").Close()
 	witness.next("ConnectionRemoved")
 	witness.next("ConnectionRemoved")
-	equal(t, "signals after the end", l.hears(api.Interface), 0)
+	testenv.Equal(t, "signals after the end", l.hears(api.Interface), 0)
 
-	must(t, ask(t, l.Conn, "Subscribe").Err)
+	testenv.Must(t, ask(t, l.Conn, "Subscribe").Err)
 	r.dial("tcp").Close()
-	equal(t, "id", l.next("ConnectionNew").Body[0], any(uint64(3)))
+	testenv.Equal(t, "id", l.next("ConnectionNew").Body[0], any(uint64(3)))
 }
 
 // What waits for a subscriber is not sent to one who has unsubscribed meanwhile.
@@ -168,16 +168,16 @@ func TestWhatWaitsForASubscriberIsDroppedWhenItUnsubscribes(t *testing.T) {
 	l := r.subscriber()
 	for range 200 {
 		c, err := net.Dial("unix", r.unix)
-		must(t, err)
+		testenv.Must(t, err)
 		c.Close()
 	}
 	proctest.Eventually(t, "they have gone", func() bool { return r.NumConnections() == 0 })
 	l.next("ConnectionNew")
-	must(t, ask(t, l.Conn, "Unsubscribe").Err)
+	testenv.Must(t, ask(t, l.Conn, "Unsubscribe").Err)
 	l.hears(api.Interface) // one may have been on its way
 	limiter := r.server.pace.signals.of(uint32(os.Geteuid()))
-	must(t, limiter.WaitN(context.Background(), 1))
-	equal(t, "signals after the end", l.hears(api.Interface), 0)
+	testenv.Must(t, limiter.WaitN(context.Background(), 1))
+	testenv.Equal(t, "signals after the end", l.hears(api.Interface), 0)
 }
 
 // rules are those that the bus keeps for the proxy.
@@ -185,7 +185,7 @@ func rules(t *testing.T, conn *dbus.Conn) []string {
 	t.Helper()
 	testenv.NeedRoot(t, "ask the bus for its match rules")
 	var all map[string][]string
-	must(t, conn.BusObject().Call("org.freedesktop.DBus.Debug.Stats.GetAllMatchRules", 0).Store(&all))
+	testenv.Must(t, conn.BusObject().Call("org.freedesktop.DBus.Debug.Stats.GetAllMatchRules", 0).Store(&all))
 	return all[owner(t, conn, web)]
 }
 
@@ -193,14 +193,14 @@ func TestASubscriberWhoLeavesIsForgotten(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	conn := r.daemon.Connect(t)
-	equal(t, "rules at first", len(rules(t, conn)), 0)
+	testenv.Equal(t, "rules at first", len(rules(t, conn)), 0)
 	leaves, stays := r.subscriber(), r.subscriber()
-	equal(t, "rules with two subscribers", len(rules(t, conn)), 2)
+	testenv.Equal(t, "rules with two subscribers", len(rules(t, conn)), 2)
 	leaves.Close()
 	proctest.Eventually(t, "the rule for it is gone", func() bool { return len(rules(t, conn)) == 1 })
 	r.dial("tcp")
 	stays.next("ConnectionNew")
-	must(t, ask(t, stays.Conn, "Unsubscribe").Err)
+	testenv.Must(t, ask(t, stays.Conn, "Unsubscribe").Err)
 	proctest.Eventually(t, "the last rule is gone", func() bool { return len(rules(t, conn)) == 0 })
 }
 
@@ -216,10 +216,10 @@ func TestSubscribersAreBounded(t *testing.T) {
 		all = append(all, r.subscriber())
 	}
 	late := r.daemon.Connect(t)
-	equal(t, "error", nameOf(ask(t, late, "Subscribe").Err), api.ErrorLimitsExceeded)
-	must(t, ask(t, all[0].Conn, "Subscribe").Err) // is in already
-	must(t, ask(t, all[1].Conn, "Unsubscribe").Err)
-	must(t, ask(t, late, "Subscribe").Err)
+	testenv.Equal(t, "error", nameOf(ask(t, late, "Subscribe").Err), api.ErrorLimitsExceeded)
+	testenv.Must(t, ask(t, all[0].Conn, "Subscribe").Err) // is in already
+	testenv.Must(t, ask(t, all[1].Conn, "Unsubscribe").Err)
+	testenv.Must(t, ask(t, late, "Subscribe").Err)
 	again := r.daemon.Connect(t)
 	all[2].Close()
 	proctest.Eventually(t, "there is room after one has left", func() bool { return ask(t, again, "Subscribe").Err == nil })
@@ -233,12 +233,12 @@ func TestSubscribersOfAUserAreBoundedAndNeverKeepRootOut(t *testing.T) {
 	users := uint32(subscribersMax / subscribersPerUserMax)
 	for uid := uint32(1); uid <= users; uid++ { // daemon, bin and so on: dbus-daemon wants them to exist
 		for range subscribersPerUserMax {
-			equal(t, "error", subscribe(uid), "")
+			testenv.Equal(t, "error", subscribe(uid), "")
 		}
-		equal(t, "error of a user with too many", subscribe(uid), api.ErrorLimitsExceeded)
+		testenv.Equal(t, "error of a user with too many", subscribe(uid), api.ErrorLimitsExceeded)
 	}
-	equal(t, "error of another user", subscribe(bustest.Nobody), api.ErrorLimitsExceeded)
-	equal(t, "error of root", nameOf(ask(t, r.daemon.Connect(t), "Subscribe").Err), "")
+	testenv.Equal(t, "error of another user", subscribe(bustest.Nobody), api.ErrorLimitsExceeded)
+	testenv.Equal(t, "error of root", nameOf(ask(t, r.daemon.Connect(t), "Subscribe").Err), "")
 }
 
 func TestSignalsOfUsersLeaveRootTheirs(t *testing.T) {
@@ -246,11 +246,11 @@ func TestSignalsOfUsersLeaveRootTheirs(t *testing.T) {
 	testenv.NeedRoot(t, "have subscribers of another user")
 	r, polkit, _ := newGuarded(t, func(s *Server) { s.pace.signals.users.SetLimit(0); s.pace.signals.users.SetBurst(signalBatch) })
 	polkit.Answer("", bustest.Yes)
-	must(t, ask(t, r.daemon.ConnectAs(t, bustest.Nobody), "Subscribe").Err)
+	testenv.Must(t, ask(t, r.daemon.ConnectAs(t, bustest.Nobody), "Subscribe").Err)
 	l := r.subscriber()
 	for range 2 * signalBatch { // twice what the users get
 		c, err := net.Dial("unix", r.unix)
-		must(t, err)
+		testenv.Must(t, err)
 		c.Close()
 	}
 	for range 2 * signalBatch {
@@ -269,18 +269,18 @@ func TestAListIsPaidForByWhatItLooksAtAndReturns(t *testing.T) {
 	}
 	proctest.Eventually(t, "all clients are accepted", func() bool { return r.NumConnections() == clients })
 	work := r.server.pace.budgetOf(uint32(os.Geteuid())).work
-	for _, q := range []bustest.Call{list(filter("client", "192.0.2.1")), {Member: "CloseConnections", Args: []any{filter("client", "192.0.2.1")}}} {
+	for _, q := range []bustest.Call{list(bustest.Filter("client", "192.0.2.1")), {Member: "CloseConnections", Args: []any{bustest.Filter("client", "192.0.2.1")}}} {
 		before := work.Tokens()
-		must(t, do(t, conn, q).Err)
-		equal(t, "calls that are paid for "+q.Member, int(math.Round(before-work.Tokens())), 1+clients/looksPerCall)
+		testenv.Must(t, do(t, conn, q).Err)
+		testenv.Equal(t, "calls that are paid for "+q.Member, int(math.Round(before-work.Tokens())), 1+clients/looksPerCall)
 	}
 	before := work.Tokens()
-	must(t, do(t, conn, list(nil)).Err)
-	equal(t, "calls that a whole list is paid for as", int(math.Round(before-work.Tokens())), 1+clients/rowsPerCall+clients/looksPerCall)
+	testenv.Must(t, do(t, conn, list(nil)).Err)
+	testenv.Equal(t, "calls that a whole list is paid for as", int(math.Round(before-work.Tokens())), 1+clients/rowsPerCall+clients/looksPerCall)
 }
 
 func TestASubscriberWhoNeverReadsHoldsUpNobody(t *testing.T) {
-	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+	bustest.OnAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
 		r := newRigOn(t, daemon)
 		var stuck atomic.Bool
 		release := make(chan struct{})
@@ -289,8 +289,8 @@ func TestASubscriberWhoNeverReadsHoldsUpNobody(t *testing.T) {
 				<-release
 			}
 		}))
-		must(t, err)
-		must(t, ask(t, lazy, "Subscribe").Err)
+		testenv.Must(t, err)
+		testenv.Must(t, ask(t, lazy, "Subscribe").Err)
 		stuck.Store(true)
 		t.Cleanup(func() { close(release); lazy.Close() })
 
@@ -298,7 +298,7 @@ func TestASubscriberWhoNeverReadsHoldsUpNobody(t *testing.T) {
 		const n = 400
 		for range n {
 			c, err := net.Dial("unix", r.unix)
-			must(t, err)
+			testenv.Must(t, err)
 			c.Close()
 		}
 		for range n {
@@ -316,7 +316,7 @@ func TestSignalsThatDoNotFitAreCountedInTheLog(t *testing.T) {
 	const n = signalQueueMax/2 + 3*signalBatch
 	for range n {
 		c, err := net.Dial("unix", r.unix)
-		must(t, err)
+		testenv.Must(t, err)
 		c.Close()
 	}
 	var all map[string]dbus.Variant
@@ -327,10 +327,10 @@ func TestSignalsThatDoNotFitAreCountedInTheLog(t *testing.T) {
 	name := l.Names()[0]
 	l.Close()
 	record := r.log.says(t, " signals to the subscriber "+name+" were dropped: it took them too slowly")
-	equal(t, "level", record.Level, slog.LevelInfo)
+	testenv.Equal(t, "level", record.Level, slog.LevelInfo)
 	var dropped int
 	_, err := fmt.Sscan(record.Message, &dropped)
-	must(t, err)
+	testenv.Must(t, err)
 	if dropped < 1 || dropped > 2*n-signalQueueMax {
 		t.Errorf("%d of %d signals were dropped", dropped, 2*n)
 	}
@@ -343,7 +343,7 @@ func TestSignalsThatAreLostAreToldWhereTheyAreMissing(t *testing.T) {
 	const n = 2 * signalQueueMax
 	for range n {
 		c, err := net.Dial("unix", r.unix)
-		must(t, err)
+		testenv.Must(t, err)
 		c.Close()
 	}
 	proctest.Eventually(t, "they have gone", func() bool {
@@ -351,7 +351,7 @@ func TestSignalsThatAreLostAreToldWhereTheyAreMissing(t *testing.T) {
 		return all["NAccepted"].Value() == uint64(n) && all["NConnections"].Value() == uint32(0)
 	})
 	c, err := net.Dial("unix", r.unix)
-	must(t, err)
+	testenv.Must(t, err)
 	defer c.Close()
 	told, lost := 0, uint64(0)
 	for last := ""; told+int(lost) < 2*n+1; {
@@ -360,7 +360,7 @@ func TestSignalsThatAreLostAreToldWhereTheyAreMissing(t *testing.T) {
 		switch {
 		case !ok:
 		case member == "SignalsLost":
-			equal(t, "signature", dbus.SignatureOf(s.Body...).String(), "t")
+			testenv.Equal(t, "signature", dbus.SignatureOf(s.Body...).String(), "t")
 			if last == member || told < signalQueueMax {
 				t.Errorf("%d are said to be lost after %d, the last of which was %s", s.Body[0], told, last)
 			}
@@ -384,39 +384,39 @@ func TestSubscriptionsEndWithTheBus(t *testing.T) {
 	r.daemon.Restart()
 	r.log.says(t, "On the bus as ", 2)
 	conn := r.daemon.Connect(t)
-	equal(t, "rules", len(rules(t, conn)), 0)
-	equal(t, "error", nameOf(ask(t, conn, "Unsubscribe").Err), api.ErrorNotSubscribed)
+	testenv.Equal(t, "rules", len(rules(t, conn)), 0)
+	testenv.Equal(t, "error", nameOf(ask(t, conn, "Unsubscribe").Err), api.ErrorNotSubscribed)
 }
 
 func TestEverybodyHearsOfChangedProperties(t *testing.T) {
-	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+	bustest.OnAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
 		r := newRigOn(t, daemon)
 		l := r.listener(bustest.Nobody)
-		must(t, l.AddMatchSignal(dbus.WithMatchObjectPath(api.Path), dbus.WithMatchInterface(api.PropertiesInterface)))
+		testenv.Must(t, l.AddMatchSignal(dbus.WithMatchObjectPath(api.Path), dbus.WithMatchInterface(api.PropertiesInterface)))
 		root := daemon.Connect(t)
 
-		must(t, ask(t, root, "SetConnectionsMax", uint32(7)).Err)
-		equal(t, "limit", l.change("ConnectionsMax"), any(uint32(7)))
-		must(t, set(t, root, "ConnectionsMax", uint32(8)).Err)
-		equal(t, "limit", l.change("ConnectionsMax"), any(uint32(8)))
-		must(t, set(t, root, "ExitIdleTimeUSec", uint64(3600e6)).Err)
-		equal(t, "idle time", l.change("ExitIdleTimeUSec"), any(uint64(3600e6)))
-		must(t, ask(t, root, "SetExitIdleTime", uint64(7200e6)).Err)
-		equal(t, "idle time", l.change("ExitIdleTimeUSec"), any(uint64(7200e6)))
+		testenv.Must(t, ask(t, root, "SetConnectionsMax", uint32(7)).Err)
+		testenv.Equal(t, "limit", l.change("ConnectionsMax"), any(uint32(7)))
+		testenv.Must(t, set(t, root, "ConnectionsMax", uint32(8)).Err)
+		testenv.Equal(t, "limit", l.change("ConnectionsMax"), any(uint32(8)))
+		testenv.Must(t, set(t, root, "ExitIdleTimeUSec", uint64(3600e6)).Err)
+		testenv.Equal(t, "idle time", l.change("ExitIdleTimeUSec"), any(uint64(3600e6)))
+		testenv.Must(t, ask(t, root, "SetExitIdleTime", uint64(7200e6)).Err)
+		testenv.Equal(t, "idle time", l.change("ExitIdleTimeUSec"), any(uint64(7200e6)))
 
 		client := r.dial("tcp")
-		equal(t, "connections", l.change("NConnections"), any(uint32(1)))
-		must(t, ask(t, root, "Drain", uint64(3600e6), uint32(0)).Err)
+		testenv.Equal(t, "connections", l.change("NConnections"), any(uint32(1)))
+		testenv.Must(t, ask(t, root, "Drain", uint64(3600e6), uint32(0)).Err)
 		s := l.next("PropertiesChanged").Body[1].(map[string]dbus.Variant)
-		equal(t, "state", s["State"].Value(), any("draining"))
-		equal(t, "deadline", s["DrainDeadline"].Value(), any(uint64(r.DrainDeadline().UnixMicro())))
-		equal(t, "properties in the signal", len(s), 2)
-		must(t, ask(t, root, "Resume").Err)
+		testenv.Equal(t, "state", s["State"].Value(), any("draining"))
+		testenv.Equal(t, "deadline", s["DrainDeadline"].Value(), any(uint64(r.DrainDeadline().UnixMicro())))
+		testenv.Equal(t, "properties in the signal", len(s), 2)
+		testenv.Must(t, ask(t, root, "Resume").Err)
 		s = l.next("PropertiesChanged").Body[1].(map[string]dbus.Variant)
-		equal(t, "state", s["State"].Value(), any("running"))
-		equal(t, "deadline", s["DrainDeadline"].Value(), any(uint64(0)))
-		must(t, ask(t, root, "Drain", uint64(0), uint32(0)).Err)
-		equal(t, "state", l.change("State"), any("draining"))
+		testenv.Equal(t, "state", s["State"].Value(), any("running"))
+		testenv.Equal(t, "deadline", s["DrainDeadline"].Value(), any(uint64(0)))
+		testenv.Must(t, ask(t, root, "Drain", uint64(0), uint32(0)).Err)
+		testenv.Equal(t, "state", l.change("State"), any("draining"))
 		client.Close()
 		for l.change("State") != "drained" {
 		}
@@ -427,21 +427,21 @@ func TestBackendStateIsAnnounced(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	l := r.listener(bustest.Nobody)
-	must(t, l.AddMatchSignal(dbus.WithMatchObjectPath(api.Path), dbus.WithMatchInterface(api.PropertiesInterface)))
+	testenv.Must(t, l.AddMatchSignal(dbus.WithMatchObjectPath(api.Path), dbus.WithMatchInterface(api.PropertiesInterface)))
 	r.dial("tcp")
-	equal(t, "state", l.change("BackendState"), any("reachable"))
+	testenv.Equal(t, "state", l.change("BackendState"), any("reachable"))
 }
 
 func TestChangesAreToldAFewTimesASecondAndTheLastOneIsTheTruth(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	l := r.listener(0)
-	must(t, l.AddMatchSignal(dbus.WithMatchInterface(api.PropertiesInterface)))
+	testenv.Must(t, l.AddMatchSignal(dbus.WithMatchInterface(api.PropertiesInterface)))
 	began := time.Now()
 	var clients []net.Conn
 	for range 200 {
 		c, err := net.Dial("unix", r.unix)
-		must(t, err)
+		testenv.Must(t, err)
 		clients = append(clients, c)
 	}
 	signals := 0
@@ -464,9 +464,9 @@ func TestNothingIsToldWhereNothingHasChanged(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	l := r.listener(0)
-	must(t, l.AddMatchSignal(dbus.WithMatchInterface(api.PropertiesInterface)))
-	must(t, set(t, l.Conn, "ConnectionsMax", r.ConnectionsMax()).Err)
-	must(t, set(t, l.Conn, "ConnectionsMax", uint32(5)).Err)
-	equal(t, "limit", l.change("ConnectionsMax"), any(uint32(5)))
-	equal(t, "further signals", l.hears(api.PropertiesInterface), 0)
+	testenv.Must(t, l.AddMatchSignal(dbus.WithMatchInterface(api.PropertiesInterface)))
+	testenv.Must(t, set(t, l.Conn, "ConnectionsMax", r.ConnectionsMax()).Err)
+	testenv.Must(t, set(t, l.Conn, "ConnectionsMax", uint32(5)).Err)
+	testenv.Equal(t, "limit", l.change("ConnectionsMax"), any(uint32(5)))
+	testenv.Equal(t, "further signals", l.hears(api.PropertiesInterface), 0)
 }

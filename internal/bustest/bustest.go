@@ -376,3 +376,14 @@ const config = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Config
   </policy>
 %s%s</busconfig>
 `
+
+// OnAllDaemons runs a test on each bus that Linux distributions have.
+func OnAllDaemons(t *testing.T, test func(*testing.T, *Bus)) {
+	t.Parallel()
+	for _, daemon := range Daemons {
+		t.Run(string(daemon), func(t *testing.T) {
+			t.Parallel()
+			test(t, Start(t, Options{Daemon: daemon}))
+		})
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"example.org/socketproxy/internal/bus/wire"
+	"example.org/socketproxy/internal/testenv"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -33,8 +34,8 @@ func NewMemoryBus(t testing.TB) *MemoryBus {
 func (b *MemoryBus) Enter(sort wire.Sorter, options ...dbus.ConnOption) *dbus.Conn {
 	b.T.Helper()
 	conn, err := dbus.NewConn(wire.NewFrames(b, sort, wire.AnswerMax), options...)
-	require(b.T, err)
-	require(b.T, conn.Auth(nil))
+	testenv.Must(b.T, err)
+	testenv.Must(b.T, conn.Auth(nil))
 	b.T.Cleanup(func() { conn.Close() })
 	return conn
 }
@@ -60,7 +61,7 @@ func (b *MemoryBus) Write(p []byte) (int, error) {
 		b.toClient <- []byte("OK 0123456789abcdef0123456789abcdef\r\n")
 	case line != "\x00" && line != "BEGIN\r\n":
 		msg, err := wire.Decode(p)
-		require(b.T, err)
+		testenv.Must(b.T, err)
 		if msg.Type == dbus.TypeMethodCall && msg.Flags&dbus.FlagNoReplyExpected == 0 {
 			signature, body := b.Answer(msg)
 			message, _ := ReplyTo(msg, signature, body)
@@ -114,7 +115,7 @@ func Encoded(t testing.TB, values ...any) (signature string, body []byte) {
 		return "", nil
 	}
 	var buf bytes.Buffer
-	require(t, Call{Member: "X", Args: values}.Message().EncodeTo(&buf, binary.LittleEndian))
+	testenv.Must(t, Call{Member: "X", Args: values}.Message().EncodeTo(&buf, binary.LittleEndian))
 	message := buf.Bytes()
 	fields := binary.LittleEndian.Uint32(message[12:])
 	return dbus.SignatureOf(values...).String(), message[(wire.FrameHead+fields+7)&^7:]
@@ -134,9 +135,9 @@ func Deliver(t testing.TB, messages []byte, sort wire.Sorter) {
 	t.Helper()
 	frames := wire.NewFrames(fromMemory{bytes.NewReader(messages)}, sort, wire.AnswerMax)
 	_, err := io.WriteString(frames, "BEGIN\r\n")
-	require(t, err)
+	testenv.Must(t, err)
 	_, err = io.Copy(io.Discard, frames)
-	require(t, err)
+	testenv.Must(t, err)
 }
 
 // fromMemory is a bus of which everything has come that will.

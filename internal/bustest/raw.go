@@ -14,6 +14,7 @@ import (
 
 	"example.org/socketproxy/internal/bus/wire"
 	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/testenv"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -41,19 +42,19 @@ func ConnectRawAs(t *testing.T, address string, uid int) (r *rawConn) {
 
 func newRaw(t *testing.T, c net.Conn, err error, uid int) *rawConn {
 	t.Helper()
-	require(t, err)
+	testenv.Must(t, err)
 	t.Cleanup(func() { c.Close() })
-	require(t, c.SetDeadline(time.Now().Add(proctest.Patience)))
+	testenv.Must(t, c.SetDeadline(time.Now().Add(proctest.Patience)))
 	r := &rawConn{Conn: c, t: t, in: wire.NewFrames(c, func(wire.Head, wire.Reader) wire.Fate { return wire.PassedOn }, wire.AnswerMax)}
 	_, err = fmt.Fprintf(c, "\x00AUTH EXTERNAL %x\r\n", fmt.Sprint(uid))
-	require(t, err)
+	testenv.Must(t, err)
 	answer, err := bufio.NewReader(r.in).ReadString('\n')
-	require(t, err)
+	testenv.Must(t, err)
 	if !strings.HasPrefix(answer, "OK ") {
 		t.Fatalf("the bus answers %q", answer)
 	}
 	_, err = io.WriteString(r.in, "BEGIN\r\n")
-	require(t, err)
+	testenv.Must(t, err)
 	r.Send(Frame(t, Call{To: wire.DriverName, Path: wire.DriverPath, Iface: wire.DriverName, Member: "Hello"}, "", nil))
 	r.answer()
 	return r
@@ -64,7 +65,7 @@ func (r *rawConn) answer() *dbus.Message {
 	r.t.Helper()
 	for {
 		msg, err := dbus.DecodeMessage(r.in)
-		require(r.t, err)
+		testenv.Must(r.t, err)
 		if msg.Type == dbus.TypeMethodReply || msg.Type == dbus.TypeError {
 			return msg
 		}
@@ -75,7 +76,7 @@ func (r *rawConn) answer() *dbus.Message {
 func Frame(t testing.TB, q Call, signature string, body []byte) []byte {
 	t.Helper()
 	msg := q.Message()
-	require(t, msg.IsValid())
+	testenv.Must(t, msg.IsValid())
 	return WithBody(msg, signature, body)
 }
 
@@ -97,7 +98,7 @@ func (r *rawConn) Send(message []byte) {
 	r.serial++
 	binary.LittleEndian.PutUint32(message[8:], r.serial)
 	_, err := r.Write(message)
-	require(r.t, err)
+	testenv.Must(r.t, err)
 }
 
 // Nested is a byte in so many variants.

@@ -1,8 +1,6 @@
 package bustest
 
 import (
-	"testing"
-
 	"example.org/socketproxy/internal/bus/api"
 	"github.com/godbus/dbus/v5"
 )
@@ -37,9 +35,11 @@ func (q Call) Message() *dbus.Message {
 	return msg
 }
 
-func require(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
+// Filter is one of ListConnections, of keys and their values.
+func Filter(keysAndValues ...any) map[string]dbus.Variant {
+	f := map[string]dbus.Variant{}
+	for i := 0; i < len(keysAndValues); i += 2 {
+		f[keysAndValues[i].(string)] = dbus.MakeVariant(keysAndValues[i+1])
 	}
+	return f
 }

@@ -48,9 +48,9 @@ func TestBusctlShowsTheObject(t *testing.T) {
 				t.Errorf("no line %q in\n%s", line, strings.Join(members, "\n"))
 			}
 		}
-		equal(t, "lines", len(members), 1+11+4+len(control.PropertyNames()))
+		testenv.Equal(t, "lines", len(members), 1+11+4+len(control.PropertyNames()))
 		// The base name is that of the oldest instance.
-		equal(t, "Name", output(t, busctl(t, daemon, "get-property", base, path, iface, "Name")), "s \"web\"\n")
+		testenv.Equal(t, "Name", output(t, busctl(t, daemon, "get-property", base, path, iface, "Name")), "s \"web\"\n")
 		if list := output(t, busctl(t, daemon, "list", "--no-legend")); !strings.Contains(list, web+" ") {
 			t.Errorf("busctl list:\n%s", list)
 		}
@@ -68,18 +68,18 @@ func TestBusctlCallsAndSets(t *testing.T) {
 			t.Helper()
 			return strings.TrimSpace(output(t, busctl(t, daemon, "get-property", web, path, iface, property)))
 		}
-		equal(t, "answer", call("SetConnectionsMax", "u", "7"), "")
-		equal(t, "limit", get("ConnectionsMax"), "u 7")
+		testenv.Equal(t, "answer", call("SetConnectionsMax", "u", "7"), "")
+		testenv.Equal(t, "limit", get("ConnectionsMax"), "u 7")
 		output(t, busctl(t, daemon, "set-property", web, path, iface, "ConnectionsMax", "u", "9"))
-		equal(t, "limit", get("ConnectionsMax"), "u 9")
+		testenv.Equal(t, "limit", get("ConnectionsMax"), "u 9")
 
 		client := p.dial()
 		if answer := call("GetConnection", "t", "1"); !strings.HasPrefix(answer, `(tsssttta{sv}) 1 "open" "`+client.LocalAddr().String()+`"`) {
 			t.Errorf("GetConnection: %s", answer)
 		}
-		equal(t, "closed", call("CloseConnections", "a{sv}", "1", "client", "s", "192.0.2.0/24"), "u 0\n")
+		testenv.Equal(t, "closed", call("CloseConnections", "a{sv}", "1", "client", "s", "192.0.2.0/24"), "u 0\n")
 		call("Drain", "tu", "0", "2")
-		equal(t, "state", get("State"), `s "draining"`)
+		testenv.Equal(t, "state", get("State"), `s "draining"`)
 		call("Resume")
 
 		for _, bad := range []struct{ want, args string }{
@@ -107,13 +107,13 @@ func TestBusctlPrintsJSON(t *testing.T) {
 			Type string
 			Data [][][]any
 		}
-		must(t, json.Unmarshal([]byte(text), &answer))
-		equal(t, "type", answer.Type, "a(tsssttta{sv})")
+		testenv.Must(t, json.Unmarshal([]byte(text), &answer))
+		testenv.Equal(t, "type", answer.Type, "a(tsssttta{sv})")
 		row := answer.Data[0][0]
-		equal(t, "state", row[1], any("open"))
-		equal(t, "client", row[2], any(client.LocalAddr().String()))
+		testenv.Equal(t, "state", row[1], any("open"))
+		testenv.Equal(t, "client", row[2], any(client.LocalAddr().String()))
 		extras := row[7].(map[string]any)
-		equal(t, "listener", extras["listener"].(map[string]any)["data"], any(p.address))
+		testenv.Equal(t, "listener", extras["listener"].(map[string]any)["data"], any(p.address))
 	})
 }
 
@@ -154,12 +154,12 @@ func TestTheLogLevelIsSetWhileProxydRuns(t *testing.T) {
 	onAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
 		p := startProxyd(t, daemon, web, "--name=web")
 		log := []string{web, "/org/freedesktop/LogControl1", "org.freedesktop.LogControl1", "LogLevel"}
-		equal(t, "level", output(t, busctl(t, daemon, append([]string{"get-property"}, log...)...)), "s \"debug\"\n")
+		testenv.Equal(t, "level", output(t, busctl(t, daemon, append([]string{"get-property"}, log...)...)), "s \"debug\"\n")
 		output(t, busctl(t, daemon, append(append([]string{"set-property"}, log...), "s", "err")...))
-		equal(t, "level", output(t, busctl(t, daemon, append([]string{"get-property"}, log...)...)), "s \"err\"\n")
+		testenv.Equal(t, "level", output(t, busctl(t, daemon, append([]string{"get-property"}, log...)...)), "s \"err\"\n")
 		before := p.Stderr()
 		output(t, busctl(t, daemon, "call", web, path, iface, "SetConnectionsMax", "u", "7"))
-		equal(t, "what is logged", p.Stderr(), before)
+		testenv.Equal(t, "what is logged", p.Stderr(), before)
 	})
 }
 
@@ -171,6 +171,6 @@ func TestTheMachineIDIsThatOfTheMachine(t *testing.T) {
 		}
 		startProxyd(t, daemon, web, "--name=web")
 		got := output(t, busctl(t, daemon, "call", web, path, "org.freedesktop.DBus.Peer", "GetMachineId"))
-		equal(t, "id", got, fmt.Sprintf("s \"%s\"\n", strings.TrimSpace(string(id))))
+		testenv.Equal(t, "id", got, fmt.Sprintf("s \"%s\"\n", strings.TrimSpace(string(id))))
 	})
 }

@@ -47,16 +47,16 @@ func TestGDBusCalls(t *testing.T) {
 			t.Helper()
 			return gdbus(t, daemon, "call", append([]string{"--object-path", path, "--method", iface + "." + member}, args...)...)
 		}
-		equal(t, "answer", output(t, call("SetConnectionsMax", "7")), "()\n")
+		testenv.Equal(t, "answer", output(t, call("SetConnectionsMax", "7")), "()\n")
 		answer := output(t, call("GetConnection", "1"))
 		if !strings.HasPrefix(answer, "((uint64 1, 'open', '"+client.LocalAddr().String()+"', ") {
 			t.Errorf("GetConnection: %s", answer)
 		}
-		equal(t, "closed", output(t, call("CloseConnections", "{'client': <'127.0.0.0/8'>}")), "(uint32 1,)\n")
-		equal(t, "error", failure(t, call("CloseConnection", "1")),
+		testenv.Equal(t, "closed", output(t, call("CloseConnections", "{'client': <'127.0.0.0/8'>}")), "(uint32 1,)\n")
+		testenv.Equal(t, "error", failure(t, call("CloseConnection", "1")),
 			"Error: GDBus.Error:org.example.SocketProxy1.Error.NoSuchConnection: No connection 1")
 		said, _, _ := strings.Cut(failure(t, call("CloseConnections", "{'colour': <'red'>}")), "\n") // it adds what the arguments are
-		equal(t, "error", said,
+		testenv.Equal(t, "error", said,
 			`Error: GDBus.Error:org.freedesktop.DBus.Error.InvalidArgs: Unknown filter key "colour"; known: backend, client, idle-usec, older-usec, state`)
 	})
 }
@@ -87,20 +87,20 @@ func TestGDBusCodegenTakesTheXMLWithoutAWarning(t *testing.T) {
 	t.Parallel()
 	testenv.Need(t, "gdbus-codegen", "libglib2.0-dev-bin")
 	source, err := filepath.Abs("../../internal/bus/org.example.SocketProxy1.xml")
-	must(t, err)
+	testenv.Must(t, err)
 	cmd := exec.CommandContext(t.Context(), "gdbus-codegen", "--generate-c-code=proxyd", "--interface-prefix=org.example.",
 		"--generate-docbook=doc", source)
 	cmd.Dir = t.TempDir()
 	out, err := cmd.CombinedOutput()
-	must(t, err)
-	equal(t, "what gdbus-codegen says", string(out), "")
+	testenv.Must(t, err)
+	testenv.Equal(t, "what gdbus-codegen says", string(out), "")
 	header, err := os.ReadFile(filepath.Join(cmd.Dir, "proxyd.h"))
-	must(t, err)
+	testenv.Must(t, err)
 	if !strings.Contains(string(header), "socket_proxy1_call_drain_sync") {
 		t.Error("no function calls Drain")
 	}
 	docbook, err := os.ReadFile(filepath.Join(cmd.Dir, "doc-org.example.SocketProxy1.xml"))
-	must(t, err)
+	testenv.Must(t, err)
 	for _, want := range []string{"Stops accepting and returns", "How many connections there may be", "A client was accepted", "how many at most"} {
 		if !strings.Contains(string(docbook), want) {
 			t.Errorf("%q is missing from the documentation", want)

@@ -103,7 +103,7 @@ func output(t *testing.T, cmd *exec.Cmd) string {
 	if errors.As(err, &exit) {
 		t.Fatalf("%q: %v\n%s%s", cmd.Args, err, out, exit.Stderr)
 	}
-	must(t, err)
+	testenv.Must(t, err)
 	return string(out)
 }
 
@@ -121,18 +121,4 @@ func busctl(t *testing.T, daemon *bustest.Bus, args ...string) *exec.Cmd {
 	t.Helper()
 	testenv.Need(t, "busctl", "systemd")
 	return daemon.Command(t, "busctl", append([]string{"--system", "--no-pager"}, args...)...)
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func equal[T comparable](t testing.TB, what string, got, want T) {
-	t.Helper()
-	if got != want {
-		t.Errorf("%s: %v, want %v", what, got, want)
-	}
 }

@@ -22,6 +22,7 @@ import (
 	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/sd"
 	"example.org/socketproxy/internal/streamtest"
+	"example.org/socketproxy/internal/testenv"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -29,7 +30,7 @@ import (
 func names(t *testing.T, conn *dbus.Conn) (found []string) {
 	t.Helper()
 	var all []string
-	must(t, conn.BusObject().Call("org.freedesktop.DBus.ListNames", 0).Store(&all))
+	testenv.Must(t, conn.BusObject().Call("org.freedesktop.DBus.ListNames", 0).Store(&all))
 	for _, name := range all {
 		if strings.HasPrefix(name, base) {
 			found = append(found, name)
@@ -49,7 +50,7 @@ func TestTheNameOnTheBus(t *testing.T) {
 			instance = sd.UnitInstance(unit)
 		}
 		own, err := api.InstanceBusName(instance)
-		must(t, err)
+		testenv.Must(t, err)
 		want := []string{base, base + ".web-8080", base + ".web_2d8080", own}
 		slices.Sort(want)
 		if got := names(t, conn); !slices.Equal(got, want) {
@@ -69,14 +70,14 @@ func TestNamesThatLookAlike(t *testing.T) {
 			t.Errorf("names: %q, want %q", got, want)
 		}
 		for name, instance := range map[string]string{"my-web": "my-web", "my_2dweb": "my-web", "my_5f2dweb": "my_2dweb"} {
-			equal(t, "Name of "+name, output(t, busctl(t, daemon, "get-property", base+"."+name, path, iface, "Name")), fmt.Sprintf("s %q\n", instance))
+			testenv.Equal(t, "Name of "+name, output(t, busctl(t, daemon, "get-property", base+"."+name, path, iface, "Name")), fmt.Sprintf("s %q\n", instance))
 		}
 		client, err := control.Connect(t.Context(), control.Destination{Address: daemon.Address()})
-		must(t, err)
+		testenv.Must(t, err)
 		defer client.Close()
 		instances, err := client.Instances(t.Context())
-		must(t, err)
-		equal(t, "instances", len(instances), 2)
+		testenv.Must(t, err)
+		testenv.Equal(t, "instances", len(instances), 2)
 	})
 }
 
@@ -91,8 +92,8 @@ func TestASecondOneOfTheSameNameSaysSoAndInheritsIt(t *testing.T) {
 			t.Helper()
 			return output(t, busctl(t, daemon, "get-property", name, path, iface, "ListenAddresses"))
 		}
-		equal(t, "the first", target(web), fmt.Sprintf("as 1 %q\n", first.address))
-		equal(t, "the second", target(own), fmt.Sprintf("as 1 %q\n", second.address))
+		testenv.Equal(t, "the first", target(web), fmt.Sprintf("as 1 %q\n", first.address))
+		testenv.Equal(t, "the second", target(own), fmt.Sprintf("as 1 %q\n", second.address))
 		first.Signal(syscall.SIGTERM)
 		first.Exits("exit status 0")
 		proctest.Eventually(t, "the second has the name", func() bool {
@@ -110,24 +111,24 @@ func TestAcceptProxyShowsTheClientAndTheProxy(t *testing.T) {
 	proxy := daemon.Connect(t).Object(web, path)
 	rows := func() (rows [][]any) {
 		t.Helper()
-		must(t, proxy.Call(iface+".ListConnections", 0, map[string]dbus.Variant{}, uint64(0), uint32(0)).Store(&rows))
+		testenv.Must(t, proxy.Call(iface+".ListConnections", 0, map[string]dbus.Variant{}, uint64(0), uint32(0)).Store(&rows))
 		return rows
 	}
 	subscriber := daemon.Connect(t)
 	signals := make(chan *dbus.Signal, 100)
-	must(t, subscriber.Object(web, path).Call(iface+".Subscribe", 0).Err)
+	testenv.Must(t, subscriber.Object(web, path).Call(iface+".Subscribe", 0).Err)
 	subscriber.Signal(signals)
 	c := streamtest.Dial(t, streamtest.TCP(p.address))
 	proctest.Eventually(t, "the header is awaited", func() bool { return len(rows()) == 1 })
-	equal(t, "state", rows()[0][1], any("proxy-header"))
-	equal(t, "client", rows()[0][2], any(c.LocalAddr().String()))
+	testenv.Equal(t, "state", rows()[0][1], any("proxy-header"))
+	testenv.Equal(t, "client", rows()[0][2], any(c.LocalAddr().String()))
 
 	streamtest.Send(t, c, "PROXY TCP4 192.0.2.1 198.51.100.1 1000 80\r\n")
 	streamtest.Echoes(t, c, "x")
 	row := rows()[0]
-	equal(t, "state", row[1], any("open"))
-	equal(t, "client", row[2], any("192.0.2.1:1000"))
-	equal(t, "proxy", row[7].(map[string]dbus.Variant)["proxy"].Value(), any(c.LocalAddr().String()))
+	testenv.Equal(t, "state", row[1], any("open"))
+	testenv.Equal(t, "client", row[2], any("192.0.2.1:1000"))
+	testenv.Equal(t, "proxy", row[7].(map[string]dbus.Variant)["proxy"].Value(), any(c.LocalAddr().String()))
 
 	bad := streamtest.Dial(t, streamtest.TCP(p.address))
 	streamtest.Send(t, bad, "GET /")
@@ -138,7 +139,7 @@ func TestAcceptProxyShowsTheClientAndTheProxy(t *testing.T) {
 			told = append(told, fmt.Sprint(strings.TrimPrefix(s.Name, iface+"."), s.Body[:2]))
 		}
 	}
-	equal(t, "signals", strings.Join(told, "; "), fmt.Sprintf("ConnectionNew[%v 192.0.2.1:1000]; ConnectionRefused[%s proxy-header]", row[0], bad.LocalAddr()))
+	testenv.Equal(t, "signals", strings.Join(told, "; "), fmt.Sprintf("ConnectionNew[%v 192.0.2.1:1000]; ConnectionRefused[%s proxy-header]", row[0], bad.LocalAddr()))
 }
 
 func TestTheBusIsTheOneAskedFor(t *testing.T) {
@@ -147,18 +148,18 @@ func TestTheBusIsTheOneAskedFor(t *testing.T) {
 	conn, otherConn := daemon.Connect(t), other.Connect(t)
 
 	startProxyd(t, daemon, web, "--name=web", "--bus="+other.Address())
-	equal(t, "names on the system bus", len(names(t, conn)), 0)
-	equal(t, "names on the other", len(names(t, otherConn)), 2)
+	testenv.Equal(t, "names on the system bus", len(names(t, conn)), 0)
+	testenv.Equal(t, "names on the other", len(names(t, otherConn)), 2)
 
 	cmd := daemon.Command(t, proxydPath, "--name=db", "--bus=session", "--log-level=debug", "--listen=127.0.0.1:0", "127.0.0.1:1")
 	cmd.Env = append(append(cmd.Env, "DBUS_SESSION_BUS_ADDRESS="+other.Address()), proctest.RaceEnvironment...)
 	says(t, proctest.Start(t, cmd), `On the bus as `+base+`\.db\.`)
-	equal(t, "names on the system bus", len(names(t, conn)), 0)
+	testenv.Equal(t, "names on the system bus", len(names(t, conn)), 0)
 
 	none := launchProxyd(t, daemon, "--name=none", "--bus=none")
 	none.dial()
 	startProxyd(t, daemon, base+`\.system`, "--name=system", "--bus=system")
-	equal(t, "names on the system bus", len(names(t, conn)), 2) // had the one before wanted any, it would have been there before
+	testenv.Equal(t, "names on the system bus", len(names(t, conn)), 2) // had the one before wanted any, it would have been there before
 }
 
 func TestABusThatIsAskedForAndNotThereIsTold(t *testing.T) {
@@ -174,8 +175,8 @@ func TestABusThatIsAskedForAndNotThereIsTold(t *testing.T) {
 		p.Signal(syscall.SIGTERM)
 		p.Exits("exit status 0")
 	}
-	equal(t, "lines on the bus where it was not asked for", strings.Count(auto.Stderr(), "D-Bus"), 0)
-	equal(t, "lines on the bus where it was", strings.Count(system.Stderr(), "D-Bus"), 1)
+	testenv.Equal(t, "lines on the bus where it was not asked for", strings.Count(auto.Stderr(), "D-Bus"), 0)
+	testenv.Equal(t, "lines on the bus where it was", strings.Count(system.Stderr(), "D-Bus"), 1)
 }
 
 func TestCallsThatAreUnderWayAtSIGTERMEnd(t *testing.T) {
@@ -221,11 +222,11 @@ func TestNoByteIsLostWhileTheBusIsKilled(t *testing.T) {
 		name := filepath.Join(t.TempDir(), "file")
 		content := make([]byte, 4<<20)
 		_, _ = rand.Read(content) // never fails
-		must(t, os.WriteFile(name, content, 0o600))
+		testenv.Must(t, os.WriteFile(name, content, 0o600))
 
 		p := startProxyd(t, daemon, web, "--name=web")
 		client := p.dial()
-		must(t, client.SetDeadline(time.Now().Add(3*proctest.Patience)))
+		testenv.Must(t, client.SetDeadline(time.Now().Add(3*proctest.Patience)))
 		stop, result := make(chan struct{}), make(chan error, 2)
 		var sent, got [sha256.Size]byte
 		go func() {
@@ -269,8 +270,8 @@ func TestNoByteIsLostWhileTheBusIsKilled(t *testing.T) {
 			}
 		}
 		close(stop)
-		must(t, bustest.Receive(t, result))
-		must(t, bustest.Receive(t, result))
+		testenv.Must(t, bustest.Receive(t, result))
+		testenv.Must(t, bustest.Receive(t, result))
 		if !bytes.Equal(sent[:], got[:]) {
 			t.Error("what came back is not what was sent")
 		}

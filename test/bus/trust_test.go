@@ -11,6 +11,7 @@ import (
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/streamtest"
+	"example.org/socketproxy/internal/testenv"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -20,7 +21,7 @@ func TestTheUserOfTheInstancesIsNotTrustedOnTheSystemBus(t *testing.T) {
 	for _, kind := range bustest.Daemons {
 		t.Run(string(kind), func(t *testing.T) {
 			daemon := bustest.Start(t, bustest.Options{Daemon: kind, User: "nobody"})
-			must(t, os.Chmod(filepath.Dir(proxydPath), 0o755))
+			testenv.Must(t, os.Chmod(filepath.Dir(proxydPath), 0o755))
 			cmd := daemon.AsNobody(t, proxydPath, "--name=web", "--listen=127.0.0.1:0", "--log-level=debug", streamtest.NewEcho(t, streamtest.TCP4).Target)
 			cmd.Env = append(cmd.Env, proctest.RaceEnvironment...)
 			p := proctest.Start(t, cmd)
@@ -36,10 +37,10 @@ func TestTheUserOfTheInstancesIsNotTrustedOnTheSystemBus(t *testing.T) {
 					at = "/org/freedesktop/LogControl1"
 				}
 				err := evil.Object(web, dbus.ObjectPath(at)).Call(member, 0, args...).Err
-				equal(t, member, nameOf(err), "org.freedesktop.DBus.Error.AccessDenied")
+				testenv.Equal(t, member, nameOf(err), "org.freedesktop.DBus.Error.AccessDenied")
 			}
 			says(t, p, `User 65534 \(process \d+\) asked to set the log target to "null": refused: Only root may change the log\.`)
-			must(t, daemon.Connect(t).Object(web, dbus.ObjectPath(path)).Call(iface+".SetConnectionsMax", 0, uint32(1)).Err)
+			testenv.Must(t, daemon.Connect(t).Object(web, dbus.ObjectPath(path)).Call(iface+".SetConnectionsMax", 0, uint32(1)).Err)
 		})
 	}
 }

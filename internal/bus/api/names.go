@@ -5,7 +5,6 @@ package api
 import (
 	"fmt"
 	"strings"
-	"time"
 )
 
 // The names of the control object on the bus. Every instance has its own bus name below BaseName, and queues for
@@ -19,9 +18,6 @@ const (
 
 // PropertiesInterface is what every object with properties has: D-Bus specification, "Standard Interfaces".
 const PropertiesInterface = "org.freedesktop.DBus.Properties"
-
-// InteractiveTimeout is how long polkit may take while somebody looks for the password.
-const InteractiveTimeout = 5 * time.Minute
 
 // maxNameLength is the longest bus name that the D-Bus specification allows.
 const maxNameLength = 255

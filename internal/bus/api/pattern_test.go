@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"example.org/socketproxy/internal/printable"
+	"example.org/socketproxy/internal/testenv"
 )
 
 func TestAddressPatterns(t *testing.T) {
@@ -47,12 +48,12 @@ func TestAddressPatterns(t *testing.T) {
 		{"*", []string{"192.0.2.1:80", "@web"}, nil},
 	} {
 		matches, err := parseAddressPattern(test.pattern)
-		must(t, err)
+		testenv.Must(t, err)
 		for _, address := range test.matching {
-			equal(t, test.pattern+" matches "+address, matches(address), true)
+			testenv.Equal(t, test.pattern+" matches "+address, matches(address), true)
 		}
 		for _, address := range test.other {
-			equal(t, test.pattern+" matches "+address, matches(address), false)
+			testenv.Equal(t, test.pattern+" matches "+address, matches(address), false)
 		}
 	}
 }
@@ -69,10 +70,10 @@ func FuzzAddressPatterns(f *testing.F) {
 		_, network, noNetwork := net.ParseCIDR(pattern)
 		// Package net knows no zones, but 10.0.0.0/08.
 		if ofNetwork && !strings.HasSuffix(pattern, "*") && !strings.Contains(pattern, "%") && !strings.Contains(pattern, "/0") {
-			equal(t, pattern+" is refused", err != nil, noNetwork != nil)
+			testenv.Equal(t, pattern+" is refused", err != nil, noNetwork != nil)
 		}
 		if err != nil {
-			equal(t, "the error", printable.Line(err.Error()), err.Error())
+			testenv.Equal(t, "the error", printable.Line(err.Error()), err.Error())
 			return
 		}
 		if pattern == address && endpointOf(address).IsValid() && !matches(address) {
@@ -87,13 +88,13 @@ func FuzzAddressPatterns(f *testing.F) {
 		host, port, noHost := net.SplitHostPort(pattern)
 		switch {
 		case network != nil:
-			equal(t, pattern+" matches "+address, got, network.Contains(client))
+			testenv.Equal(t, pattern+" matches "+address, got, network.Contains(client))
 		case strings.HasSuffix(pattern, "*"):
-			equal(t, pattern+" matches "+address, got, strings.HasPrefix(address, strings.TrimSuffix(pattern, "*")))
+			testenv.Equal(t, pattern+" matches "+address, got, strings.HasPrefix(address, strings.TrimSuffix(pattern, "*")))
 		case net.ParseIP(withoutBrackets(pattern)) != nil:
-			equal(t, pattern+" matches "+address, got, client.Equal(net.ParseIP(withoutBrackets(pattern))))
+			testenv.Equal(t, pattern+" matches "+address, got, client.Equal(net.ParseIP(withoutBrackets(pattern))))
 		case noHost == nil && net.ParseIP(host) != nil && port == fmt.Sprint(endpoint.Port()):
-			equal(t, pattern+" matches "+address, got, client.Equal(net.ParseIP(host)))
+			testenv.Equal(t, pattern+" matches "+address, got, client.Equal(net.ParseIP(host)))
 		}
 	})
 }

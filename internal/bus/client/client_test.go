@@ -19,6 +19,7 @@ import (
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/forward"
 	"example.org/socketproxy/internal/proctest"
+	"example.org/socketproxy/internal/testenv"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -26,7 +27,7 @@ import (
 func connectClient(t *testing.T, daemon *bustest.Bus) *Client {
 	t.Helper()
 	client, err := Connect(t.Context(), Destination{Address: daemon.Address()})
-	must(t, err)
+	testenv.Must(t, err)
 	t.Cleanup(client.Close)
 	return client
 }
@@ -35,7 +36,7 @@ func connectClient(t *testing.T, daemon *bustest.Bus) *Client {
 func theInstance(t *testing.T, client *Client) *Instance {
 	t.Helper()
 	instances, err := client.Instances(t.Context())
-	must(t, err)
+	testenv.Must(t, err)
 	if len(instances) != 1 {
 		t.Fatalf("there are the instances %v", instances)
 	}
@@ -52,7 +53,7 @@ func TestTheClientSeesWhatThereIs(t *testing.T) {
 	}
 
 	p, err := web.Properties(t.Context())
-	must(t, err)
+	testenv.Must(t, err)
 	if p.Name != "web" || p.Version != "1.2" || p.ProcessID != uint32(os.Getpid()) || p.State != api.StateRunning ||
 		p.ConnectionsMax != 2000 || p.NAccepted != 2 || api.Span(p.ExitIdleTimeUSec) != forward.Infinity ||
 		!slices.Equal(p.ListenAddresses, []string{r.tcp, r.unix}) {
@@ -60,7 +61,7 @@ func TestTheClientSeesWhatThereIs(t *testing.T) {
 	}
 
 	all, err := web.Connections(t.Context(), Filter{})
-	must(t, err)
+	testenv.Must(t, err)
 	if len(all) != 2 {
 		t.Fatalf("connections %+v", all)
 	}
@@ -85,7 +86,7 @@ func TestTheClientGoesThroughAllPages(t *testing.T) {
 	}
 	web := theInstance(t, connectClient(t, r.daemon))
 	all, err := web.Connections(t.Context(), Filter{State: "open"})
-	must(t, err)
+	testenv.Must(t, err)
 	for i, c := range all {
 		if c.ID != uint64(i+1) {
 			t.Fatalf("id %d in place %d", c.ID, i)
@@ -117,7 +118,7 @@ func TestFiltersOfTheClientChooseConnections(t *testing.T) {
 		{Filter{Idle: new(time.Duration(forward.Infinity))}, nil},
 	} {
 		found, err := web.Connections(t.Context(), test.filter)
-		must(t, err)
+		testenv.Must(t, err)
 		var ids []uint64
 		for _, c := range found {
 			ids = append(ids, c.ID)
@@ -160,7 +161,7 @@ func TestRefusalsHaveWordsForPeople(t *testing.T) {
 	}
 }
 
-func TestTheClientHearsOfEvents(t *testing.T) { onAllDaemons(t, theClientHearsOfEvents) }
+func TestTheClientHearsOfEvents(t *testing.T) { bustest.OnAllDaemons(t, theClientHearsOfEvents) }
 
 func theClientHearsOfEvents(t *testing.T, daemon *bustest.Bus) {
 	r := newRigOn(t, daemon)
@@ -168,13 +169,13 @@ func theClientHearsOfEvents(t *testing.T, daemon *bustest.Bus) {
 	web := theInstance(t, client)
 	ctx, cancel := context.WithTimeout(t.Context(), proctest.Patience)
 	defer cancel()
-	must(t, client.Watch(ctx))
-	must(t, web.Subscribe(ctx))
+	testenv.Must(t, client.Watch(ctx))
+	testenv.Must(t, web.Subscribe(ctx))
 	next := func(fits func(Event) bool) {
 		t.Helper()
 		for {
 			event, err := client.Next(ctx)
-			must(t, err)
+			testenv.Must(t, err)
 			if fits(event) {
 				return
 			}
@@ -182,9 +183,9 @@ func theClientHearsOfEvents(t *testing.T, daemon *bustest.Bus) {
 	}
 	r.dial("tcp")
 	next(func(e Event) bool { e1, ok := e.(ConnectionNew); return ok && e1.ID == 1 && e1.Owner == web.Owner })
-	must(t, web.CloseConnection(ctx, 1))
+	testenv.Must(t, web.CloseConnection(ctx, 1))
 	next(func(e Event) bool { e1, ok := e.(ConnectionRemoved); return ok && e1.ID == 1 && e1.Reason == "killed" })
-	must(t, web.SetConnectionsMax(ctx, 5))
+	testenv.Must(t, web.SetConnectionsMax(ctx, 5))
 	next(func(e Event) bool {
 		changed, ok := e.(PropertiesChanged)
 		var p Properties
@@ -207,15 +208,15 @@ func TestOnlyAnInteractiveClientLetsPolkitAsk(t *testing.T) {
 	fake := daemon.Connect(t)
 	flags := make(chan dbus.Flags, 1)
 	resume := func(msg dbus.Message) *dbus.Error { flags <- msg.Flags; return nil }
-	must(t, fake.ExportMethodTable(map[string]any{"Resume": resume}, api.Path, api.Interface))
+	testenv.Must(t, fake.ExportMethodTable(map[string]any{"Resume": resume}, api.Path, api.Interface))
 	_, err := fake.RequestName(api.BaseName, 0)
-	must(t, err)
+	testenv.Must(t, err)
 	client := connectClient(t, daemon)
 	for interactive, want := range map[bool]dbus.Flags{
 		false: dbus.FlagNoAutoStart, true: dbus.FlagNoAutoStart | dbus.FlagAllowInteractiveAuthorization,
 	} {
 		client.Interactive = interactive
-		must(t, client.Instance("web", fake.Names()[0]).Resume(t.Context()))
+		testenv.Must(t, client.Instance("web", fake.Names()[0]).Resume(t.Context()))
 		if got := bustest.Receive(t, flags); got != want {
 			t.Errorf("interactive %t: flags %d, want %d", interactive, got, want)
 		}
@@ -225,7 +226,7 @@ func TestOnlyAnInteractiveClientLetsPolkitAsk(t *testing.T) {
 func TestABusThatNeverAnswersEndsWithTheContext(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "bus")
 	l, err := net.Listen("unix", socket)
-	must(t, err)
+	testenv.Must(t, err)
 	defer l.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
@@ -236,7 +237,7 @@ func TestABusThatNeverAnswersEndsWithTheContext(t *testing.T) {
 
 func TestABridgeThatHangsEndsWithTheContext(t *testing.T) {
 	bin := t.TempDir()
-	must(t, os.WriteFile(filepath.Join(bin, "ssh"), []byte("#!/bin/sh\nexec sleep 100\n"), 0o755))
+	testenv.Must(t, os.WriteFile(filepath.Join(bin, "ssh"), []byte("#!/bin/sh\nexec sleep 100\n"), 0o755))
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
@@ -249,7 +250,7 @@ func TestACallIsGivenUpWhereTheInstanceIsStopped(t *testing.T) {
 	daemon := bustest.Start(t, bustest.Options{})
 	stopped := daemon.Connect(t)
 	_, err := stopped.RequestName(api.BaseName, 0)
-	must(t, err)
+	testenv.Must(t, err)
 	stopped.Eavesdrop(make(chan *dbus.Message)) // nothing is answered any more
 	client := connectClient(t, daemon)
 	client.replyTimeout = 50 * time.Millisecond
@@ -267,14 +268,14 @@ func TestACallThatWaitsForConsentIsNotGivenUp(t *testing.T) {
 	fake := daemon.Connect(t)
 	consent := make(chan bool)
 	resume := func() *dbus.Error { <-consent; return nil }
-	must(t, fake.ExportMethodTable(map[string]any{"Resume": resume}, api.Path, api.Interface))
+	testenv.Must(t, fake.ExportMethodTable(map[string]any{"Resume": resume}, api.Path, api.Interface))
 	_, err := fake.RequestName(api.BaseName, 0)
-	must(t, err)
+	testenv.Must(t, err)
 	client := connectClient(t, daemon)
 	client.replyTimeout, client.consent = 50*time.Millisecond, true
 	told := ""
 	client.Waiting = func(i *Instance) { told += i.Name; close(consent) }
-	must(t, client.Instance("web", fake.Names()[0]).Resume(t.Context()))
+	testenv.Must(t, client.Instance("web", fake.Names()[0]).Resume(t.Context()))
 	if told != "web" {
 		t.Errorf("told of waiting for %q", told)
 	}
@@ -338,7 +339,7 @@ func TestAnEventKeepsNoBufferOfItsMessage(t *testing.T) {
 		dbus.FieldSignature: dbus.MakeVariant(dbus.ParseSignatureMust("tss")),
 	}, Body: []any{uint64(1), "192.0.2.9:50000", "127.0.0.1:3000"}}
 	var encoded bytes.Buffer
-	must(t, msg.EncodeTo(&encoded, binary.LittleEndian))
+	testenv.Must(t, msg.EncodeTo(&encoded, binary.LittleEndian))
 	const n = 4096
 	kept := make([]Event, 0, n)
 	var before, after runtime.MemStats
@@ -346,12 +347,12 @@ func TestAnEventKeepsNoBufferOfItsMessage(t *testing.T) {
 	runtime.ReadMemStats(&before)
 	for range n {
 		decoded, err := dbus.DecodeMessage(bytes.NewReader(encoded.Bytes()))
-		must(t, err)
+		testenv.Must(t, err)
 		kept = append(kept, event(&dbus.Signal{Sender: decoded.Headers[dbus.FieldSender].Value().(string), Name: api.Interface + ".ConnectionNew", Body: decoded.Body}))
 	}
 	runtime.GC()
 	runtime.ReadMemStats(&after)
-	equal(t, "event", kept[0], Event(ConnectionNew{":1.5", 1, "192.0.2.9:50000", "127.0.0.1:3000"}))
+	testenv.Equal(t, "event", kept[0], Event(ConnectionNew{":1.5", 1, "192.0.2.9:50000", "127.0.0.1:3000"}))
 	if each := (int64(after.HeapAlloc) - int64(before.HeapAlloc)) / n; each > 1000 {
 		t.Errorf("an event keeps %d bytes", each)
 	}
@@ -369,13 +370,13 @@ func signalTo(t *testing.T, to, signature string, body []byte) []byte {
 		dbus.FieldSignature:   dbus.MakeVariant(dbus.ParseSignatureMust(signature)),
 	}}
 	var buf bytes.Buffer
-	must(t, msg.EncodeTo(&buf, binary.LittleEndian))
+	testenv.Must(t, msg.EncodeTo(&buf, binary.LittleEndian))
 	binary.LittleEndian.PutUint32(buf.Bytes()[4:], uint32(len(body)))
 	return append(buf.Bytes(), body...)
 }
 
 func TestSignalsThatNobodyAskedForReachNoClient(t *testing.T) {
-	onAllDaemons(t, signalsThatNobodyAskedForReachNoClient)
+	bustest.OnAllDaemons(t, signalsThatNobodyAskedForReachNoClient)
 }
 
 func signalsThatNobodyAskedForReachNoClient(t *testing.T, daemon *bustest.Bus) {
@@ -384,7 +385,7 @@ func signalsThatNobodyAskedForReachNoClient(t *testing.T, daemon *bustest.Bus) {
 	web := theInstance(t, client)
 	ctx, cancel := context.WithTimeout(t.Context(), proctest.Patience)
 	defer cancel()
-	must(t, web.Subscribe(ctx))
+	testenv.Must(t, web.Subscribe(ctx))
 	self := client.conn.Names()[0]
 
 	stranger := bustest.ConnectRaw(t, daemon.Address())

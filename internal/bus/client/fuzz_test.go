@@ -14,6 +14,7 @@ import (
 	"example.org/socketproxy/internal/bus/wire"
 	"example.org/socketproxy/internal/bustest"
 	"example.org/socketproxy/internal/printable"
+	"example.org/socketproxy/internal/testenv"
 	"example.org/socketproxy/internal/timespan"
 	"github.com/godbus/dbus/v5"
 )
@@ -28,14 +29,14 @@ func FuzzEvents(f *testing.F) {
 	add(":1.5", api.Interface+".ConnectionRemoved", uint64(1), "finished", uint64(2), uint64(3), uint64(math.MaxUint64))
 	add(":1.5", api.Interface+".ConnectionRefused", "192.0.2.1:80", "limit")
 	add(":1.5", api.Interface+".SignalsLost", uint64(7))
-	add(":1.5", api.PropertiesInterface+".PropertiesChanged", api.Interface, filter("State", "drained", "x", []string{"y"}), []string{"z"})
-	add(":1.5", api.PropertiesInterface+".PropertiesChanged", "org.freedesktop.DBus.Peer", filter(), []string{})
+	add(":1.5", api.PropertiesInterface+".PropertiesChanged", api.Interface, bustest.Filter("State", "drained", "x", []string{"y"}), []string{"z"})
+	add(":1.5", api.PropertiesInterface+".PropertiesChanged", "org.freedesktop.DBus.Peer", bustest.Filter(), []string{})
 	add(":1.5", api.PropertiesInterface+".PropertiesChanged", api.Interface, map[string]map[string]int32{"a": {"b": 1}}, []dbus.ObjectPath{"/"})
 	add(wire.DriverName, wire.DriverName+".NameOwnerChanged", api.BaseName+".web", ":1.5", "")
 	add(wire.DriverName, wire.DriverName+".NameOwnerChanged", api.BaseName, ":1.5", "")
 	add(":1.5", wire.DriverName+".NameOwnerChanged", api.BaseName+".web", ":1.5", "")
 	add(":1.5", api.Interface+".ConnectionNew", dbus.MakeVariant(uint64(1)), int32(65), []byte("x"))
-	signature, body := bustest.Encoded(f, api.Interface, filter("x", map[uint32]uint32{}), []string{})
+	signature, body := bustest.Encoded(f, api.Interface, bustest.Filter("x", map[uint32]uint32{}), []string{})
 	f.Add(":1.5", api.PropertiesInterface+".PropertiesChanged", signature, booleanKeys(body))
 	f.Fuzz(func(t *testing.T, sender, name, signature string, body []byte) {
 		values, ok := bustest.Decoded(signature, body)
@@ -48,11 +49,11 @@ func FuzzEvents(f *testing.F) {
 		}
 		queue := newEvents()
 		queue.DeliverSignal("", "", &dbus.Signal{Sender: sender, Name: name, Body: values})
-		equal(t, "events", len(queue.queue) == 1, got != nil)
+		testenv.Equal(t, "events", len(queue.queue) == 1, got != nil)
 		if changed, ok := got.(InstanceChanged); ok && changed.NewOwner != "" {
-			equal(t, "signals of a new instance are kept", queue.keep(wire.Head{Kind: dbus.TypeSignal, Sender: changed.NewOwner}, nil), wire.PassedOn)
+			testenv.Equal(t, "signals of a new instance are kept", queue.keep(wire.Head{Kind: dbus.TypeSignal, Sender: changed.NewOwner}, nil), wire.PassedOn)
 		} else {
-			equal(t, "signals of a stranger are kept", queue.keep(wire.Head{Kind: dbus.TypeSignal, Sender: sender}, nil) == wire.PassedOn, sender == wire.DriverName)
+			testenv.Equal(t, "signals of a stranger are kept", queue.keep(wire.Head{Kind: dbus.TypeSignal, Sender: sender}, nil) == wire.PassedOn, sender == wire.DriverName)
 		}
 	})
 }
@@ -115,15 +116,15 @@ func FuzzAnswers(f *testing.F) {
 		f.Add(signature, body)
 		f.Add("org.example.Error.X:"+signature, body)
 	}
-	extras := filter("listener", "[::]:80", "idle-usec", uint64(math.MaxUint64), "pid", uint32(1), "uid", "0", "new", true)
+	extras := bustest.Filter("listener", "[::]:80", "idle-usec", uint64(math.MaxUint64), "pid", uint32(1), "uid", "0", "new", true)
 	one := fuzzRow{1, "open", "192.0.2.1:80", "/run/web", 5, 6, 7, extras}
 	add([]fuzzRow{one})
 	add([]fuzzRow{one, one})
 	add([]fuzzRow{})
 	add([]string{api.BaseName + ".web", api.BaseName + "._ff", api.BaseName, ":1.5", api.BaseName + ".web_2dpid1"})
-	add(filter("State", "running", "NConnections", uint32(1), "ListenAddresses", []string{"x"}, "New", filter()))
-	add(filter("NConnections", uint64(1)))
-	strange, text := bustest.Encoded(f, filter("x", map[uint32]uint32{}))
+	add(bustest.Filter("State", "running", "NConnections", uint32(1), "ListenAddresses", []string{"x"}, "New", bustest.Filter()))
+	add(bustest.Filter("NConnections", uint64(1)))
+	strange, text := bustest.Encoded(f, bustest.Filter("x", map[uint32]uint32{}))
 	f.Add(strange, booleanKeys(text))
 	add(uint32(3))
 	add("Too many calls.")
@@ -147,7 +148,7 @@ func FuzzAnswers(f *testing.F) {
 			for _, row := range rows {
 				ascending, last = ascending && row[0].(uint64) > last, row[0].(uint64)
 			}
-			equal(t, "the ids ascend, and they are taken", err == nil, ascending)
+			testenv.Equal(t, "the ids ascend, and they are taken", err == nil, ascending)
 			for i, c := range connections {
 				want, idle := rows[i], rows[i][7].(map[string]dbus.Variant)["idle-usec"].Value()
 				got := []any{c.ID, c.State, c.Client, c.Backend, want[4], c.BytesToBackend, c.BytesToClient, want[7]}
@@ -156,7 +157,7 @@ func FuzzAnswers(f *testing.F) {
 				}
 			}
 		} else {
-			equal(t, "connections in something else", len(connections), 0)
+			testenv.Equal(t, "connections in something else", len(connections), 0)
 		}
 
 		properties, err := instance.Properties(t.Context())
@@ -175,14 +176,14 @@ func FuzzAnswers(f *testing.F) {
 		told(t, err, isError)
 		if names, ok := only[[]string](values); ok && !isError {
 			named := slices.ContainsFunc(names, func(name string) bool { _, ok := api.InstanceOf(name); return ok })
-			equal(t, "an instance", len(instances) == 1 && err == nil, named)
+			testenv.Equal(t, "an instance", len(instances) == 1 && err == nil, named)
 		}
 		clear(client.events.instances)
 
 		closed, err := instance.CloseConnections(t.Context(), Filter{})
 		told(t, err, isError)
 		if n, ok := only[uint32](values); ok && !isError {
-			equal(t, "closed", closed, n)
+			testenv.Equal(t, "closed", closed, n)
 		}
 		told(t, instance.Drain(t.Context(), time.Second, 0), isError || signature != "")
 	})
@@ -203,7 +204,7 @@ func FuzzHosts(f *testing.F) {
 	f.Fuzz(func(t *testing.T, host string) {
 		if CheckHost(host) != nil {
 			_, err := Connect(t.Context(), Destination{Host: host})
-			equal(t, host+" is refused", err != nil || host == "", true)
+			testenv.Equal(t, host+" is refused", err != nil || host == "", true)
 			return
 		}
 		command := Destination{Host: host}.bridge()
@@ -223,7 +224,7 @@ func FuzzHosts(f *testing.F) {
 			t.Errorf("%q", command)
 		}
 		plain := strings.NewReplacer("[", "", "]", "", ":", "").Replace
-		equal(t, "host and port", plain(command[dashes+1]+strings.Join(command[min(3, dashes):dashes], "")), plain(where))
+		testenv.Equal(t, "host and port", plain(command[dashes+1]+strings.Join(command[min(3, dashes):dashes], "")), plain(where))
 	})
 }
 

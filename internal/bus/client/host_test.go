@@ -3,6 +3,8 @@ package client
 import (
 	"strings"
 	"testing"
+
+	"example.org/socketproxy/internal/testenv"
 )
 
 // sshd hands the words after the host to a shell.
@@ -26,7 +28,7 @@ func TestNothingOfAHostReachesAShellOrPassesForAnOptionOfSSH(t *testing.T) {
 			continue
 		}
 		command := strings.Join(Destination{Host: host}.bridge(), " ")
-		equal(t, host, strings.Replace(strings.TrimPrefix(command, "ssh -xT "), "-- ", "", 1), want)
+		testenv.Equal(t, host, strings.Replace(strings.TrimPrefix(command, "ssh -xT "), "-- ", "", 1), want)
 	}
 	for _, host := range []string{
 		"", "@far", "-oProxyCommand=x", "-far", "me@-far", "far/", "far/box;cmd", "far/$(cmd)", "far/-x", "far/a b", "far/a/b", "far;cmd", "far cmd",
@@ -37,6 +39,6 @@ func TestNothingOfAHostReachesAShellOrPassesForAnOptionOfSSH(t *testing.T) {
 		}
 	}
 	for machine, ok := range map[string]bool{"box": true, "me@box": true, ".host": true, "": false, "-x": false, "a b": false, "a;b": false, "@": false} {
-		equal(t, machine, CheckMachine(machine) == nil, ok)
+		testenv.Equal(t, machine, CheckMachine(machine) == nil, ok)
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"example.org/socketproxy/internal/forward"
 	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/streamtest"
-	"github.com/godbus/dbus/v5"
+	"example.org/socketproxy/internal/testenv"
 	"go.uber.org/goleak"
 )
 
@@ -32,14 +32,14 @@ func newRig(t *testing.T) *rig {
 func newRigOn(t *testing.T, daemon *bustest.Bus) *rig {
 	t.Helper()
 	target, err := forward.ParseTarget(streamtest.NewEcho(t, streamtest.TCP4).Target)
-	must(t, err)
+	testenv.Must(t, err)
 	tcp, local := listen(t, "127.0.0.1:0"), listen(t, t.TempDir()+"/web")
 	proxy, err := forward.Start(forward.Config{
 		Target: target, Listeners: []*forward.Listener{tcp, local}, ConnectionsMax: 2000, Loops: 1,
 		ExitIdleTime: forward.Infinity, IdleTimeout: forward.Infinity,
 		ConnectTimeout: forward.DefaultConnectTimeout, ConnectRetry: forward.DefaultConnectRetry,
 	})
-	must(t, err)
+	testenv.Must(t, err)
 	r := &rig{t: t, daemon: daemon, tcp: tcp.Address(), unix: local.Address()}
 	r.server = bus.Start(bus.Config{
 		Proxy: proxy, Address: daemon.Address(), Instance: "web", Version: "1.2", Log: slog.New(slog.DiscardHandler),
@@ -52,7 +52,7 @@ func newRigOn(t *testing.T, daemon *bustest.Bus) *rig {
 	})
 	conn := daemon.Connect(t)
 	proctest.Eventually(t, "the proxy is on the bus", func() (there bool) {
-		must(t, conn.BusObject().Call("org.freedesktop.DBus.NameHasOwner", 0, "org.example.SocketProxy1.web").Store(&there))
+		testenv.Must(t, conn.BusObject().Call("org.freedesktop.DBus.NameHasOwner", 0, "org.example.SocketProxy1.web").Store(&there))
 		return there
 	})
 	return r
@@ -61,9 +61,9 @@ func newRigOn(t *testing.T, daemon *bustest.Bus) *rig {
 func listen(t *testing.T, address string) *forward.Listener {
 	t.Helper()
 	parsed, err := forward.ParseListenAddress(address)
-	must(t, err)
+	testenv.Must(t, err)
 	l, err := parsed.Listen()
-	must(t, err)
+	testenv.Must(t, err)
 	return l
 }
 
@@ -76,36 +76,4 @@ func (r *rig) dial(network string) {
 	}
 	c := streamtest.Dial(r.t, streamtest.Address{Network: network, Text: address})
 	streamtest.Echoes(r.t, c, "x")
-}
-
-func onAllDaemons(t *testing.T, test func(*testing.T, *bustest.Bus)) {
-	t.Parallel()
-	for _, daemon := range bustest.Daemons {
-		t.Run(string(daemon), func(t *testing.T) {
-			t.Parallel()
-			test(t, bustest.Start(t, bustest.Options{Daemon: daemon}))
-		})
-	}
-}
-
-func filter(keysAndValues ...any) map[string]dbus.Variant {
-	f := map[string]dbus.Variant{}
-	for i := 0; i < len(keysAndValues); i += 2 {
-		f[keysAndValues[i].(string)] = dbus.MakeVariant(keysAndValues[i+1])
-	}
-	return f
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func equal[T comparable](t testing.TB, what string, got, want T) {
-	t.Helper()
-	if got != want {
-		t.Errorf("%s: %v, want %v", what, got, want)
-	}
 }

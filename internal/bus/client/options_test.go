@@ -4,6 +4,7 @@ import (
 	"slices"
 	"testing"
 
+	"example.org/socketproxy/internal/testenv"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -15,7 +16,7 @@ func TestOptionsThatDiffer(t *testing.T) {
 			told[name] = dbus.MakeVariant(value)
 		}
 		p := new(Properties)
-		must(t, p.Update(told))
+		testenv.Must(t, p.Update(told))
 		for _, option := range p.ChangedOptions() {
 			changed = append(changed, option.Name+"="+option.Value)
 		}

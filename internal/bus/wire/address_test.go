@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"example.org/socketproxy/internal/printable"
+	"example.org/socketproxy/internal/testenv"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -22,9 +23,9 @@ func FuzzBusAddresses(f *testing.F) {
 			t.Fatalf("%q: %q, %v", address, names, err)
 		}
 		if err != nil {
-			equal(t, "the error", printable.Line(err.Error()), err.Error())
+			testenv.Equal(t, "the error", printable.Line(err.Error()), err.Error())
 		} else {
-			equal(t, "addresses", len(names), strings.Count(address, ";")+1)
+			testenv.Equal(t, "addresses", len(names), strings.Count(address, ";")+1)
 		}
 		for _, name := range append(names, "/"+address) {
 			key, value := "path=", name
@@ -49,9 +50,9 @@ func TestBusAddresses(t *testing.T) {
 		"unix:path=/run/bus,path=/run/replacement": "/run/replacement",
 	} {
 		names, err := socketNames(address)
-		must(t, err)
-		equal(t, address, names[0], want)
-		must(t, CheckAddress(address))
+		testenv.Must(t, err)
+		testenv.Equal(t, address, names[0], want)
+		testenv.Must(t, CheckAddress(address))
 	}
 	for _, address := range []string{
 		"", "/run/bus", "tcp:host=localhost,port=1", "unix:", "unix:path=", "unix:runtime=yes", "unix:path=/a;", "unix:path=/%zz", "unix:dir=/tmp",
