@@ -6,6 +6,7 @@ import (
 
 	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/streamtest"
+	"golang.org/x/sys/unix"
 )
 
 // idleFor has a connection look as if nothing had moved in it for that long.
@@ -120,4 +121,21 @@ func TestExitIdleTimeWaitsForTheMinimumRuntime(t *testing.T) {
 			soon(t, "its life", time.Since(since), runtime)
 		})
 	}
+}
+
+// A listener that could not be taken out of an epoll instance is in it still.
+func TestResumeServesWhereAListenerWasNotLetGo(t *testing.T) {
+	stays := &failing{call: unix.SYS_EPOLL_CTL, errno: unix.ENOMEM, when: func(_, op uintptr) bool { return op == unix.EPOLL_CTL_DEL }}
+	stays.install(t)
+	r := newRig(t, "tcp", "tcp")
+	stays.armed.Store(true)
+	if err := r.Drain(DrainOptions{Timeout: Infinity}); err != nil {
+		t.Fatal(err)
+	}
+	proctest.Eventually(t, "it is drained", func() bool { return r.State() == StateDrained })
+	stays.armed.Store(false)
+	if err := r.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	r.pair()
 }

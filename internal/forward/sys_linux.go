@@ -208,8 +208,12 @@ func clearEvent(fd int32) {
 	raw(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&count)), unsafe.Sizeof(count), 0, 0, 0)
 }
 
+// epollAdd succeeds for a descriptor that is there already, which one is that epollDel could not take out.
 func epollAdd(epfd, fd int32, ev *unix.EpollEvent) sysErr {
 	_, errno := raw(unix.SYS_EPOLL_CTL, uintptr(epfd), unix.EPOLL_CTL_ADD, uintptr(fd), uintptr(unsafe.Pointer(ev)), 0, 0)
+	if errno == unix.EEXIST {
+		return 0
+	}
 	return errno
 }
 
