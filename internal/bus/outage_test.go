@@ -129,6 +129,9 @@ func TestABusThatIsNeverThereIsToldOnceOrNotAtAll(t *testing.T) {
 			r := newRigAt(t, nil, "unix:path="+dir+"/bus", func(s *Server) { s.Quiet = quiet })
 			r.dial("tcp")
 			r.dial("unix")
+			if !quiet {
+				r.log.says(t, "") // the first attempt has failed
+			}
 			// It tries again: whoever listens there at last is spoken to.
 			l, err := net.Listen("unix", dir+"/bus")
 			testenv.Must(t, err)
