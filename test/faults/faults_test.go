@@ -305,7 +305,8 @@ func (r *rig) tryOnce(t *testing.T, c combination, patient bool) (all, struck []
 	} else {
 		wait(pairs)
 	}
-	if patient && c.when > 0 {
+	// A write(2) to an eventfd that strace leaves in the middle fails with ENOSYS, which ends Go's runtime where it is its own.
+	if (patient || c.path != "") && c.when > 0 {
 		tr.awaitQuiet(t)
 	}
 	record := tr.detach(t)
