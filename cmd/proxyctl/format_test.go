@@ -42,7 +42,7 @@ func TestListShowsTheLargestCounts(t *testing.T) {
 	const largest = math.MaxUint32
 	table := listTable([]described{{
 		&client.Instance{Name: "web"}, &client.Properties{NConnections: largest, ConnectionsMax: largest, ProcessID: largest},
-	}})
+	}}, nil)
 	for i, column := range table.columns {
 		if got := table.rows[0][i].text; column.right && got != "4294967295" {
 			t.Errorf("%s is %q", column.header, got)

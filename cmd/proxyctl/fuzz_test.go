@@ -128,7 +128,8 @@ func FuzzTables(f *testing.F) {
 			table.add(instance, []client.Connection{connection, {}})
 			return table.table
 		}
-		list := listTable([]described{{instance, properties}, {&client.Instance{}, new(client.Properties)}})
+		list := listTable([]described{{instance, properties}, {&client.Instance{}, new(client.Properties)}},
+			[]client.Socket{{Unit: "proxyd@" + peer + ".socket", Active: state, Sub: state, Addresses: []string{peer, backend}}})
 		for _, table := range []table{connections(false), list} {
 			terminal := terminal{columns: max(0, columns), utf8: isUTF8}
 			text := twice(t, terminal, func(c *ctl) error {
@@ -136,7 +137,7 @@ func FuzzTables(f *testing.F) {
 				return c.show(table)
 			})
 			lines := strings.Split(text, "\n")
-			if len(lines) != 6 { // the header, two rows, an empty one, the count, and what follows its end
+			if len(lines) != len(table.rows)+4 { // the header, the rows, an empty one, the count, and what follows its end
 				t.Fatalf("%q", lines)
 			}
 			for _, line := range lines {

@@ -62,6 +62,9 @@ func ownOptions(root *cobra.Command) iter.Seq2[string, []string] {
 		var inOrder []string
 		for _, verb := range root.Commands() {
 			verb.LocalFlags().VisitAll(func(flag *pflag.Flag) {
+				if isOfProxyd(flag) {
+					return
+				}
 				var option strings.Builder
 				flagEntry(&option, flag)
 				if verbs[option.String()] == nil {
@@ -84,8 +87,15 @@ func ownOptions(root *cobra.Command) iter.Seq2[string, []string] {
 }
 
 func entries(text *strings.Builder, flags *pflag.FlagSet) {
-	flags.VisitAll(func(flag *pflag.Flag) { flagEntry(text, flag) })
+	flags.VisitAll(func(flag *pflag.Flag) {
+		if !isOfProxyd(flag) {
+			flagEntry(text, flag)
+		}
+	})
 }
+
+// isOfProxyd reports whether proxyd(8) describes an option of create.
+func isOfProxyd(flag *pflag.Flag) bool { return flag.Hidden && slices.Contains(ofProxyd, flag.Name) }
 
 func flagEntry(text *strings.Builder, flag *pflag.Flag) {
 	name := "   --" + flag.Name

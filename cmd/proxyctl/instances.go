@@ -28,7 +28,7 @@ func (c *ctl) theInstances(ctx context.Context, names []string) ([]*client.Insta
 	for _, name := range names {
 		found := c.named(ctx, running, name)
 		if len(found) == 0 {
-			c.fail(noInstance(name, running))
+			c.fail(cmp.Or(c.notRunning(ctx, name), noInstance(name, running)))
 		}
 		for _, instance := range found {
 			if !slices.Contains(instances, instance) {

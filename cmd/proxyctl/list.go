@@ -9,13 +9,14 @@ import (
 
 	"example.org/socketproxy/internal/bus/api"
 	"example.org/socketproxy/internal/bus/client"
+	"example.org/socketproxy/internal/setup"
 	"github.com/spf13/cobra"
 )
 
 func (c *ctl) listCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:               "list",
-		Short:             "List the running instances (this is the default)",
+		Short:             "List the instances (this is the default)",
 		Args:              noArguments,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(command *cobra.Command, _ []string) error {
@@ -24,8 +25,9 @@ func (c *ctl) listCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			sockets := c.idle(ctx)
 			all := c.describe(ctx, instances, false)
-			table := listTable(all)
+			table := listTable(all, sockets())
 			if old := slices.DeleteFunc(all, func(i described) bool { return !c.isOld(i) }); len(old) > 0 {
 				table.note = c.renewal(old)
 			}
@@ -49,7 +51,7 @@ func (c *ctl) renewal(old []described) string {
 		c.inShell("restart", instances...))
 }
 
-func listTable(instances []described) table {
+func listTable(instances []described, sockets []client.Socket) table {
 	t := table{
 		things: "instances",
 		columns: []column{
@@ -69,6 +71,22 @@ func listTable(instances []described) table {
 			{text: cmp.Or(i.Unit, "-"), value: i.Unit},
 		})
 	}
+	for _, socket := range sockets {
+		unit := setup.Unit(socket.Instance())
+		if slices.ContainsFunc(instances, func(i described) bool { return i.Unit == unit }) {
+			continue
+		}
+		state, colour := stateOf(socket)
+		t.rows = append(t.rows, []cell{
+			{text: socket.Instance(), value: socket.Instance()},
+			{text: state, colour: colour, value: state},
+			{text: "-"}, {text: "-"}, {text: "-"},
+			{text: cmp.Or(strings.Join(socket.Addresses, " "), "-"), value: socket.Addresses},
+			{text: "-"},
+			{text: socket.Unit, value: socket.Unit},
+		})
+	}
+	slices.SortStableFunc(t.rows, func(a, b []cell) int { return cmp.Compare(a[0].text, b[0].text) })
 	return t
 }
 

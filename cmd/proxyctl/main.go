@@ -1,8 +1,9 @@
-// Command proxyctl shows and controls the running instances of proxyd(8), over D-Bus.
+// Command proxyctl shows and controls the instances of proxyd(8), over D-Bus, and sets them up.
 //
 //	proxyctl
 //	proxyctl status web
 //	proxyctl drain web --timeout=30s
+//	proxyctl create web --listen=8080 127.0.0.1:3000
 //
 // It keeps the habits of systemctl(1), loginctl(1) and busctl(1). There is one file a verb; what the verbs share is how
 // instances are named (instances.go), and how things are printed: table.go, format.go, json.go, terminal.go, pager.go.

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"example.org/socketproxy/internal/sandbox"
 )
 
 // hiddenTarget warns of a target in the file system that the sandbox of the unit may hide, with the settings that show it:
@@ -15,24 +17,13 @@ func hiddenTarget(target, unit string) string {
 	if unit == "" || !strings.HasPrefix(target, "/") {
 		return ""
 	}
-	target = filepath.Clean(target)
-	if rest, ok := strings.CutPrefix(target, "/var/run/"); ok {
-		target = "/run/" + rest
+	target = sandbox.Clean(target)
+	settings, missing := sandbox.Show(target), filepath.Dir(target)
+	if missing == "/tmp" || missing == "/var/tmp" {
+		missing = target // the directory is there, and another one
 	}
-	dir := filepath.Dir(target)
-	missing, settings := dir, []string{"BindReadOnlyPaths=" + dir}
-	switch {
-	case isBelow(target, "/run/user"):
-		settings = []string{"ProtectHome=no"}
-	case isBelow(target, "/run"):
-		return "" // which no sandbox for a proxy hides; the backend has not made its directory yet
-	case isBelow(target, "/home"), isBelow(target, "/root"):
-		settings = append(settings, "ProtectHome=no")
-	case isBelow(target, "/tmp"), isBelow(target, "/var/tmp"):
-		settings = append(settings, "PrivateTmp=no")
-		if dir == "/tmp" || dir == "/var/tmp" {
-			missing = target // the directory is there, and another one
-		}
+	if settings == nil { // the backend has not made its directory yet
+		return ""
 	}
 	if !isHidden(missing) {
 		return ""
@@ -40,8 +31,6 @@ func hiddenTarget(target, unit string) string {
 	return fmt.Sprintf("There is no %s here. If there is one outside, the unit hides it, and a drop-in of %s shows it: %s.",
 		missing, unit, strings.Join(settings, ", "))
 }
-
-func isBelow(path, dir string) bool { return strings.HasPrefix(path, dir+"/") }
 
 // isHidden reports whether a path does not exist, or is, or is below, a directory of mode 000, which is what ProtectHome= and
 // InaccessiblePaths= put over another one.

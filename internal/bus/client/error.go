@@ -23,6 +23,7 @@ var (
 	ErrAlreadyDraining = errors.New("it is being drained already")
 
 	errNoObject  = errors.New("there is no such object")
+	errNoFile    = errors.New("there is no such file")
 	errNoManager = errors.New("systemd is not on the bus")
 	errNoAnswer  = errors.New("no answer")
 	errBusGone   = errors.New("the connection to the bus broke")
@@ -37,11 +38,12 @@ var words = map[string]error{
 	api.ErrorAccessDenied:                       errors.New("access denied"),
 	api.ErrorInteractive: errors.New(
 		"interactive authorization required; run this as root, or on a terminal without --no-ask-password"),
-	api.ErrorUnknownObject:    errNoObject,
-	api.ErrorNoSuchConnection: ErrNoConnection,
-	api.ErrorAlreadyDraining:  ErrAlreadyDraining,
-	api.ErrorNotDraining:      errors.New("it is not being drained"),
-	api.ErrorExiting:          errors.New("it is exiting"),
+	"org.freedesktop.DBus.Error.FileNotFound": errNoFile,
+	api.ErrorUnknownObject:                    errNoObject,
+	api.ErrorNoSuchConnection:                 ErrNoConnection,
+	api.ErrorAlreadyDraining:                  ErrAlreadyDraining,
+	api.ErrorNotDraining:                      errors.New("it is not being drained"),
+	api.ErrorExiting:                          errors.New("it is exiting"),
 }
 
 // explain turns what godbus returns into words for people.

@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"errors"
-	"time"
 
 	"example.org/socketproxy/internal/bus/api"
 	"example.org/socketproxy/internal/bus/wire"
@@ -79,21 +78,10 @@ func (m manager) stopOf(service string) (stop Stop, err error) {
 	return Stop{Restart: kind == "restart", Store: int(store)}, nil
 }
 
-// awaitUnit finds the object of a unit. The bus may just have started, by this very question, and the manager not be on it yet.
+// awaitUnit finds the object of a unit.
 func (m manager) awaitUnit(name string) (unit dbus.ObjectPath, err error) {
-	tick := time.NewTicker(managerLook)
-	defer tick.Stop()
-	for {
-		err = m.call(managerPath, managerName+".Manager.GetUnit", name).Store(&unit)
-		if !errors.Is(explain(err), ErrNoInstance) {
-			return unit, err
-		}
-		select {
-		case <-m.ctx.Done():
-			return "", errNoManager
-		case <-tick.C:
-		}
-	}
+	err = awaitManager(m.ctx, func() error { return m.call(managerPath, managerName+".Manager.GetUnit", name).Store(&unit) })
+	return unit, err
 }
 
 func (m manager) property(path dbus.ObjectPath, iface, name string, value any) error {

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
+	"example.org/socketproxy/internal/bus/api"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -59,14 +62,86 @@ func (c *Client) managerProperty(ctx context.Context, path dbus.ObjectPath, ifac
 // the manager to tell all of its news.
 const managerLook = 20 * time.Millisecond
 
+// managerTimeout is how long the service manager may take to read all units again.
+const managerTimeout = 90 * time.Second
+
+// manage calls a method of the service manager.
+func (c *Client) manage(ctx context.Context, member string, args ...any) *reply {
+	timeout := managerTimeout
+	if c.consent {
+		timeout = max(timeout, consentTimeout)
+	}
+	return c.send(ctx, timeout, managerName, managerPath, managerName+".Manager", member, args...)
+}
+
+// done waits for the answer to a call that returns nothing of interest.
+func (r *reply) done() error {
+	_, err := r.body()
+	if errors.Is(err, ErrNoInstance) {
+		return errNoManager
+	}
+	return err
+}
+
+// Reload has the service manager read the files of all units again.
+func (c *Client) Reload(ctx context.Context) error { return c.manage(ctx, "Reload").done() }
+
+// Enable has the service manager start a unit at each boot, or with runtime until the next one.
+func (c *Client) Enable(ctx context.Context, unit string, runtime bool) error {
+	return c.manage(ctx, "EnableUnitFiles", []string{unit}, runtime, false).done()
+}
+
+// Disable takes back what Enable does.
+func (c *Client) Disable(ctx context.Context, unit string, runtime bool) error {
+	return c.manage(ctx, "DisableUnitFiles", []string{unit}, runtime).done()
+}
+
+// Forget has the service manager forget that a unit has failed.
+func (c *Client) Forget(ctx context.Context, unit string) error {
+	return c.manage(ctx, "ResetFailedUnit", unit).done()
+}
+
+// managerPresence is how long the service manager is waited for where it is not on the bus: the bus may just have started, by this
+// very question.
+const managerPresence = 2 * time.Second
+
+// awaitManager asks the service manager, again and again while it is not on the bus.
+func awaitManager(ctx context.Context, ask func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, managerPresence)
+	defer cancel()
+	tick := time.NewTicker(managerLook)
+	defer tick.Stop()
+	for {
+		if err := explain(ask()); !errors.Is(err, ErrNoInstance) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return errNoManager
+		case <-tick.C:
+		}
+	}
+}
+
 // Restart has the service manager restart a service, and returns once it is running again. Unless it is, that is an error.
 func (c *Client) Restart(ctx context.Context, service string) error {
-	timeout := c.replyTimeout
-	if c.consent {
-		timeout = consentTimeout
-	}
+	return c.job(ctx, "RestartUnit", service, "active")
+}
+
+// Start has the service manager start a unit, and returns once it is active. Unless it is, that is an error.
+func (c *Client) Start(ctx context.Context, unit string) error {
+	return c.job(ctx, "StartUnit", unit, "active")
+}
+
+// Stop has the service manager stop a unit, and returns once it is.
+func (c *Client) Stop(ctx context.Context, unit string) error {
+	return c.job(ctx, "StopUnit", unit, "inactive", "failed")
+}
+
+// job has the service manager do something to a unit, and waits until that is done and the unit is in one of the states.
+func (c *Client) job(ctx context.Context, method, unit string, states ...string) error {
 	var job dbus.ObjectPath
-	if err := c.send(ctx, timeout, managerName, managerPath, managerName+".Manager", "RestartUnit", service, "replace").store(&job); err != nil {
+	if err := c.manage(ctx, method, unit, "replace").store(&job); err != nil {
 		return err
 	}
 	tick := time.NewTicker(managerLook)
@@ -77,7 +152,7 @@ func (c *Client) Restart(ctx context.Context, service string) error {
 		switch {
 		case err == nil:
 		case errors.Is(err, errNoObject): // it is done
-			return c.running(ctx, service)
+			return c.isIn(ctx, unit, states)
 		default:
 			return err
 		}
@@ -89,18 +164,102 @@ func (c *Client) Restart(ctx context.Context, service string) error {
 	}
 }
 
-// running returns an error unless the service is.
-func (c *Client) running(ctx context.Context, service string) error {
-	path, err := c.unitPath(ctx, service)
-	if err != nil {
-		return err
+// isIn returns an error unless the unit is in one of the states. One that is not loaded any more is inactive.
+func (c *Client) isIn(ctx context.Context, unit string, states []string) error {
+	state := "inactive"
+	if path, err := c.unitPath(ctx, unit); err == nil {
+		if err := c.managerProperty(ctx, path, unitIface, "ActiveState", &state); err != nil {
+			return err
+		}
 	}
-	var state string
-	if err := c.managerProperty(ctx, path, unitIface, "ActiveState", &state); err != nil {
-		return err
-	}
-	if state != "active" {
-		return fmt.Errorf("%s is %s; its log says why: journalctl -u %s", service, state, service)
+	if !slices.Contains(states, state) {
+		return fmt.Errorf("%s is %s; its log says why: journalctl -u %s", unit, state, unit)
 	}
 	return nil
+}
+
+// HasTemplate reports whether there is a file for a template, such as "web@.service". Loading an instance of it would log what it lacks.
+func (c *Client) HasTemplate(ctx context.Context, template string) (bool, error) {
+	var state string
+	err := awaitManager(ctx, func() error { return c.manage(ctx, "GetUnitFileState", template).store(&state) })
+	if errors.Is(err, errNoFile) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// LoadState returns what became of reading the files of a unit: "loaded", "not-found", "bad-setting" or another word of
+// org.freedesktop.systemd1(5).
+func (c *Client) LoadState(ctx context.Context, unit string) (state string, err error) {
+	var path dbus.ObjectPath
+	err = awaitManager(ctx, func() error { return c.manage(ctx, "LoadUnit", unit).store(&path) })
+	if err != nil {
+		return "", err
+	}
+	err = c.managerProperty(ctx, path, unitIface, "LoadState", &state)
+	return state, err
+}
+
+// HasPrivateNetwork reports whether a service that is loaded has a network of its own, and whether it is running.
+func (c *Client) HasPrivateNetwork(ctx context.Context, service string) (private, active bool) {
+	path, err := c.unitPath(ctx, service)
+	if err != nil {
+		return false, false
+	}
+	_ = c.managerProperty(ctx, path, serviceIface, "PrivateNetwork", &private)
+	var state string
+	_ = c.managerProperty(ctx, path, unitIface, "ActiveState", &state)
+	return private, state == "active"
+}
+
+// Socket is a socket unit that the service manager has in memory.
+type Socket struct {
+	Unit      string
+	Active    string   // ActiveState of org.freedesktop.systemd1(5)
+	Sub       string   // SubState
+	Addresses []string // as systemd writes them
+}
+
+// Instance is the instance of a template that the unit is: systemd.unit(5).
+func (s Socket) Instance() string {
+	_, instance, _ := strings.Cut(strings.TrimSuffix(s.Unit, ".socket"), "@")
+	return instance
+}
+
+// AskSockets asks for the socket units in memory whose names match a pattern of the shell. What it returns waits for the answer, which
+// is an error without a service manager.
+func (c *Client) AskSockets(ctx context.Context, pattern string) func() ([]Socket, error) {
+	list := c.send(ctx, c.replyTimeout, managerName, managerPath, managerName+".Manager", "ListUnitsByPatterns", []string{}, []string{pattern})
+	return func() ([]Socket, error) {
+		var units []struct {
+			Name, Description, Load, Active, Sub, Followed string
+			Path                                           dbus.ObjectPath
+			JobID                                          uint32
+			JobType                                        string
+			JobPath                                        dbus.ObjectPath
+		}
+		if err := list.store(&units); err != nil {
+			return nil, err
+		}
+		var sockets []Socket
+		var addresses []*reply
+		for _, unit := range units {
+			if unit.Load == "loaded" {
+				sockets = append(sockets, Socket{Unit: unit.Name, Active: unit.Active, Sub: unit.Sub})
+				addresses = append(addresses, c.send(ctx, c.replyTimeout, managerName, string(unit.Path), api.PropertiesInterface, "Get",
+					managerName+".Socket", "Listen"))
+			}
+		}
+		for i, answer := range addresses {
+			var listen dbus.Variant
+			var pairs []struct{ Type, Address string }
+			if answer.store(&listen) != nil || listen.Store(&pairs) != nil {
+				continue // the unit is gone
+			}
+			for _, pair := range pairs {
+				sockets[i].Addresses = append(sockets[i].Addresses, pair.Address)
+			}
+		}
+		return sockets, nil
+	}
 }

@@ -1,0 +1,427 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"example.org/socketproxy/internal/sandbox"
+	"example.org/socketproxy/internal/setup"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// creation is one run of create.
+type creation struct {
+	*ctl
+	setup.Settings
+	force, dryRun, noStart bool
+	words                  []string // what there is to know beside the files
+}
+
+func (c *ctl) createCommand() *cobra.Command {
+	n := &creation{ctl: c}
+	command := &cobra.Command{
+		Use:               "create NAME --listen=ADDRESS TARGET",
+		Short:             "Set up an instance, with any options of proxyd(8), and let it listen",
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(command *cobra.Command, args []string) error {
+			if len(args) != 2 {
+				return errors.New("create takes two arguments, the name of the instance and its target: proxyctl create web --listen=8080 127.0.0.1:3000")
+			}
+			n.Name, n.Target = args[0], args[1]
+			if err := n.create(command.Context()); err != nil {
+				return fmt.Errorf("cannot create %s: %w", n.Name, err)
+			}
+			return nil
+		},
+	}
+	flags := command.Flags()
+	flags.SortFlags = false
+	flags.StringArrayVar(&n.Listen, "listen", nil, "Take clients at `ADDRESS`, as ListenStream= of systemd.socket(5) does; may be repeated")
+	service := func(value *string) func(string) error {
+		return func(given string) (err error) {
+			*value, err = setup.ServiceName(given)
+			return err
+		}
+	}
+	flags.Func("backend", "Start the service `UNIT` with the first client, and stop it with the proxy", service(&n.Backend))
+	flags.Func("network-of", "Connect in the network of the service `UNIT`, which is cut off from others", service(&n.NetworkOf))
+	flags.Func("allow", "Only clients of these networks may connect: `CIDR`, several separated by commas", n.addAllowed)
+	flags.BoolVar(&n.Runtime, "runtime", false, "Until the next boot only")
+	flags.BoolVar(&n.noStart, "no-start", false, "Write the files, enable and start nothing")
+	flags.BoolVar(&n.force, "force", false, "Overwrite the files of an instance with that name")
+	flags.BoolVar(&n.dryRun, "dry-run", false, "Print the files, and change nothing")
+	n.proxydOptions(flags)
+	return command
+}
+
+// ofProxyd are the options of proxyd(8) that create passes on. Neither are those that the unit gives.
+var ofProxyd = []string{
+	"connections-max", "connections-max-per-source", "source-prefix-ipv6", "exit-idle-time", "proxy-protocol", "accept-proxy",
+	"accept-proxy-timeout", "connect-timeout", "connect-retry", "drain-timeout", "idle-timeout", "half-close-timeout", "abort-on-close",
+	"tcp-user-timeout", "coalesce", "hand-over", "bus", "log-level",
+}
+
+func (n *creation) proxydOptions(flags *pflag.FlagSet) {
+	for _, name := range ofProxyd {
+		short := ""
+		if name == "connections-max" {
+			short = "c"
+		}
+		flags.FuncP(name, short, "", func(value string) error {
+			n.Options = append(n.Options, "--"+name+"="+value)
+			return nil
+		})
+		flags.Lookup(name).Hidden = true // proxyd(8) describes them
+	}
+}
+
+func (n *creation) addAllowed(value string) error {
+	for text := range strings.SplitSeq(value, ",") {
+		prefix, err := netip.ParsePrefix(text)
+		if address, addressErr := netip.ParseAddr(text); addressErr == nil && address.Zone() == "" {
+			prefix, err = netip.PrefixFrom(address, address.BitLen()), nil
+		}
+		if err != nil {
+			return fmt.Errorf("%q is neither an address nor a network such as 192.0.2.0/24", text)
+		}
+		n.Allow = append(n.Allow, prefix.Masked())
+	}
+	return nil
+}
+
+func (n *creation) create(ctx context.Context) error {
+	if err := n.checkArguments(ctx); err != nil {
+		return err
+	}
+	if n.dryRun && !n.onSystemd() {
+		n.words = append(n.words, "systemd was not asked about the units.")
+	} else if err := n.checkUnits(ctx); err != nil {
+		return err
+	}
+	n.findTarget()
+	files, err := n.Files()
+	if err != nil {
+		return err
+	}
+	if n.dryRun {
+		for i, file := range files {
+			if i > 0 {
+				fmt.Fprintln(n.stdout)
+			}
+			fmt.Fprintf(n.stdout, "# %s\n%s", file.Path, file.Text)
+		}
+		for _, word := range n.words {
+			fmt.Fprintf(n.stderr, "proxyctl: %s\n", word)
+		}
+		return nil
+	}
+	if existing := setup.Existing(files); len(existing) > 0 && !n.force {
+		return fmt.Errorf("there is one already: %s; --force overwrites its files", existing[len(existing)-1])
+	}
+	if err := verify(ctx, n.Name, files); err != nil {
+		return err
+	}
+	if err := n.probe(ctx); err != nil {
+		return err
+	}
+	change, err := setup.Write(files)
+	if err != nil {
+		return err
+	}
+	if err := n.put(ctx); err != nil {
+		// Also after Ctrl-C, which has ended ctx.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+		defer cancel()
+		return errors.Join(err, n.takeBack(ctx, change))
+	}
+	for _, file := range files {
+		n.say("Wrote %s.", file.Path)
+	}
+	for _, word := range n.words {
+		n.say("%s", word)
+	}
+	if n.noStart {
+		n.say("To start it: systemctl enable --now %s", setup.Socket(n.Name))
+		return nil
+	}
+	n.say("%s listens on %s; its first client starts %s.", n.Name, strings.Join(n.Listen, " and "), setup.Unit(n.Name))
+	return nil
+}
+
+// undoTime bounds what is done to take a failed create back.
+const undoTime = 30 * time.Second
+
+// checkArguments finds the mistakes that need nothing of systemd. The target and the options are proxyd's to judge.
+func (n *creation) checkArguments(ctx context.Context) error {
+	if d := n.destination; d.Host != "" || d.Machine != "" || d.User {
+		return errors.New("this writes files, and so works only for the system manager of this machine")
+	}
+	if err := setup.CheckName(n.Name); err != nil {
+		return err
+	}
+	if len(n.Listen) == 0 {
+		return errors.New("it needs an address to listen on, such as --listen=8080")
+	}
+	if n.Allow != nil {
+		for _, address := range n.Listen {
+			if strings.HasPrefix(address, "/") || strings.HasPrefix(address, "@") {
+				return fmt.Errorf("--allow= is about networks, and %s is an AF_UNIX socket", address)
+			}
+		}
+	}
+	proxyd, err := findProxyd()
+	if err != nil {
+		return err
+	}
+	check := exec.CommandContext(ctx, proxyd, append(append([]string{"--check", "--name=" + n.Name}, n.Options...), "--", n.Target)...)
+	var complaint bytes.Buffer
+	check.Stderr = &complaint
+	if err := check.Run(); err != nil {
+		first, _, _ := strings.Cut(complaint.String(), "\n")
+		if first == "" {
+			return fmt.Errorf("%s --check: %w", proxyd, err)
+		}
+		return errors.New(lowerFirst(strings.TrimPrefix(first, "proxyd: ")))
+	}
+	return nil
+}
+
+// findProxyd looks where the units do.
+func findProxyd() (string, error) {
+	for _, dir := range []string{"/usr/local/bin", "/usr/bin"} {
+		if path, err := exec.LookPath(filepath.Join(dir, "proxyd")); err == nil {
+			return path, nil
+		}
+	}
+	return "", errors.New("proxyd is neither in /usr/local/bin nor in /usr/bin; install it first")
+}
+
+func lowerFirst(text string) string { return strings.ToLower(text[:1]) + text[1:] }
+
+// onSystemd reports whether there is a system manager to ask.
+func (n *creation) onSystemd() bool {
+	_, err := os.Stat("/run/systemd/system")
+	return err == nil
+}
+
+// checkUnits looks for the units that there have to be.
+func (n *creation) checkUnits(ctx context.Context) error {
+	if !n.onSystemd() {
+		return errors.New("systemd does not manage this machine; proxyd --listen= works without")
+	}
+	if err := n.connect(ctx); err != nil {
+		return err
+	}
+	for _, template := range []string{setup.Socket(""), setup.Unit("")} {
+		switch there, err := n.bus.HasTemplate(ctx, template); {
+		case err != nil:
+			return fmt.Errorf("cannot look for %s: %w", template, err)
+		case !there:
+			return fmt.Errorf("there is no %s; install the units of proxyd", template)
+		}
+	}
+	for _, unit := range []string{n.Backend, n.NetworkOf} {
+		if unit == "" {
+			continue
+		}
+		switch state, err := n.bus.LoadState(ctx, unit); {
+		case err != nil:
+			return fmt.Errorf("cannot look for %s: %w", unit, err)
+		case state == "not-found":
+			return fmt.Errorf("there is no service %s", unit)
+		case state != "loaded":
+			return fmt.Errorf("systemd has %s as %s; systemctl status %s says more", unit, state, unit)
+		}
+	}
+	if n.NetworkOf != "" {
+		private, active := n.bus.HasPrivateNetwork(ctx, n.NetworkOf)
+		n.Isolate = !private
+		if n.Isolate && active {
+			n.words = append(n.words, fmt.Sprintf("To cut %s off from other networks: systemctl restart %s", n.NetworkOf, n.NetworkOf))
+		}
+	}
+	return nil
+}
+
+var plainPath = pattern(`^[A-Za-z0-9._/@+-]+$`)
+
+// findTarget looks at an AF_UNIX socket as the sandbox sees it: who may use it, and where it is.
+func (n *creation) findTarget() {
+	if !strings.HasPrefix(n.Target, "/") {
+		return
+	}
+	if shows := sandbox.Show(n.Target); shows != nil {
+		if plainPath().MatchString(n.Target) {
+			n.Service = append(n.Service, shows...)
+			n.words = append(n.words, fmt.Sprintf("The sandbox hides %s; this instance has %s.", n.Target, strings.Join(shows, " and ")))
+		} else {
+			n.words = append(n.words, fmt.Sprintf("The sandbox hides %s; proxyd@.service(5) says how to show it.", n.Target))
+		}
+	}
+	info, err := os.Stat(n.Target)
+	if errors.Is(err, fs.ErrNotExist) {
+		n.words = append(n.words, fmt.Sprintf("There is no %s yet: whether the user proxyd may connect to it is to be seen.", n.Target))
+	}
+	if err != nil {
+		return
+	}
+	const write = 0o002
+	mode := info.Mode().Perm()
+	if mode&write != 0 {
+		return
+	}
+	gid := info.Sys().(*syscall.Stat_t).Gid
+	group, err := user.LookupGroupId(strconv.FormatUint(uint64(gid), 10))
+	if mode&(write<<3) == 0 || gid == 0 || err != nil {
+		n.words = append(n.words, fmt.Sprintf("Only its owner may connect to %s: the user proxyd may not.", n.Target))
+		return
+	}
+	n.Service = append(n.Service, "SupplementaryGroups="+group.Name)
+	n.words = append(n.words, fmt.Sprintf("The group %s may connect to %s; this instance is in it.", group.Name, n.Target))
+}
+
+// verify has systemd read the files before anything else does, in another directory.
+func verify(ctx context.Context, instance string, files []setup.File) error {
+	program, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		return nil // the start says what is wrong, if anything is
+	}
+	dir, err := os.MkdirTemp("", "proxyctl-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	for _, file := range files {
+		if filepath.Ext(filepath.Dir(file.Path)) != ".d" {
+			continue
+		}
+		drop := filepath.Join(dir, filepath.Base(filepath.Dir(file.Path)))
+		if err := os.MkdirAll(drop, 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(drop, filepath.Base(file.Path)), []byte(file.Text), 0o644); err != nil {
+			return err
+		}
+	}
+	analyze := exec.CommandContext(ctx, program, "verify", "--man=no", "--recursive-errors=no", setup.Socket(instance), setup.Unit(instance))
+	analyze.Env = append(os.Environ(), "SYSTEMD_UNIT_PATH="+dir+":", "SYSTEMD_COLORS=no")
+	output, _ := analyze.CombinedOutput() // its status counts what others have wrong in their units
+	for line := range strings.Lines(string(output)) {
+		if _, complaint, ok := strings.Cut(strings.TrimSpace(line), dir+"/"); ok {
+			_, complaint, _ = strings.Cut(complaint, ": ")
+			return fmt.Errorf("systemd: %s", lowerFirst(complaint))
+		}
+	}
+	return nil
+}
+
+// probe listens itself for a moment: systemd, which does so in a process of its own, reports any failure as an I/O error.
+func (n *creation) probe(ctx context.Context) error {
+	if n.force || n.noStart { // the addresses may be those it listens on now
+		return nil
+	}
+	for _, address := range n.Listen {
+		at := address
+		if port, err := strconv.ParseUint(address, 10, 16); err == nil {
+			at = fmt.Sprintf(":%d", port)
+		}
+		if _, err := netip.ParseAddrPort(at); err != nil && at == address {
+			continue // of another family, or with an interface
+		}
+		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", at)
+		var errno syscall.Errno
+		if errors.As(err, &errno) {
+			return fmt.Errorf("cannot listen on %s: %w", address, errno)
+		}
+		if err == nil {
+			listener.Close()
+		}
+	}
+	return nil
+}
+
+// put brings the files into effect.
+func (n *creation) put(ctx context.Context) error {
+	socket := setup.Socket(n.Name)
+	if n.noStart {
+		return n.bus.Reload(ctx)
+	}
+	if err := n.bus.Enable(ctx, socket, n.Runtime); err != nil {
+		return fmt.Errorf("cannot enable %s: %w", socket, err)
+	}
+	if err := n.bus.Reload(ctx); err != nil {
+		return err
+	}
+	began := time.Now()
+	start := n.bus.Start
+	if n.force {
+		start = n.bus.Restart // whatever it listens on now
+	}
+	if err := start(ctx, socket); err != nil {
+		if reason := failure(ctx, socket, began); reason != "" {
+			err = errors.New(reason)
+		}
+		return err
+	}
+	return nil
+}
+
+// takeBack undoes a create that has failed.
+func (n *creation) takeBack(ctx context.Context, change *setup.Change) error {
+	socket := setup.Socket(n.Name)
+	_ = n.bus.Disable(ctx, socket, n.Runtime) // fails with what else has failed
+	err := change.Undo()
+	_ = n.bus.Reload(ctx)
+	_ = n.bus.Stop(ctx, socket)
+	_ = n.bus.Forget(ctx, socket)
+	return err
+}
+
+// failure returns what the log says of why a unit did not start, "" where it cannot be read.
+func failure(ctx context.Context, unit string, since time.Time) string {
+	_ = exec.CommandContext(ctx, "journalctl", "--sync").Run() // what was just logged is read too
+	return reasonLogged(ctx, unit, fmt.Sprintf("--since=@%d.%06d", since.Unix(), since.Nanosecond()/1000))
+}
+
+// reasonLogged returns the last reason in the log of a unit for which it failed: an error of proxyd, else one of systemd.
+func reasonLogged(ctx context.Context, unit string, options ...string) string {
+	read := func(more ...string) string {
+		args := append([]string{"--unit=" + unit, "--lines=20", "--reverse", "--output=cat", "--quiet", "--no-pager"}, options...)
+		log, _ := exec.CommandContext(ctx, "journalctl", append(args, more...)...).Output()
+		return string(log)
+	}
+	if own, _, _ := strings.Cut(read("--identifier=proxyd", "--priority=err"), "\n"); own != "" {
+		return lowerFirst(own)
+	}
+	return reasonIn(read("--identifier=systemd"), unit)
+}
+
+// reasonIn finds the first line of systemd that says what went wrong, and not only what became of it.
+func reasonIn(log, unit string) string {
+	for line := range strings.Lines(log) {
+		line = strings.TrimPrefix(strings.TrimSpace(line), unit+": ")
+		isResult := strings.HasPrefix(line, "Failed with result") || strings.HasPrefix(line, "Failed to start ") ||
+			strings.HasPrefix(line, "Failed to listen on ")
+		if failed.MatchString(line) && !isResult {
+			return lowerFirst(line)
+		}
+	}
+	return ""
+}
+
+var failed = regexp.MustCompile(`(?i)\b(failed|cannot|unable|refus|denied)`)

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"example.org/socketproxy/internal/bus/client"
+	"example.org/socketproxy/internal/setup"
+)
+
+// States of an instance without a process, in the words of systemctl(1) where it has some.
+const (
+	stateListening = "listening" // for its first client
+	stateStarting  = "starting"  // or its process is not on the bus
+	stateStopped   = "stopped"
+	stateFailed    = "failed"
+)
+
+func stateOf(socket client.Socket) (state, colour string) {
+	switch {
+	case socket.Active == "failed":
+		return stateFailed, red
+	case socket.Active != "active":
+		return stateStopped, grey
+	case socket.Sub == "running":
+		return stateStarting, yellow
+	}
+	return stateListening, green
+}
+
+// idle asks for the instances of the shipped templates, those that run too. What it returns waits for the answer: nil where no service
+// manager answers.
+func (c *ctl) idle(ctx context.Context) func() []client.Socket {
+	answer := c.bus.AskSockets(ctx, setup.Socket("*"))
+	return func() []client.Socket {
+		sockets, err := answer()
+		if err != nil {
+			return nil
+		}
+		if c.destination == (client.Destination{}) {
+			for _, name := range setup.Configured() {
+				if !slices.ContainsFunc(sockets, func(s client.Socket) bool { return s.Unit == setup.Socket(name) }) {
+					sockets = append(sockets, client.Socket{Unit: setup.Socket(name), Active: "inactive"})
+				}
+			}
+		}
+		return sockets
+	}
+}
+
+// notRunning explains why there is no process for a name: nil where systemd has no such instance either.
+func (c *ctl) notRunning(ctx context.Context, name string) error {
+	for _, socket := range c.idle(ctx)() {
+		if name != socket.Instance() && withoutType(name) != withoutType(socket.Unit) {
+			continue
+		}
+		listens := cmp.Or(strings.Join(socket.Addresses, " and "), "its socket")
+		unit := setup.Unit(socket.Instance())
+		switch state, _ := stateOf(socket); state {
+		case stateListening:
+			return withStatus(statusNotRunning, "%s is not running: it listens on %s, and its next client starts it", name, listens)
+		case stateStarting:
+			return withStatus(statusNotRunning, "%s is not on the bus yet; its log says more: journalctl -u %s", name, unit)
+		case stateFailed:
+			return withStatus(statusNotRunning, "%s has failed: %s", name, c.whyFailed(ctx, socket))
+		default:
+			return withStatus(statusNotRunning, "%s is stopped; to start it: systemctl enable --now %s", name, socket.Unit)
+		}
+	}
+	return nil
+}
+
+// whyFailed is what the log says, or where it is.
+func (c *ctl) whyFailed(ctx context.Context, socket client.Socket) string {
+	where := fmt.Sprintf("journalctl -u %s -u %s", socket.Unit, setup.Unit(socket.Instance()))
+	if c.destination != (client.Destination{}) {
+		return where
+	}
+	for _, unit := range []string{setup.Unit(socket.Instance()), socket.Unit} {
+		if reason := reasonLogged(ctx, unit); reason != "" {
+			return reason + "; " + where
+		}
+	}
+	return where
+}

@@ -1,0 +1,168 @@
+package setup
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
+)
+
+// Change is what was done to files, and undoes it.
+type Change struct {
+	undo []func() error
+}
+
+// Undo brings the files back, the last one first.
+func (c *Change) Undo() error {
+	var errs []error
+	for _, undo := range slices.Backward(c.undo) {
+		errs = append(errs, undo())
+	}
+	c.undo = nil
+	return errors.Join(errs...)
+}
+
+// Write writes each of the files whole, or none: a reader, also one after a power cut, finds the former file or this one.
+func Write(files []File) (*Change, error) {
+	change := new(Change)
+	for _, file := range files {
+		if err := change.write(file); err != nil {
+			return nil, errors.Join(fmt.Errorf("cannot write %s: %w", file.Path, reason(err)), change.Undo())
+		}
+	}
+	return change, nil
+}
+
+func (c *Change) write(file File) error {
+	if err := c.mkdir(filepath.Dir(file.Path)); err != nil {
+		return err
+	}
+	former, err := os.ReadFile(file.Path)
+	existed := err == nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := renameio.WriteFile(file.Path, []byte(file.Text), 0o644, renameio.IgnoreUmask()); err != nil {
+		return err
+	}
+	c.undo = append(c.undo, func() error {
+		if existed {
+			return renameio.WriteFile(file.Path, former, 0o644, renameio.IgnoreUmask())
+		}
+		return os.Remove(file.Path)
+	})
+	return nil
+}
+
+// mkdir makes a directory, and those it is in.
+func (c *Change) mkdir(dir string) error {
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := c.mkdir(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	c.undo = append(c.undo, func() error { return os.Remove(dir) })
+	return nil
+}
+
+// Existing returns those of the files that exist.
+func Existing(files []File) (paths []string) {
+	for _, file := range files {
+		if _, err := os.Lstat(file.Path); err == nil {
+			paths = append(paths, file.Path)
+		}
+	}
+	return paths
+}
+
+// Made returns the files that make an instance, and whether it is one until the next boot only. It is an error where there are
+// none, or where the settings were not made by [Write].
+func Made(instance string) (paths []string, runtime bool, err error) {
+	for _, runtime := range []bool{true, false} {
+		dirs := directories(runtime)
+		settings := filepath.Join(dirs.settings, instance+".conf")
+		text, err := os.ReadFile(settings)
+		isMade := err == nil && strings.HasPrefix(string(text), mark)
+		if err == nil && !isMade {
+			return nil, false, fmt.Errorf("%s was not made by proxyctl create; it stays", settings)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, false, err
+		}
+		if isMade {
+			paths = append(paths, settings) // first: without it, the socket does not start
+		}
+		for _, unit := range []string{Socket(instance), Unit(instance)} {
+			paths = append(paths, existing(filepath.Join(dirs.units, unit+".d", dropIn))...)
+		}
+		backends, _ := filepath.Glob(filepath.Join(dirs.units, "*.service.d", backendFile(instance)))
+		if paths = append(paths, backends...); len(paths) > 0 {
+			return paths, runtime, nil
+		}
+	}
+	return nil, false, fs.ErrNotExist
+}
+
+func existing(path string) []string {
+	if _, err := os.Lstat(path); err != nil {
+		return nil
+	}
+	return []string{path}
+}
+
+// Remove removes files, and the directories of drop-ins that are empty then.
+func Remove(paths []string) error {
+	for _, path := range paths {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("cannot remove %s: %w", path, reason(err))
+		}
+		if dir := filepath.Dir(path); filepath.Ext(dir) == ".d" || dir == directories(true).settings {
+			_ = os.Remove(dir) // fails where others have files in it
+		}
+	}
+	return nil
+}
+
+// Configured returns the instances that have settings on this machine, made by whomever.
+func Configured() (instances []string) {
+	for _, runtime := range []bool{true, false} {
+		files, _ := filepath.Glob(filepath.Join(directories(runtime).settings, "*.conf"))
+		for _, file := range files {
+			instances = append(instances, strings.TrimSuffix(filepath.Base(file), ".conf"))
+		}
+	}
+	slices.Sort(instances)
+	return slices.Compact(instances)
+}
+
+// reason is an error of a system call without the file, of which the caller knows a better name.
+func reason(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		err = path.Err
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%w; run it as root", err)
+	}
+	return err
+}
+
+// MayRemove returns an error unless this process may remove files, so that nothing is begun that cannot be finished.
+func MayRemove(paths []string) error {
+	for _, path := range paths {
+		if err := unix.Access(filepath.Dir(path), unix.W_OK); err != nil {
+			return fmt.Errorf("cannot remove %s: %w", path, reason(err))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,264 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// filesOf are all files of the configuration that have a word in their names or in the names of their directories.
+func (m *machine) filesOf(t *testing.T, word string) []string {
+	t.Helper()
+	const dirs = "/etc/proxyd /etc/systemd/system /run/systemd/system /run/proxyd"
+	return strings.Fields(m.run(t, "sh", "-c", "find "+dirs+" -path '*"+word+"*' 2>/dev/null || true")) // not all of them exist
+}
+
+// create is for the time of a test, and returns what proxyctl prints.
+func (m *machine) create(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	text := m.run(t, append([]string{"proxyctl", "create", name}, args...)...)
+	t.Cleanup(func() {
+		if len(m.filesOf(t, "proxyd@"+name)) > 0 {
+			m.run(t, "proxyctl", "delete", "--now", name)
+		}
+	})
+	return text
+}
+
+func TestCreateMakesAnInstanceThatServesAndDeleteLeavesNothingOfIt(t *testing.T) {
+	for _, test := range []struct {
+		name, busName, network string
+		args                   []string
+	}{
+		{"create-tcp", "create-tcp", "tcp", nil},
+		{"create-unix", "create-unix", "unix", []string{"-c", "10", "--idle-timeout=1h 30min"}},
+		{"create-runtime", "create-runtime", "tcp", []string{"--runtime", "--exit-idle-time=1min"}},
+		{"9create.odd", "_39create_2eodd", "tcp", []string{"--allow=127.0.0.0/8,2001:db8::1"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			onEachSystemd(t, func(t *testing.T, m *machine) {
+				address := "127.0.0.1:" + freePort()
+				began := time.Now()
+				m.create(t, test.name, append([]string{"--listen=" + address, m.echo(t, test.network)}, test.args...)...)
+				if err := m.ask("tcp", address); err != nil {
+					t.Fatal(err)
+				}
+				t.Logf("from nothing to the first byte: %v", time.Since(began))
+				m.onBus(t, test.busName)
+				if state := m.run(t, "systemctl", "show", "--value", "-p", "UnitFileState", "proxyd@"+test.name+".socket"); !strings.HasPrefix(state, "enabled") {
+					t.Errorf("the socket is %s", state)
+				}
+				m.run(t, "proxyctl", "delete", test.name)
+				if files := m.filesOf(t, test.name); len(files) > 0 {
+					t.Errorf("it leaves %q", files)
+				}
+				if err := m.ask("tcp", address); err == nil {
+					t.Error("it still serves")
+				}
+				if units := m.run(t, "systemctl", "list-units", "--all", "--no-legend", "proxyd@"+test.name+".*"); strings.TrimSpace(units) != "" {
+					t.Errorf("systemd still knows %s", units)
+				}
+			})
+		})
+	}
+}
+
+func TestCreateSaysWhatIsWrongAndLeavesNothing(t *testing.T) {
+	onEachSystemd(t, func(t *testing.T, m *machine) {
+		taken := "127.0.0.1:" + freePort()
+		m.create(t, "create-taken", "--listen="+taken, "127.0.0.1:1")
+		free := "--listen=127.0.0.1:" + freePort()
+		for _, test := range []struct {
+			args []string
+			want string
+		}{
+			{[]string{"create-bad", "--listen=" + taken, "127.0.0.1:1"}, "address already in use"},
+			{[]string{"create-bad", free, "http://127.0.0.1/"}, "failed to parse target: http://127.0.0.1/"},
+			{[]string{"create-bad", free, "127.0.0.1:1", "--connections-max=0"}, "connection limit is too low"},
+			{[]string{"create-bad", free, "127.0.0.1:1", "--backend=create-nowhere"}, "there is no service create-nowhere.service"},
+			{[]string{"create-bad", free, "127.0.0.1:1", "--network-of=create-nowhere.service"}, "there is no service create-nowhere.service"},
+			{[]string{"create-bad", free, "127.0.0.1:1", "--allow=300.0.0.0/8"}, "neither an address nor a network"},
+			{[]string{"create-bad", "--listen=127.0.0.1:99999", "127.0.0.1:1"}, "address"},
+			{[]string{"create-bad", "--listen=a\nExecStartPre=/bin/false", "127.0.0.1:1"}, "control character"},
+			{[]string{"create-bad", "127.0.0.1:1"}, "it needs an address to listen on"},
+			{[]string{"../create-bad", free, "127.0.0.1:1"}, "cannot be the name of an instance"},
+			{[]string{"create-taken", free, "127.0.0.1:1"}, "/etc/proxyd/create-taken.conf; --force overwrites"},
+		} {
+			text, err := output(m.command(append([]string{"proxyctl", "create"}, test.args...)...))
+			if err == nil || !strings.Contains(strings.ToLower(text), test.want) || strings.Count(text, "\n") != 1 {
+				t.Errorf("%q: %v, %q; want one line with %q", test.args, err, text, test.want)
+			}
+			if files := m.filesOf(t, "create-bad"); len(files) > 0 {
+				t.Errorf("%q leaves %q", test.args, files)
+			}
+		}
+		if units := m.run(t, "systemctl", "list-units", "--all", "--no-legend", "proxyd@create-bad.*"); strings.TrimSpace(units) != "" {
+			t.Errorf("systemd knows %s", units)
+		}
+		text, err := output(m.command("proxyctl", "delete", "create-nowhere"))
+		if err == nil || !strings.Contains(text, "no instance with that name") {
+			t.Errorf("delete of none: %v, %q", err, text)
+		}
+		m.write(t, "/etc/proxyd/create-by-hand.conf", "TARGET=127.0.0.1:1\n")
+		text, err = output(m.command("proxyctl", "delete", "create-by-hand"))
+		if err == nil || !strings.Contains(text, "was not made by proxyctl create") {
+			t.Errorf("delete of what others have written: %v, %q", err, text)
+		}
+	})
+}
+
+func TestCreateDryRunPrintsTheFilesThatCreateWrites(t *testing.T) {
+	m := onMachine(t)
+	args := []string{"--listen=127.0.0.1:" + freePort(), "--allow=127.0.0.1", "127.0.0.1:1", "--drain-timeout=1min 30s", "--runtime"}
+	printed := m.run(t, append([]string{"proxyctl", "create", "create-dry", "--dry-run"}, args...)...)
+	if files := m.filesOf(t, "create-dry"); len(files) > 0 {
+		t.Fatalf("--dry-run has written %q", files)
+	}
+	m.create(t, "create-dry", args...)
+	written := ""
+	for _, file := range regexp.MustCompile(`(?m)^# (/.*)$`).FindAllStringSubmatch(printed, -1) {
+		text, err := os.ReadFile(m.outside(file[1]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if written != "" {
+			written += "\n"
+		}
+		written += "# " + file[1] + "\n" + string(text)
+	}
+	if written != printed || written == "" {
+		t.Errorf("it prints\n%s\nand writes\n%s", printed, written)
+	}
+}
+
+// backend makes a service of the machine that answers clients with their own bytes, at an address.
+func (m *machine) backend(t *testing.T, name, address string) (unit string) {
+	t.Helper()
+	m.write(t, "/etc/systemd/system/"+name+".service", fmt.Sprintf(
+		"[Service]\nType=notify\nExecStart=/usr/bin/proxyd --bus=none --listen=%s %s\n", address, m.echo(t, "unix")))
+	m.run(t, "systemctl", "daemon-reload")
+	return name + ".service"
+}
+
+func TestCreateWithABackendStartsItForTheFirstClientAndAgainWhenItHasDied(t *testing.T) {
+	onEachSystemd(t, func(t *testing.T, m *machine) {
+		target, address := "127.0.0.1:"+freePort(), "127.0.0.1:"+freePort()
+		backend := m.backend(t, "create-backend", target)
+		m.create(t, "create-demand", "--listen="+address, target, "--backend=create-backend", "--exit-idle-time=5s", "--connect-retry=1min")
+		if pid := m.mainPID(t, backend); pid != 0 {
+			t.Fatalf("the backend runs before a client has come, as %d", pid)
+		}
+		for _, signal := range []string{"KILL", "TERM"} {
+			if err := m.ask("tcp", address); err != nil {
+				t.Fatal(err)
+			}
+			m.until(t, backend, "Unit.ActiveState", equals("active"))
+			m.run(t, "systemctl", "kill", "--signal="+signal, backend)
+		}
+		if err := m.ask("tcp", address); err != nil {
+			t.Error(err)
+		}
+		m.until(t, "proxyd@create-demand.service", "Unit.ActiveState", equals("inactive"))
+		m.until(t, backend, "Unit.ActiveState", equals("inactive"))
+		m.run(t, "proxyctl", "delete", "create-demand")
+		if files := m.filesOf(t, "create-demand"); len(files) > 0 {
+			t.Errorf("it leaves %q", files)
+		}
+	})
+}
+
+func TestCreateConnectsInTheNetworkOfABackend(t *testing.T) {
+	m := onMachine(t)
+	target, address := "127.0.0.1:"+freePort(), "127.0.0.1:"+freePort()
+	backend := m.backend(t, "create-hidden", target)
+	m.create(t, "create-network", "--listen="+address, target, "--backend="+backend, "--network-of="+backend)
+	if err := m.ask("tcp", address); err != nil {
+		t.Error(err)
+	}
+	if err := m.ask("tcp", target); err == nil {
+		t.Error("the backend is reached without the proxy")
+	}
+}
+
+func TestCreateShowsTheSandboxASocketAndItsGroup(t *testing.T) {
+	m := onMachine(t)
+	target, address := m.echoAt(t, "/srv/create-shown"), "127.0.0.1:"+freePort()
+	if err := os.Chown(m.outside(target), 0, 1); err != nil { // daemon
+		t.Fatal(err)
+	}
+	if err := os.Chmod(m.outside(target), 0o660); err != nil {
+		t.Fatal(err)
+	}
+	text := m.create(t, "create-shown", "--listen="+address, target)
+	if !strings.Contains(text, "BindReadOnlyPaths=/srv/create-shown") || !strings.Contains(text, "The group daemon may connect") {
+		t.Error(text)
+	}
+	if err := m.ask("tcp", address); err != nil {
+		t.Error(err)
+	}
+}
+
+// Whatever of its files there is after a power cut, an instance that does not work does not start, and delete removes it.
+func TestCreateThatIsKilledLeavesWhatDeleteRemoves(t *testing.T) {
+	m := onMachine(t)
+	args := []string{"proxyctl", "create", "create-killed", "--listen=127.0.0.1:" + freePort(), "127.0.0.1:1", "--allow=127.0.0.1", "--connections-max=5"}
+	for after := time.Duration(0); after < 200*time.Millisecond; after += 10 * time.Millisecond {
+		create := m.command(args...)
+		if err := create.Start(); err != nil {
+			t.Fatal(err)
+		}
+		kill := time.AfterFunc(after, func() { _ = unix.Kill(-create.Process.Pid, unix.SIGKILL) })
+		_ = create.Wait()
+		kill.Stop()
+		if left := m.filesOf(t, "create-killed"); len(left) == 0 {
+			continue
+		}
+		if text, err := output(m.command("proxyctl", "delete", "create-killed")); err != nil {
+			t.Fatalf("after %v: %v, %s", after, err, text)
+		}
+		left := m.filesOf(t, "create-killed")
+		if left = slices.DeleteFunc(left, func(file string) bool { return strings.Contains(file, "/.") }); len(left) > 0 {
+			t.Errorf("after %v, it leaves %q", after, left)
+		}
+	}
+}
+
+func TestListHasInstancesWithoutAProcess(t *testing.T) {
+	onEachSystemd(t, func(t *testing.T, m *machine) {
+		address := "127.0.0.1:" + freePort()
+		m.create(t, "create-listed", "--listen="+address, "127.0.0.1:1")
+		expect := func(state, status string) {
+			t.Helper()
+			list := m.run(t, "proxyctl", "list")
+			if row := regexp.MustCompile(`(?m)^create-listed +(\w+) .*$`).FindStringSubmatch(list); row == nil || row[1] != state {
+				t.Errorf("want it %s:\n%s", state, list)
+			}
+			text, err := output(m.command("proxyctl", "status", "create-listed"))
+			if err == nil || !strings.Contains(text, status) {
+				t.Errorf("%v, %q; want %q", err, text, status)
+			}
+		}
+		const socket = "proxyd@create-listed.socket"
+		expect("listening", "it listens on "+address)
+		m.run(t, "systemctl", "stop", socket)
+		expect("stopped", "systemctl enable --now "+socket)
+		settings := m.outside("/etc/proxyd/create-listed.conf")
+		text, err := os.ReadFile(settings)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(settings, []byte(string(text)+"OPTIONS=--nonsense\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if text, err := output(m.command("systemctl", "start", socket)); err == nil {
+			t.Errorf("the socket starts: %s", text)
+		}
+		expect("failed", "has failed: unrecognized option '--nonsense'")
+	})
+}
