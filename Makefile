@@ -11,6 +11,7 @@ MANDIR  ?= $(DATADIR)/man
 # systemd reads units and users below /usr/local too. The D-Bus daemons and polkit do not, so that their files leave the
 # prefix when it is another than /usr.
 UNITDIR     ?= $(PREFIX)/lib/systemd/system
+USERUNITDIR ?= $(PREFIX)/lib/systemd/user
 SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
 ifeq ($(PREFIX),/usr)
 DBUSPOLICYDIR ?= $(DATADIR)/dbus-1/system.d
@@ -102,6 +103,8 @@ PROGRAMS = build/proxyd:$(BINDIR)/proxyd build/proxyctl:$(BINDIR)/proxyctl
 FILES = \
 	units/proxyd@.service:$(UNITDIR)/proxyd@.service \
 	units/proxyd@.socket:$(UNITDIR)/proxyd@.socket \
+	units/user/proxyd@.service:$(USERUNITDIR)/proxyd@.service \
+	units/user/proxyd@.socket:$(USERUNITDIR)/proxyd@.socket \
 	units/proxyd.sysusers.conf:$(SYSUSERSDIR)/proxyd.conf \
 	dbus-policy/org.example.SocketProxy1.conf:$(DBUSPOLICYDIR)/org.example.SocketProxy1.conf \
 	dbus-policy/org.example.SocketProxy1.policy:$(POLKITDIR)/org.example.SocketProxy1.policy \

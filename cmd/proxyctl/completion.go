@@ -128,6 +128,18 @@ func (c *ctl) completeInstances(command *cobra.Command, args []string, _ string)
 	}), cobra.ShellCompDirectiveNoFileComp
 }
 
+// completeConfigured completes the instances of the shipped templates, whether they run or not.
+func (c *ctl) completeConfigured(command *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return c.complete(command, func(ctx context.Context, _ []*client.Instance) (names []string) {
+		for _, socket := range c.idle(ctx)() {
+			if name := socket.Instance(); plainName().MatchString(name) && !slices.Contains(args, name) {
+				names = append(names, name)
+			}
+		}
+		return names
+	}), cobra.ShellCompDirectiveNoFileComp
+}
+
 // namesBeside leaves out names that a shell would not take as they are.
 func namesBeside(instances []*client.Instance, given []string) (names []string) {
 	for _, instance := range instances {

@@ -28,6 +28,7 @@ import (
 type creation struct {
 	*ctl
 	setup.Settings
+	place                  setup.Place
 	force, dryRun, noStart bool
 	words                  []string // what there is to know beside the files
 }
@@ -51,7 +52,7 @@ func (c *ctl) createCommand() *cobra.Command {
 	}
 	flags := command.Flags()
 	flags.SortFlags = false
-	flags.StringArrayVar(&n.Listen, "listen", nil, "Take clients at `ADDRESS`, as ListenStream= of systemd.socket(5) does; may be repeated")
+	flags.StringArrayVar(&n.Listen, "listen", nil, "Take clients at `ADDRESS`, written as in proxyd(8); may be repeated")
 	service := func(value *string) func(string) error {
 		return func(given string) (err error) {
 			*value, err = setup.ServiceName(given)
@@ -105,6 +106,10 @@ func (n *creation) addAllowed(value string) error {
 }
 
 func (n *creation) create(ctx context.Context) error {
+	var err error
+	if n.place, err = n.placeOfFiles(); err != nil {
+		return err
+	}
 	if err := n.checkArguments(ctx); err != nil {
 		return err
 	}
@@ -113,8 +118,10 @@ func (n *creation) create(ctx context.Context) error {
 	} else if err := n.checkUnits(ctx); err != nil {
 		return err
 	}
-	n.findTarget()
-	files, err := n.Files()
+	if !n.destination.User { // whose unit hides nothing
+		n.findTarget()
+	}
+	files, err := n.Files(n.place)
 	if err != nil {
 		return err
 	}
@@ -133,13 +140,14 @@ func (n *creation) create(ctx context.Context) error {
 	if existing := setup.Existing(files); len(existing) > 0 && !n.force {
 		return fmt.Errorf("there is one already: %s; --force overwrites its files", existing[len(existing)-1])
 	}
-	if err := verify(ctx, n.Name, files); err != nil {
+	if err := n.verify(ctx, files); err != nil {
 		return err
 	}
 	if err := n.probe(ctx); err != nil {
 		return err
 	}
-	change, err := setup.Write(files)
+	former, _, _ := n.place.Made(n.Name) // those that others have written stay
+	change, err := n.place.Write(files, former...)
 	if err != nil {
 		return err
 	}
@@ -156,11 +164,23 @@ func (n *creation) create(ctx context.Context) error {
 		n.say("%s", word)
 	}
 	if n.noStart {
-		n.say("To start it: systemctl enable --now %s", setup.Socket(n.Name))
+		n.say("To start it: %s enable --now %s", n.tool("systemctl"), setup.Socket(n.Name))
 		return nil
 	}
 	n.say("%s listens on %s; its first client starts %s.", n.Name, strings.Join(n.Listen, " and "), setup.Unit(n.Name))
 	return nil
+}
+
+// placeOfFiles is where the files of instances are. It is on this machine.
+func (c *ctl) placeOfFiles() (setup.Place, error) {
+	d := c.destination
+	switch {
+	case d.Host != "" || d.Machine != "" || d.Address != "":
+		return setup.Place{}, errors.New("this is about files, and so works only for this machine's managers, without -H, -M and --address=")
+	case d.User:
+		return setup.User()
+	}
+	return setup.System(), nil
 }
 
 // undoTime bounds what is done to take a failed create back.
@@ -168,9 +188,6 @@ const undoTime = 30 * time.Second
 
 // checkArguments finds the mistakes that need nothing of systemd. The target and the options are proxyd's to judge.
 func (n *creation) checkArguments(ctx context.Context) error {
-	if d := n.destination; d.Host != "" || d.Machine != "" || d.User {
-		return errors.New("this writes files, and so works only for the system manager of this machine")
-	}
 	if err := setup.CheckName(n.Name); err != nil {
 		return err
 	}
@@ -188,17 +205,25 @@ func (n *creation) checkArguments(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	check := exec.CommandContext(ctx, proxyd, append(append([]string{"--check", "--name=" + n.Name}, n.Options...), "--", n.Target)...)
+	args := append([]string{"--check", "--name=" + n.Name}, n.Options...)
+	for _, address := range n.Listen {
+		args = append(args, "--listen="+address)
+	}
+	if n.destination.User && (n.NetworkOf != "" || n.Allow != nil) {
+		return errors.New("--network-of= and --allow= need rights that a user's manager does not have")
+	}
+	return complaintOf(exec.CommandContext(ctx, proxyd, append(args, "--", n.Target)...))
+}
+
+// complaintOf runs a check of proxyd, and returns what it finds wrong.
+func complaintOf(check *exec.Cmd) error {
 	var complaint bytes.Buffer
 	check.Stderr = &complaint
-	if err := check.Run(); err != nil {
-		first, _, _ := strings.Cut(complaint.String(), "\n")
-		if first == "" {
-			return fmt.Errorf("%s --check: %w", proxyd, err)
-		}
-		return errors.New(lowerFirst(strings.TrimPrefix(first, "proxyd: ")))
+	err := check.Run()
+	if first, _, _ := strings.Cut(complaint.String(), "\n"); err != nil && first != "" {
+		err = errors.New(lowerFirst(strings.TrimPrefix(first, "proxyd: ")))
 	}
-	return nil
+	return err
 }
 
 // findProxyd looks where the units do.
@@ -213,10 +238,26 @@ func findProxyd() (string, error) {
 
 func lowerFirst(text string) string { return strings.ToLower(text[:1]) + text[1:] }
 
-// onSystemd reports whether there is a system manager to ask.
+// onSystemd reports whether there is a service manager to ask: sd_booted(3).
 func (n *creation) onSystemd() bool {
 	_, err := os.Stat("/run/systemd/system")
 	return err == nil
+}
+
+// tool is a program of systemd for the same manager, as a hint has it.
+func (c *ctl) tool(program string) string {
+	if c.destination.User {
+		return program + " --user"
+	}
+	return program
+}
+
+// manager is the option of systemd's programs for the service manager.
+func (c *ctl) manager() string {
+	if c.destination.User {
+		return "--user"
+	}
+	return "--system"
 }
 
 // checkUnits looks for the units that there have to be.
@@ -296,7 +337,7 @@ func (n *creation) findTarget() {
 }
 
 // verify has systemd read the files before anything else does, in another directory.
-func verify(ctx context.Context, instance string, files []setup.File) error {
+func (n *creation) verify(ctx context.Context, files []setup.File) error {
 	program, err := exec.LookPath("systemd-analyze")
 	if err != nil {
 		return nil // the start says what is wrong, if anything is
@@ -318,7 +359,7 @@ func verify(ctx context.Context, instance string, files []setup.File) error {
 			return err
 		}
 	}
-	analyze := exec.CommandContext(ctx, program, "verify", "--man=no", "--recursive-errors=no", setup.Socket(instance), setup.Unit(instance))
+	analyze := exec.CommandContext(ctx, program, "verify", n.manager(), "--man=no", "--recursive-errors=no", setup.Socket(n.Name), setup.Unit(n.Name))
 	analyze.Env = append(os.Environ(), "SYSTEMD_UNIT_PATH="+dir+":", "SYSTEMD_COLORS=no")
 	output, _ := analyze.CombinedOutput() // its status counts what others have wrong in their units
 	for line := range strings.Lines(string(output)) {
@@ -373,7 +414,7 @@ func (n *creation) put(ctx context.Context) error {
 		start = n.bus.Restart // whatever it listens on now
 	}
 	if err := start(ctx, socket); err != nil {
-		if reason := failure(ctx, socket, began); reason != "" {
+		if reason := n.failure(ctx, socket, began); reason != "" {
 			err = errors.New(reason)
 		}
 		return err
@@ -393,15 +434,19 @@ func (n *creation) takeBack(ctx context.Context, change *setup.Change) error {
 }
 
 // failure returns what the log says of why a unit did not start, "" where it cannot be read.
-func failure(ctx context.Context, unit string, since time.Time) string {
+func (c *ctl) failure(ctx context.Context, unit string, since time.Time) string {
 	_ = exec.CommandContext(ctx, "journalctl", "--sync").Run() // what was just logged is read too
-	return reasonLogged(ctx, unit, fmt.Sprintf("--since=@%d.%06d", since.Unix(), since.Nanosecond()/1000))
+	return c.reasonLogged(ctx, unit, fmt.Sprintf("--since=@%d.%06d", since.Unix(), since.Nanosecond()/1000))
 }
 
 // reasonLogged returns the last reason in the log of a unit for which it failed: an error of proxyd, else one of systemd.
-func reasonLogged(ctx context.Context, unit string, options ...string) string {
+func (c *ctl) reasonLogged(ctx context.Context, unit string, options ...string) string {
 	read := func(more ...string) string {
-		args := append([]string{"--unit=" + unit, "--lines=20", "--reverse", "--output=cat", "--quiet", "--no-pager"}, options...)
+		by := "--unit="
+		if c.destination.User {
+			by = "--user-unit="
+		}
+		args := append([]string{by + unit, "--lines=20", "--reverse", "--output=cat", "--quiet", "--no-pager"}, options...)
 		log, _ := exec.CommandContext(ctx, "journalctl", append(args, more...)...).Output()
 		return string(log)
 	}

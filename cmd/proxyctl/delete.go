@@ -22,13 +22,10 @@ func (c *ctl) deleteCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:               "delete NAME...",
 		Short:             "Drain an instance, stop it, and remove what create wrote",
-		ValidArgsFunction: c.completeInstances,
+		ValidArgsFunction: c.completeConfigured,
 		RunE: func(command *cobra.Command, names []string) error {
 			if len(names) == 0 {
 				return errors.New("delete which instance?")
-			}
-			if d := c.destination; d.Host != "" || d.Machine != "" || d.User {
-				return errors.New("cannot delete: this removes files, and so works only for the system manager of this machine")
 			}
 			for _, name := range names {
 				if err := c.delete(command.Context(), name, now, timeout); err != nil {
@@ -49,7 +46,11 @@ func (c *ctl) delete(ctx context.Context, name string, now bool, timeout time.Du
 	if err := setup.CheckName(name); err != nil {
 		return err
 	}
-	paths, runtime, err := setup.Made(name)
+	place, err := c.placeOfFiles()
+	if err != nil {
+		return err
+	}
+	paths, runtime, err := place.Made(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return errors.New("there is no instance with that name that proxyctl create has made")
 	}
@@ -76,7 +77,7 @@ func (c *ctl) delete(ctx context.Context, name string, now bool, timeout time.Du
 	if err := c.bus.Disable(ctx, socket, runtime); err != nil {
 		return err
 	}
-	if err := setup.Remove(paths); err != nil {
+	if err := place.Remove(paths); err != nil {
 		return err
 	}
 	for _, unit := range []string{socket, setup.Unit(name)} {

@@ -13,7 +13,7 @@ import (
 // help is what --help prints, with every verb and every option in it, as systemctl(1) has it.
 func help(root *cobra.Command) string {
 	var text strings.Builder
-	text.WriteString("proxyctl [OPTIONS...] VERB ...\n\nShow and control running instances of proxyd(8).\n\nVerbs:\n")
+	text.WriteString("proxyctl [OPTIONS...] VERB ...\n\nShow, control and set up instances of proxyd(8).\n\nVerbs:\n")
 	for _, verb := range root.Commands() {
 		if !verb.Hidden {
 			entry(&text, verb.Use, verb.Short)

@@ -40,8 +40,8 @@ func (c *ctl) idle(ctx context.Context) func() []client.Socket {
 		if err != nil {
 			return nil
 		}
-		if c.destination == (client.Destination{}) {
-			for _, name := range setup.Configured() {
+		if place, err := c.placeOfFiles(); err == nil {
+			for _, name := range place.Configured() {
 				if !slices.ContainsFunc(sockets, func(s client.Socket) bool { return s.Unit == setup.Socket(name) }) {
 					sockets = append(sockets, client.Socket{Unit: setup.Socket(name), Active: "inactive"})
 				}
@@ -63,11 +63,11 @@ func (c *ctl) notRunning(ctx context.Context, name string) error {
 		case stateListening:
 			return withStatus(statusNotRunning, "%s is not running: it listens on %s, and its next client starts it", name, listens)
 		case stateStarting:
-			return withStatus(statusNotRunning, "%s is not on the bus yet; its log says more: journalctl -u %s", name, unit)
+			return withStatus(statusNotRunning, "%s is not on the bus yet; its log says more: %s -u %s", name, c.tool("journalctl"), unit)
 		case stateFailed:
 			return withStatus(statusNotRunning, "%s has failed: %s", name, c.whyFailed(ctx, socket))
 		default:
-			return withStatus(statusNotRunning, "%s is stopped; to start it: systemctl enable --now %s", name, socket.Unit)
+			return withStatus(statusNotRunning, "%s is stopped; to start it: %s enable --now %s", name, c.tool("systemctl"), socket.Unit)
 		}
 	}
 	return nil
@@ -75,12 +75,12 @@ func (c *ctl) notRunning(ctx context.Context, name string) error {
 
 // whyFailed is what the log says, or where it is.
 func (c *ctl) whyFailed(ctx context.Context, socket client.Socket) string {
-	where := fmt.Sprintf("journalctl -u %s -u %s", socket.Unit, setup.Unit(socket.Instance()))
-	if c.destination != (client.Destination{}) {
+	where := fmt.Sprintf("%s -u %s -u %s", c.tool("journalctl"), socket.Unit, setup.Unit(socket.Instance()))
+	if _, err := c.placeOfFiles(); err != nil {
 		return where
 	}
 	for _, unit := range []string{setup.Unit(socket.Instance()), socket.Unit} {
-		if reason := reasonLogged(ctx, unit); reason != "" {
+		if reason := c.reasonLogged(ctx, unit); reason != "" {
 			return reason + "; " + where
 		}
 	}

@@ -43,7 +43,7 @@ func (c *ctl) command() *cobra.Command {
 	cobra.EnableCommandSorting = false
 	root.AddCommand(list, c.statusCommand(), c.showCommand(), c.connectionsCommand(), c.closeCommand(), c.setCommand(),
 		c.drainCommand(), c.resumeCommand(), c.restartCommand(), c.exitCommand(), c.monitorCommand(),
-		c.createCommand(), c.deleteCommand(), c.completionCommand())
+		c.createCommand(), c.editCommand(), c.deleteCommand(), c.completionCommand())
 	root.SetHelpCommand(&cobra.Command{
 		Use: "help", Short: "Show this help", Hidden: true,
 		RunE: func(*cobra.Command, []string) error { return c.print(help(root)) },

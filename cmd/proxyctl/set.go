@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"example.org/socketproxy/internal/bus/client"
+	"example.org/socketproxy/internal/setup"
 	"example.org/socketproxy/internal/timespan"
 	"github.com/spf13/cobra"
 )
@@ -19,7 +20,8 @@ var settings = []string{"connections-max", "exit-idle-time"}
 type setting func(context.Context, *client.Instance) error
 
 func (c *ctl) setCommand() *cobra.Command {
-	return &cobra.Command{
+	var permanent bool
+	command := &cobra.Command{
 		Use:               "set [NAME] KEY=VALUE...",
 		Short:             "Change connections-max=N, exit-idle-time=SPAN, until the instance ends",
 		ValidArgsFunction: c.completeSettings,
@@ -45,18 +47,58 @@ func (c *ctl) setCommand() *cobra.Command {
 			}
 			for _, instance := range instances {
 				for i, change := range wanted {
+					arg := args[i]
 					if err := change(ctx, instance); err != nil {
-						c.cannot("set "+args[i]+" of", instance, err)
+						c.cannot("set "+arg+" of", instance, err)
 						break
 					}
-					if endsWhenIdle(args[i]) {
+					if endsWhenIdle(arg) {
 						c.say("%s ends as soon as it has no connection.", instance.Name)
 					}
+					if permanent {
+						if err := c.keep(ctx, instance, arg); err != nil {
+							c.cannot("keep "+arg+" for", instance, err)
+						}
+					}
+				}
+				if !permanent && c.status == 0 {
+					c.say("%s has this until its process ends; --permanent is for longer.", instance.Name)
 				}
 			}
 			return nil
 		},
 	}
+	command.Flags().BoolVar(&permanent, "permanent", false, "Write it to the settings of the instance as well")
+	return command
+}
+
+// keep writes a setting, which has been parsed, to the settings of an instance of the shipped template.
+func (c *ctl) keep(ctx context.Context, instance *client.Instance, arg string) error {
+	place, err := c.placeOfFiles()
+	if err != nil {
+		return err
+	}
+	properties, err := instance.Properties(ctx)
+	if err != nil {
+		return err
+	}
+	name, isOurs := strings.CutPrefix(strings.TrimSuffix(properties.Unit, ".service"), "proxyd@")
+	if !isOurs {
+		return errors.New("it is no instance of proxyd@.service; its options are where it was set up")
+	}
+	file, err := place.Read(name)
+	if err != nil {
+		return err
+	}
+	key, value, _ := strings.Cut(arg, "=")
+	if file.Text, err = setup.SetOption(file.Text, key, value); err != nil {
+		return fmt.Errorf("%w; proxyctl edit %s", err, name)
+	}
+	if _, err := place.Write([]setup.File{file}); err != nil {
+		return err
+	}
+	c.say("Wrote %s.", file.Path)
+	return nil
 }
 
 // endsWhenIdle reports whether a setting, which has been parsed, is an idle time of 0.

@@ -28,9 +28,18 @@ func (c *Change) Undo() error {
 	return errors.Join(errs...)
 }
 
-// Write writes each of the files whole, or none: a reader, also one after a power cut, finds the former file or this one.
-func Write(files []File) (*Change, error) {
+// Write writes each of the files whole, or none: a reader, also one after a power cut, finds the former file or this one. It removes those
+// of the former paths that are not among them.
+func (p Place) Write(files []File, former ...string) (*Change, error) {
 	change := new(Change)
+	for _, path := range former {
+		if slices.ContainsFunc(files, func(file File) bool { return file.Path == path }) {
+			continue
+		}
+		if err := change.remove(p, path); err != nil {
+			return nil, errors.Join(fmt.Errorf("cannot remove %s: %w", path, reason(err)), change.Undo())
+		}
+	}
 	for _, file := range files {
 		if err := change.write(file); err != nil {
 			return nil, errors.Join(fmt.Errorf("cannot write %s: %w", file.Path, reason(err)), change.Undo())
@@ -57,6 +66,18 @@ func (c *Change) write(file File) error {
 		}
 		return os.Remove(file.Path)
 	})
+	return nil
+}
+
+func (c *Change) remove(place Place, path string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := place.Remove([]string{path}); err != nil {
+		return err
+	}
+	c.undo = append(c.undo, func() error { return new(Change).write(File{path, string(text)}) })
 	return nil
 }
 
@@ -87,10 +108,9 @@ func Existing(files []File) (paths []string) {
 
 // Made returns the files that make an instance, and whether it is one until the next boot only. It is an error where there are
 // none, or where the settings were not made by [Write].
-func Made(instance string) (paths []string, runtime bool, err error) {
+func (p Place) Made(instance string) (paths []string, runtime bool, err error) {
 	for _, runtime := range []bool{true, false} {
-		dirs := directories(runtime)
-		settings := filepath.Join(dirs.settings, instance+".conf")
+		settings := filepath.Join(p.settings(runtime), instance+".conf")
 		text, err := os.ReadFile(settings)
 		isMade := err == nil && strings.HasPrefix(string(text), mark)
 		if err == nil && !isMade {
@@ -103,9 +123,9 @@ func Made(instance string) (paths []string, runtime bool, err error) {
 			paths = append(paths, settings) // first: without it, the socket does not start
 		}
 		for _, unit := range []string{Socket(instance), Unit(instance)} {
-			paths = append(paths, existing(filepath.Join(dirs.units, unit+".d", dropIn))...)
+			paths = append(paths, existing(filepath.Join(p.units(runtime), unit+".d", dropIn))...)
 		}
-		backends, _ := filepath.Glob(filepath.Join(dirs.units, "*.service.d", backendFile(instance)))
+		backends, _ := filepath.Glob(filepath.Join(p.units(runtime), "*.service.d", backendFile(instance)))
 		if paths = append(paths, backends...); len(paths) > 0 {
 			return paths, runtime, nil
 		}
@@ -121,12 +141,12 @@ func existing(path string) []string {
 }
 
 // Remove removes files, and the directories of drop-ins that are empty then.
-func Remove(paths []string) error {
+func (p Place) Remove(paths []string) error {
 	for _, path := range paths {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("cannot remove %s: %w", path, reason(err))
 		}
-		if dir := filepath.Dir(path); filepath.Ext(dir) == ".d" || dir == directories(true).settings {
+		if dir := filepath.Dir(path); filepath.Ext(dir) == ".d" || dir == p.settings(true) {
 			_ = os.Remove(dir) // fails where others have files in it
 		}
 	}
@@ -134,9 +154,9 @@ func Remove(paths []string) error {
 }
 
 // Configured returns the instances that have settings on this machine, made by whomever.
-func Configured() (instances []string) {
+func (p Place) Configured() (instances []string) {
 	for _, runtime := range []bool{true, false} {
-		files, _ := filepath.Glob(filepath.Join(directories(runtime).settings, "*.conf"))
+		files, _ := filepath.Glob(filepath.Join(p.settings(runtime), "*.conf"))
 		for _, file := range files {
 			instances = append(instances, strings.TrimSuffix(filepath.Base(file), ".conf"))
 		}

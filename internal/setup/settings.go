@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -70,9 +71,8 @@ type File struct {
 }
 
 // Files returns the files of an instance, the settings last: without them, a socket unit does not start.
-func (s *Settings) Files() ([]File, error) {
-	dirs := directories(s.Runtime)
-	settings := filepath.Join(dirs.settings, s.Name+".conf")
+func (s *Settings) Files(place Place) ([]File, error) {
+	settings := filepath.Join(place.settings(s.Runtime), s.Name+".conf")
 	target, err := Variable("TARGET", s.Target)
 	if err != nil {
 		return nil, fmt.Errorf("target: %w", err)
@@ -125,7 +125,7 @@ func (s *Settings) Files() ([]File, error) {
 	var files []File
 	add := func(unit, file, text string) {
 		if text != "" {
-			files = append(files, File{filepath.Join(dirs.units, unit+".d", file), header(s.Name) + text})
+			files = append(files, File{filepath.Join(place.units(s.Runtime), unit+".d", file), header(s.Name) + text})
 		}
 	}
 	for unit, text := range s.backends() {
@@ -194,21 +194,41 @@ const dropIn = "50-proxyctl.conf"
 
 func backendFile(instance string) string { return "50-proxyctl-" + instance + ".conf" }
 
-// dirs are where files of an instance are.
-type dirs struct {
-	settings, units string
+// Place is where the files of instances are.
+type Place struct {
+	config, runtime string // directories: those in the second one are gone at the next boot
+	manager         string // "system" or "user", of which systemd reads the units
 }
 
-// root is "/", but for tests.
-var root = "/"
+// System is the place of the instances of the system manager.
+func System() Place { return Place{"/etc", "/run", "system"} }
 
-func directories(runtime bool) dirs {
-	top := "etc"
-	if runtime {
-		top = "run"
+// User is the place of the instances of this user's manager: $XDG_CONFIG_HOME and $XDG_RUNTIME_DIR, as in systemd.unit(5).
+func User() (Place, error) {
+	config, err := os.UserConfigDir()
+	if err != nil {
+		return Place{}, err
 	}
-	return dirs{filepath.Join(root, top, "proxyd"), filepath.Join(root, top, "systemd/system")}
+	runtime := os.Getenv("XDG_RUNTIME_DIR")
+	if runtime == "" {
+		return Place{}, errors.New("$XDG_RUNTIME_DIR is not set")
+	}
+	return Place{config, runtime, "user"}, nil
 }
+
+// Settings returns the directory of the settings that last.
+func (p Place) Settings() string { return p.settings(false) }
+
+func (p Place) top(runtime bool) string {
+	if runtime {
+		return p.runtime
+	}
+	return p.config
+}
+
+func (p Place) settings(runtime bool) string { return filepath.Join(p.top(runtime), "proxyd") }
+
+func (p Place) units(runtime bool) string { return filepath.Join(p.top(runtime), "systemd", p.manager) }
 
 var errControl = errors.New("it has a line break or another control character in it")
 

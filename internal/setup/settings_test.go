@@ -6,64 +6,8 @@ import (
 	"testing"
 )
 
-// readVariable reads a line of an environment file as EnvironmentFile= in systemd.exec(5) says: without quotes as it is, and in
-// double quotes with \ before ", \, ` and $.
-func readVariable(line string) (name, value string) {
-	name, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
-	quoted, isQuoted := strings.CutPrefix(rest, `"`)
-	if !isQuoted {
-		if strings.ContainsAny(rest, "\\\"'`$\n") || strings.TrimSpace(rest) != rest {
-			return name, "needs quotes"
-		}
-		return name, rest
-	}
-	var text strings.Builder
-	for i := 0; i < len(quoted); i++ {
-		switch {
-		case quoted[i] == '\\' && i+1 < len(quoted) && strings.IndexByte("\"\\`$", quoted[i+1]) >= 0:
-			i++
-			text.WriteByte(quoted[i])
-		case quoted[i] == '"' && i == len(quoted)-1:
-			return name, text.String()
-		case quoted[i] == '"':
-			return name, "ends early"
-		default:
-			text.WriteByte(quoted[i])
-		}
-	}
-	return name, "does not end"
-}
-
-// readWords splits as "COMMAND LINES" in systemd.service(5) says.
-func readWords(text string) (words []string) {
-	var word strings.Builder
-	inWord, inQuotes := false, false
-	for i := 0; i < len(text); i++ {
-		switch c := text[i]; {
-		case c == '\\' && i+1 < len(text):
-			i++
-			word.WriteByte(text[i])
-			inWord = true
-		case c == '"':
-			inQuotes, inWord = !inQuotes, true
-		case (c == ' ' || c == '\t') && !inQuotes:
-			if inWord {
-				words = append(words, word.String())
-			}
-			word.Reset()
-			inWord = false
-		default:
-			word.WriteByte(c)
-			inWord = true
-		}
-	}
-	if inWord {
-		words = append(words, word.String())
-	}
-	return words
-}
-
-// FuzzOptions: what systemd reads from a file of settings is what was given, or it was refused.
+// FuzzOptions: what is read from a file of settings is what was given, or it was refused. TestCreatePassesOptionsOnAsTheyAre asks
+// systemd.
 func FuzzOptions(f *testing.F) {
 	for _, seed := range []string{"--idle-timeout=1h 30min", `--name=a"b`, `--name=\`, "--name=$HOME", "--name='x", "--name=`id`", "--name=%i", "--name=é"} {
 		f.Add(seed, "--coalesce=no")
@@ -79,9 +23,9 @@ func FuzzOptions(f *testing.F) {
 			}
 			return
 		}
-		name, value := readVariable(line)
-		if words := readWords(value); name != "OPTIONS" || !slices.Equal(words, []string{first, second}) {
-			t.Errorf("%q, %q becomes %q, which is read as %q", first, second, line, words)
+		value, isOptions := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "OPTIONS=")
+		if words, err := readOptions(value); err != nil || !isOptions || !slices.Equal(words, []string{first, second}) {
+			t.Errorf("%q, %q becomes %q, which is read as %q, %v", first, second, line, words, err)
 		}
 	})
 }
@@ -123,6 +67,28 @@ func TestServiceNamesHaveAType(t *testing.T) {
 		"app@.service": "", "a/b": "", "": "", "x\ny": "", "a b": ""} {
 		if got, err := ServiceName(given); got != want || (err == nil) != (want != "") {
 			t.Errorf("%q: %q, %v; want %q", given, got, err, want)
+		}
+	}
+}
+
+func TestSetOptionKeepsTheRestOfTheSettings(t *testing.T) {
+	for _, test := range []struct{ text, want string }{
+		{"", "OPTIONS=--connections-max=7\n"},
+		{"TARGET=x", "TARGET=x\nOPTIONS=--connections-max=7\n"},
+		{"# web\nTARGET=x\nOPTIONS=--coalesce=no\n", "# web\nTARGET=x\nOPTIONS=--coalesce=no --connections-max=7\n"},
+		{"OPTIONS=-c 5\nTARGET=x\n", "TARGET=x\nOPTIONS=-c 5 --connections-max=7\n"},
+		{"OPTIONS=--connections-max=5 -c 3\n", "OPTIONS=-c 3 --connections-max=7\n"},
+		{"OPTIONS=--a=1\nOPTIONS=--b=2\n", "OPTIONS=--b=2 --connections-max=7\n"},
+		{"OPTIONS=\"'--idle-timeout=1h 30min'\"\n", "OPTIONS=\"\\\"--idle-timeout=1h 30min\\\" --connections-max=7\"\n"},
+		{"OPTIONS='--a=1'\n", ""},
+		{"OPTIONS=--a=1 \\\n --b=2\n", ""},
+		{"TARGET=\\\nOPTIONS=x\n", ""},
+		{"OPTIONS=\"--a\n", ""},
+		{"OPTIONS=\"'--a\"\n", ""},
+	} {
+		got, err := SetOption(test.text, "connections-max", "7")
+		if got != test.want || (err == nil) != (test.want != "") {
+			t.Errorf("%q becomes %q, %v; want %q", test.text, got, err, test.want)
 		}
 	}
 }

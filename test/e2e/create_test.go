@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"example.org/socketproxy/internal/proctest"
 	"golang.org/x/sys/unix"
 )
 
@@ -36,9 +37,9 @@ func TestCreateMakesAnInstanceThatServesAndDeleteLeavesNothingOfIt(t *testing.T)
 		name, busName, network string
 		args                   []string
 	}{
-		{"create-tcp", "create-tcp", "tcp", nil},
-		{"create-unix", "create-unix", "unix", []string{"-c", "10", "--idle-timeout=1h 30min"}},
-		{"create-runtime", "create-runtime", "tcp", []string{"--runtime", "--exit-idle-time=1min"}},
+		{"create-tcp", "create_2dtcp", "tcp", nil},
+		{"create-unix", "create_2dunix", "unix", []string{"-c", "10", "--idle-timeout=1h 30min"}},
+		{"create-runtime", "create_2druntime", "tcp", []string{"--runtime", "--exit-idle-time=1min"}},
 		{"9create.odd", "_39create_2eodd", "tcp", []string{"--allow=127.0.0.0/8,2001:db8::1"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -81,11 +82,12 @@ func TestCreateSaysWhatIsWrongAndLeavesNothing(t *testing.T) {
 			{[]string{"create-bad", "--listen=" + taken, "127.0.0.1:1"}, "address already in use"},
 			{[]string{"create-bad", free, "http://127.0.0.1/"}, "failed to parse target: http://127.0.0.1/"},
 			{[]string{"create-bad", free, "127.0.0.1:1", "--connections-max=0"}, "connection limit is too low"},
+			{[]string{"create-bad", "--listen=127.0.0.1:7", "127.0.0.1:7"}, "127.0.0.1:7"},
 			{[]string{"create-bad", free, "127.0.0.1:1", "--backend=create-nowhere"}, "there is no service create-nowhere.service"},
 			{[]string{"create-bad", free, "127.0.0.1:1", "--network-of=create-nowhere.service"}, "there is no service create-nowhere.service"},
 			{[]string{"create-bad", free, "127.0.0.1:1", "--allow=300.0.0.0/8"}, "neither an address nor a network"},
-			{[]string{"create-bad", "--listen=127.0.0.1:99999", "127.0.0.1:1"}, "address"},
-			{[]string{"create-bad", "--listen=a\nExecStartPre=/bin/false", "127.0.0.1:1"}, "control character"},
+			{[]string{"create-bad", "--listen=127.0.0.1:99999", "127.0.0.1:1"}, "failed to parse --listen= argument: 127.0.0.1:99999"},
+			{[]string{"create-bad", "--listen=a\nExecStartPre=/bin/false", "127.0.0.1:1"}, "failed to parse --listen= argument"},
 			{[]string{"create-bad", "127.0.0.1:1"}, "it needs an address to listen on"},
 			{[]string{"../create-bad", free, "127.0.0.1:1"}, "cannot be the name of an instance"},
 			{[]string{"create-taken", free, "127.0.0.1:1"}, "/etc/proxyd/create-taken.conf; --force overwrites"},
@@ -159,7 +161,9 @@ func TestCreateWithABackendStartsItForTheFirstClientAndAgainWhenItHasDied(t *tes
 				t.Fatal(err)
 			}
 			m.until(t, backend, "Unit.ActiveState", equals("active"))
+			pid := m.mainPID(t, backend)
 			m.run(t, "systemctl", "kill", "--signal="+signal, backend)
+			m.until(t, backend, "Service.MainPID", func(value any) bool { return value != pid }) // until then it may take a client along
 		}
 		if err := m.ask("tcp", address); err != nil {
 			t.Error(err)
@@ -247,7 +251,7 @@ func TestListHasInstancesWithoutAProcess(t *testing.T) {
 		const socket = "proxyd@create-listed.socket"
 		expect("listening", "it listens on "+address)
 		m.run(t, "systemctl", "stop", socket)
-		expect("stopped", "systemctl enable --now "+socket)
+		expect("stopped", "enable --now "+socket)
 		settings := m.outside("/etc/proxyd/create-listed.conf")
 		text, err := os.ReadFile(settings)
 		if err != nil {
@@ -261,4 +265,104 @@ func TestListHasInstancesWithoutAProcess(t *testing.T) {
 		}
 		expect("failed", "has failed: unrecognized option '--nonsense'")
 	})
+}
+
+// In the settings, options are quoted for systemd, which is asked here.
+func TestCreatePassesOptionsOnAsTheyAre(t *testing.T) {
+	onEachSystemd(t, func(t *testing.T, m *machine) {
+		address := "127.0.0.1:" + freePort()
+		m.create(t, "create-quoted", "--listen="+address, m.echo(t, "tcp"), "--idle-timeout=1h  30min", "--bus=unix:path=/run/a'b\"c\\d$HOME`e%2e f")
+		if err := m.ask("tcp", address); err != nil {
+			t.Fatal(err)
+		}
+		pid := m.mainPID(t, "proxyd@create-quoted.service")
+		line, err := os.ReadFile(m.outside(fmt.Sprintf("/proc/%d/cmdline", pid)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{"--idle-timeout=1h  30min", "--bus=unix:path=/run/a'b\"c\\d$HOME`e%2e f"} {
+			if args := strings.Split(string(line), "\x00"); !slices.Contains(args, want) {
+				t.Errorf("it runs as %q, without %q", args, want)
+			}
+		}
+	})
+}
+
+func TestSettingsAreKeptForTheNextProcess(t *testing.T) {
+	m := onMachine(t)
+	const settings = "/etc/proxyd/create-kept.conf"
+	address := "127.0.0.1:" + freePort()
+	m.write(t, "/etc/systemd/system/create-kept-backend.service", "[Service]\nExecStart=/bin/sleep infinity\n")
+	m.run(t, "systemctl", "daemon-reload")
+	m.create(t, "create-kept", "--listen="+address, m.echo(t, "tcp"), "--backend=create-kept-backend")
+	maximum := func(want string) {
+		t.Helper()
+		if err := m.ask("tcp", address); err != nil {
+			t.Fatal(err)
+		}
+		m.onBus(t, "create_2dkept")
+		if show := m.run(t, "proxyctl", "show", "create-kept", "--property=ConnectionsMax", "--value"); strings.TrimSpace(show) != want {
+			t.Errorf("ConnectionsMax is %s, want %s", show, want)
+		}
+	}
+	maximum("256")
+	m.run(t, "proxyctl", "set", "create-kept", "connections-max=7", "--permanent")
+	maximum("7")
+	m.run(t, "proxyctl", "restart", "create-kept")
+	maximum("7")
+
+	edit := func(with string) (string, error) {
+		return output(m.command("env", "EDITOR=sed -i "+with, "proxyctl", "edit", "create-kept"))
+	}
+	if text, err := edit("s/connections-max=7/connections-max=8/"); err != nil || !strings.Contains(text, "Wrote "+settings) {
+		t.Errorf("%v, %s", err, text)
+	}
+	m.run(t, "proxyctl", "restart", "create-kept")
+	maximum("8")
+	before, err := os.ReadFile(m.outside(settings))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := edit("s/connections-max=8/connections-max=nine/")
+	if err == nil || !strings.Contains(text, "failed to parse --connections-max= argument: nine; what you wrote is in /tmp/proxyctl-create-kept-") {
+		t.Errorf("%v, %s", err, text)
+	}
+	if text, err := edit("s/nothing//"); err != nil || text != "Nothing was changed.\n" {
+		t.Errorf("%v, %s", err, text)
+	}
+	if after, err := os.ReadFile(m.outside(settings)); err != nil || string(after) != string(before) {
+		t.Errorf("%v, %s; before:\n%s", err, after, before)
+	}
+
+	// What --force replaces is gone.
+	m.run(t, "proxyctl", "create", "create-kept", "--force", "--listen="+address, m.echo(t, "tcp"))
+	maximum("256")
+	if files := m.filesOf(t, "create-kept-backend.service.d"); len(files) > 0 {
+		t.Errorf("--force leaves %q", files)
+	}
+}
+
+func TestCreateForAUserMakesAnInstanceOfTheUsersManager(t *testing.T) {
+	m := onMachine(t)
+	u := m.user(t, "creator")
+	address := "127.0.0.1:" + freePort()
+	u.run(t, "proxyctl", "--user", "create", "own", "--listen="+address, m.echo(t, "tcp"), "--connections-max=9")
+	if err := m.ask("tcp", address); err != nil {
+		t.Fatal(err)
+	}
+	proctest.Eventually(t, "it is on the user's bus", func() bool {
+		return strings.Contains(u.run(t, "proxyctl", "--user", "list"), "own  running")
+	})
+	u.run(t, "proxyctl", "--user", "set", "own", "connections-max=11", "--permanent")
+	u.run(t, "systemctl", "--user", "restart", "proxyd@own.service")
+	proctest.Eventually(t, "it has its new limit", func() bool {
+		return strings.Contains(u.run(t, "proxyctl", "--user", "list"), "own  running           0  11")
+	})
+	u.run(t, "proxyctl", "--user", "delete", "own")
+	if left := u.run(t, "find", u.home, "-path", "*proxyd*", "-type", "f"); left != "" {
+		t.Errorf("it leaves %s", left)
+	}
+	if err := m.ask("tcp", address); err == nil {
+		t.Error("it still serves")
+	}
 }

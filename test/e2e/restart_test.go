@@ -13,7 +13,6 @@ import (
 
 	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/streamtest"
-	"example.org/socketproxy/internal/testenv"
 )
 
 // talkers are clients that never stop asking, each over one connection.
@@ -224,18 +223,8 @@ func TestRestartWithoutABusDrainsAndSaysWhy(t *testing.T) {
 
 func TestRestartUnderTheManagerOfAUserEndsNoConnection(t *testing.T) {
 	m := onMachine(t)
-	testenv.Need(t, "useradd", "passwd")
-	m.run(t, "useradd", "--create-home", "someone")
-	t.Cleanup(func() { m.run(t, "userdel", "--force", "someone") })
-	uid := strings.TrimSpace(m.run(t, "id", "--user", "someone"))
-	runtimeDir := "/run/user/" + uid
-	m.run(t, "install", "--directory", "--owner=someone", "--mode=700", runtimeDir)
-	m.run(t, "systemctl", "start", "user@"+uid+".service")
-	t.Cleanup(func() { m.run(t, "systemctl", "stop", "user@"+uid+".service") })
-	asUser := func(command ...string) string {
-		t.Helper()
-		return m.run(t, append([]string{"runuser", "--user=someone", "--", "env", "XDG_RUNTIME_DIR=" + runtimeDir}, command...)...)
-	}
+	u := m.user(t, "someone")
+	asUser := func(command ...string) string { t.Helper(); return u.run(t, command...) }
 	address := "127.0.0.1:" + freePort()
 	units := "/home/someone/.config/systemd/user/"
 	m.run(t, "mkdir", "--parents", units)
