@@ -45,10 +45,11 @@ func TestReasonsAreFoundInTheLogOfAUnit(t *testing.T) {
 
 func TestAnInstanceWithoutAProcessHasAState(t *testing.T) {
 	for want, socket := range map[string]client.Socket{
-		stateListening: {Active: "active", Sub: "listening"},
-		stateStarting:  {Active: "active", Sub: "running"},
-		stateFailed:    {Active: "failed", Sub: "failed"},
-		stateStopped:   {Active: "inactive", Sub: "dead"},
+		stateListening:  {Active: "active", Sub: "listening"},
+		stateStarting:   {Active: "active", Sub: "running"},
+		stateFailed:     {Active: "failed", Sub: "failed"},
+		stateStopped:    {Active: "inactive", Sub: "dead"},
+		stateIncomplete: {Active: "inactive", Sub: stateIncomplete},
 	} {
 		if got, _ := stateOf(socket); got != want {
 			t.Errorf("%+v is %s, want %s", socket, got, want)

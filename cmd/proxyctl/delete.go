@@ -73,15 +73,13 @@ func (c *ctl) delete(ctx context.Context, name string, now bool, timeout time.Du
 		if err := c.bus.Stop(ctx, unit); err != nil {
 			return err
 		}
+		_ = c.bus.Forget(ctx, unit) // fails where it is not loaded
 	}
 	if err := c.bus.Disable(ctx, socket, runtime); err != nil {
 		return err
 	}
 	if err := place.Remove(paths); err != nil {
 		return err
-	}
-	for _, unit := range []string{socket, setup.Unit(name)} {
-		_ = c.bus.Forget(ctx, unit) // fails where it is not loaded
 	}
 	if err := c.bus.Reload(ctx); err != nil {
 		return err

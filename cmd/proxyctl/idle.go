@@ -17,12 +17,16 @@ const (
 	stateStarting  = "starting"  // or its process is not on the bus
 	stateStopped   = "stopped"
 	stateFailed    = "failed"
+
+	stateIncomplete = "incomplete" // without settings, or without an address
 )
 
 func stateOf(socket client.Socket) (state, colour string) {
 	switch {
 	case socket.Active == "failed":
 		return stateFailed, red
+	case socket.Sub == stateIncomplete:
+		return stateIncomplete, red
 	case socket.Active != "active":
 		return stateStopped, grey
 	case socket.Sub == "running":
@@ -41,9 +45,14 @@ func (c *ctl) idle(ctx context.Context) func() []client.Socket {
 			return nil
 		}
 		if place, err := c.placeOfFiles(); err == nil {
-			for _, name := range place.Configured() {
-				if !slices.ContainsFunc(sockets, func(s client.Socket) bool { return s.Unit == setup.Socket(name) }) {
-					sockets = append(sockets, client.Socket{Unit: setup.Socket(name), Active: "inactive"})
+			instances, incomplete := place.Configured()
+			for _, name := range instances {
+				socket := client.Socket{Unit: setup.Socket(name), Active: "inactive"}
+				if incomplete[name] {
+					socket.Sub = stateIncomplete
+				}
+				if !slices.ContainsFunc(sockets, func(s client.Socket) bool { return s.Unit == socket.Unit }) {
+					sockets = append(sockets, socket)
 				}
 			}
 		}
@@ -66,6 +75,8 @@ func (c *ctl) notRunning(ctx context.Context, name string) error {
 			return withStatus(statusNotRunning, "%s is not on the bus yet; its log says more: %s -u %s", name, c.tool("journalctl"), unit)
 		case stateFailed:
 			return withStatus(statusNotRunning, "%s has failed: %s", name, c.whyFailed(ctx, socket))
+		case stateIncomplete:
+			return withStatus(statusNotRunning, "%s cannot start: it lacks its settings or its address; proxyctl delete or create --force mends that", name)
 		default:
 			return withStatus(statusNotRunning, "%s is stopped; to start it: %s enable --now %s", name, c.tool("systemctl"), socket.Unit)
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -153,16 +154,30 @@ func (p Place) Remove(paths []string) error {
 	return nil
 }
 
-// Configured returns the instances that have settings on this machine, made by whomever.
-func (p Place) Configured() (instances []string) {
+// Configured returns the instances that have settings or addresses on this machine, made by whomever, and which of them lack one
+// of the two: they do not start.
+func (p Place) Configured() (instances []string, incomplete map[string]bool) {
+	settings, addresses := map[string]bool{}, map[string]bool{}
 	for _, runtime := range []bool{true, false} {
 		files, _ := filepath.Glob(filepath.Join(p.settings(runtime), "*.conf"))
 		for _, file := range files {
-			instances = append(instances, strings.TrimSuffix(filepath.Base(file), ".conf"))
+			settings[strings.TrimSuffix(filepath.Base(file), ".conf")] = true
+		}
+		sockets, _ := filepath.Glob(filepath.Join(p.units(runtime), Socket("*")+"*")) // whole units, and directories of drop-ins
+		for _, socket := range sockets {
+			instance, _ := strings.CutPrefix(strings.TrimSuffix(strings.TrimSuffix(filepath.Base(socket), ".d"), ".socket"), "proxyd@")
+			addresses[instance] = true
 		}
 	}
-	slices.Sort(instances)
-	return slices.Compact(instances)
+	incomplete = map[string]bool{}
+	for instance := range settings {
+		incomplete[instance] = !addresses[instance]
+	}
+	for instance := range addresses {
+		incomplete[instance] = !settings[instance]
+	}
+	delete(incomplete, "") // the template's own
+	return slices.Sorted(maps.Keys(incomplete)), incomplete
 }
 
 // reason is an error of a system call without the file, of which the caller knows a better name.

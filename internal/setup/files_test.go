@@ -97,7 +97,7 @@ func TestRemoveLeavesWhatOthersHaveWritten(t *testing.T) {
 	}
 }
 
-func TestSettingsThatOthersHaveWrittenAreNotMadeByCreate(t *testing.T) {
+func TestInstancesAreConfiguredWhoeverHasWrittenThem(t *testing.T) {
 	p := inTree(t)
 	settings := filepath.Join(p.config, "proxyd/web.conf")
 	testenv.Must(t, os.MkdirAll(filepath.Dir(settings), 0o755))
@@ -105,7 +105,10 @@ func TestSettingsThatOthersHaveWrittenAreNotMadeByCreate(t *testing.T) {
 	if paths, _, err := p.Made("web"); err == nil || paths != nil {
 		t.Errorf("%q, %v", paths, err)
 	}
-	if instances := p.Configured(); !slices.Equal(instances, []string{"web"}) {
-		t.Errorf("configured: %q", instances)
+	p.write(t, Settings{Name: "whole", Listen: []string{"8080"}, Target: "127.0.0.1:1", Runtime: true})
+	testenv.Must(t, os.MkdirAll(filepath.Join(p.units(false), "proxyd@half.socket.d"), 0o755))
+	instances, incomplete := p.Configured()
+	if !slices.Equal(instances, []string{"half", "web", "whole"}) || !incomplete["half"] || !incomplete["web"] || incomplete["whole"] {
+		t.Errorf("configured: %q, incomplete: %v", instances, incomplete)
 	}
 }

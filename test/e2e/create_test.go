@@ -223,6 +223,9 @@ func TestCreateThatIsKilledLeavesWhatDeleteRemoves(t *testing.T) {
 		if left := m.filesOf(t, "create-killed"); len(left) == 0 {
 			continue
 		}
+		if list := m.run(t, "proxyctl", "list"); !strings.Contains(list, "create-killed") {
+			t.Errorf("after %v, it is not in the list:\n%s", after, list)
+		}
 		if text, err := output(m.command("proxyctl", "delete", "create-killed")); err != nil {
 			t.Fatalf("after %v: %v, %s", after, err, text)
 		}
