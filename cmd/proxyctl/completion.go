@@ -16,6 +16,7 @@ import (
 	"example.org/socketproxy/internal/bus/api"
 	"example.org/socketproxy/internal/bus/client"
 	"example.org/socketproxy/internal/printable"
+	"example.org/socketproxy/internal/setup"
 	"github.com/spf13/cobra"
 )
 
@@ -132,7 +133,7 @@ func (c *ctl) completeInstances(command *cobra.Command, args []string, _ string)
 func (c *ctl) completeConfigured(command *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	return c.complete(command, func(ctx context.Context, _ []*client.Instance) (names []string) {
 		for _, socket := range c.idle(ctx)() {
-			if name := socket.Instance(); plainName().MatchString(name) && !slices.Contains(args, name) {
+			if name := socket.Instance(); socket.Service == setup.Unit(name) && plainName().MatchString(name) && !slices.Contains(args, name) {
 				names = append(names, name)
 			}
 		}

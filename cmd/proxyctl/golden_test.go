@@ -94,6 +94,7 @@ func TestOutput(t *testing.T) {
 			"-H  list", "-M  list", "--address= drain web", "-H host/x;cmd list", "-H -oProxyCommand=x list", "-M a;b list", "--address=tcp:host=a list",
 			"list --no-wait", "--no-wait", "connections web --value", "list -p x", "completion", "completion tcsh",
 		}},
+		{"top", []string{"top -n 1 -d 100ms", "top -1 -d 0.1 --order=connections --json=short web mail", "top -n 0", "top -d 1ms", "top -d 0.01", "top --order=size"}},
 		{"help", []string{"--help", "help", "drain --help"}},
 	} {
 		var all, colours []string

@@ -35,10 +35,11 @@ func stateOf(socket client.Socket) (state, colour string) {
 	return stateListening, green
 }
 
-// idle asks for the instances of the shipped templates, those that run too. What it returns waits for the answer: nil where no service
+// idle asks for the instances that a socket starts, those that run too: of the shipped templates, and of others whose service runs
+// proxyd. What it returns waits for the answer: nil where no service
 // manager answers.
 func (c *ctl) idle(ctx context.Context) func() []client.Socket {
-	answer := c.bus.AskSockets(ctx, setup.Socket("*"))
+	answer := c.bus.AskSockets(ctx, setup.Unit(""), "proxyd")
 	return func() []client.Socket {
 		sockets, err := answer()
 		if err != nil {
@@ -47,7 +48,7 @@ func (c *ctl) idle(ctx context.Context) func() []client.Socket {
 		if place, err := c.placeOfFiles(); err == nil {
 			instances, incomplete := place.Configured()
 			for _, name := range instances {
-				socket := client.Socket{Unit: setup.Socket(name), Active: "inactive"}
+				socket := client.Socket{Unit: setup.Socket(name), Service: setup.Unit(name), Active: "inactive"}
 				if incomplete[name] {
 					socket.Sub = stateIncomplete
 				}
@@ -67,12 +68,11 @@ func (c *ctl) notRunning(ctx context.Context, name string) error {
 			continue
 		}
 		listens := cmp.Or(strings.Join(socket.Addresses, " and "), "its socket")
-		unit := setup.Unit(socket.Instance())
 		switch state, _ := stateOf(socket); state {
 		case stateListening:
 			return withStatus(statusNotRunning, "%s is not running: it listens on %s, and its next client starts it", name, listens)
 		case stateStarting:
-			return withStatus(statusNotRunning, "%s is not on the bus yet; its log says more: %s -u %s", name, c.tool("journalctl"), unit)
+			return withStatus(statusNotRunning, "%s is not on the bus yet; its log says more: %s -u %s", name, c.tool("journalctl"), socket.Service)
 		case stateFailed:
 			return withStatus(statusNotRunning, "%s has failed: %s", name, c.whyFailed(ctx, socket))
 		case stateIncomplete:
@@ -86,11 +86,11 @@ func (c *ctl) notRunning(ctx context.Context, name string) error {
 
 // whyFailed is what the log says, or where it is.
 func (c *ctl) whyFailed(ctx context.Context, socket client.Socket) string {
-	where := fmt.Sprintf("%s -u %s -u %s", c.tool("journalctl"), socket.Unit, setup.Unit(socket.Instance()))
+	where := fmt.Sprintf("%s -u %s -u %s", c.tool("journalctl"), socket.Unit, socket.Service)
 	if _, err := c.placeOfFiles(); err != nil {
 		return where
 	}
-	for _, unit := range []string{setup.Unit(socket.Instance()), socket.Unit} {
+	for _, unit := range []string{socket.Service, socket.Unit} {
 		if reason := c.reasonLogged(ctx, unit); reason != "" {
 			return reason + "; " + where
 		}

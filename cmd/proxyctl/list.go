@@ -9,7 +9,6 @@ import (
 
 	"example.org/socketproxy/internal/bus/api"
 	"example.org/socketproxy/internal/bus/client"
-	"example.org/socketproxy/internal/setup"
 	"github.com/spf13/cobra"
 )
 
@@ -72,8 +71,7 @@ func listTable(instances []described, sockets []client.Socket) table {
 		})
 	}
 	for _, socket := range sockets {
-		unit := setup.Unit(socket.Instance())
-		if slices.ContainsFunc(instances, func(i described) bool { return i.Unit == unit }) {
+		if slices.ContainsFunc(instances, func(i described) bool { return i.Unit == socket.Service }) {
 			continue
 		}
 		state, colour := stateOf(socket)

@@ -369,3 +369,17 @@ func TestCreateForAUserMakesAnInstanceOfTheUsersManager(t *testing.T) {
 		t.Error("it still serves")
 	}
 }
+
+func TestListHasOtherSocketsWhoseServiceRunsProxyd(t *testing.T) {
+	onEachSystemd(t, func(t *testing.T, m *machine) {
+		address := "127.0.0.1:" + freePort()
+		m.write(t, "/etc/systemd/system/create-foreign.socket", "[Socket]\nListenStream="+address+"\n")
+		m.write(t, "/etc/systemd/system/create-foreign.service", "[Service]\nExecStart=/usr/bin/proxyd 127.0.0.1:1\n")
+		m.startUnit(t, "create-foreign.socket", "create-foreign.service")
+		// The first question to the bus starts it, before systemd is on it.
+		proctest.Eventually(t, "it is in the list", func() bool {
+			list := m.run(t, "proxyctl", "list", "--no-legend")
+			return regexp.MustCompile(`(?m)^create-foreign +listening .* `+address).MatchString(list) && !strings.Contains(list, "dbus")
+		})
+	})
+}

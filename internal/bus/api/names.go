@@ -26,7 +26,7 @@ const maxNameLength = 255
 // in bus names and object paths: a letter or a digit stays, anything else and a digit in front becomes "_" and two
 // hexadecimal digits, and the empty name is "_". It is an error if the bus name is too long.
 func InstanceBusName(instance string) (string, error) {
-	name := BaseName + "." + escapeLabel(instance)
+	name := BaseName + "." + EscapeLabel(instance)
 	if len(name) > maxNameLength {
 		return "", fmt.Errorf("instance name %q is too long: its bus name would have %d bytes, and %d is the limit",
 			instance, len(name), maxNameLength)
@@ -57,12 +57,13 @@ func InstanceOf(busName string) (instance string, ok bool) {
 		return "", false
 	}
 	instance = unescapeLabel(label)
-	return instance, escapeLabel(instance) == label
+	return instance, EscapeLabel(instance) == label
 }
 
 const hexDigits = "0123456789abcdef"
 
-func escapeLabel(s string) string {
+// EscapeLabel returns text as systemd escapes labels of bus names and of object paths.
+func EscapeLabel(s string) string {
 	if s == "" {
 		return "_"
 	}
@@ -79,7 +80,7 @@ func escapeLabel(s string) string {
 	return label.String()
 }
 
-// unescapeLabel leaves alone what escapeLabel cannot have made.
+// unescapeLabel leaves alone what EscapeLabel cannot have made.
 func unescapeLabel(label string) string {
 	if label == "_" {
 		return ""

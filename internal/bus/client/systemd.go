@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -50,12 +51,7 @@ func (c *Client) unitPath(ctx context.Context, unit string) (path dbus.ObjectPat
 
 // managerProperty reads a property of an object of the service manager.
 func (c *Client) managerProperty(ctx context.Context, path dbus.ObjectPath, iface, property string, value any) error {
-	var variant dbus.Variant
-	get := c.send(ctx, c.replyTimeout, managerName, string(path), "org.freedesktop.DBus.Properties", "Get", iface, property)
-	if err := get.store(&variant); err != nil {
-		return err
-	}
-	return variant.Store(value)
+	return c.send(ctx, c.replyTimeout, managerName, string(path), api.PropertiesInterface, "Get", iface, property).variant(value)
 }
 
 // managerLook is how often the service manager is asked about what is to change. The bus would tell, but only those who have asked
@@ -215,21 +211,29 @@ func (c *Client) HasPrivateNetwork(ctx context.Context, service string) (private
 // Socket is a socket unit that the service manager has in memory.
 type Socket struct {
 	Unit      string
+	Service   string   // the unit that it starts
 	Active    string   // ActiveState of org.freedesktop.systemd1(5)
 	Sub       string   // SubState
 	Addresses []string // as systemd writes them
 }
 
-// Instance is the instance of a template that the unit is: systemd.unit(5).
+// Instance is the name of the instance that a socket starts, as far as --name= does not say otherwise: what the unit is of its
+// template, or its name.
 func (s Socket) Instance() string {
-	_, instance, _ := strings.Cut(strings.TrimSuffix(s.Unit, ".socket"), "@")
-	return instance
+	name := strings.TrimSuffix(s.Unit, ".socket")
+	if _, instance, isTemplate := strings.Cut(name, "@"); isTemplate {
+		return instance
+	}
+	return name
 }
 
-// AskSockets asks for the socket units in memory whose names match a pattern of the shell. What it returns waits for the answer, which
-// is an error without a service manager.
-func (c *Client) AskSockets(ctx context.Context, pattern string) func() ([]Socket, error) {
-	list := c.send(ctx, c.replyTimeout, managerName, managerPath, managerName+".Manager", "ListUnitsByPatterns", []string{}, []string{pattern})
+// AskSockets asks for the socket units in memory whose service is an instance of the template service, such as "web@.service", or runs
+// the program. What it returns waits for the answers, which are an error without a service manager.
+func (c *Client) AskSockets(ctx context.Context, template, program string) func() ([]Socket, error) {
+	list := c.send(ctx, c.replyTimeout, managerName, managerPath, managerName+".Manager", "ListUnitsByPatterns", []string{}, []string{"*.socket"})
+	get := func(path dbus.ObjectPath, iface, property string) *reply {
+		return c.send(ctx, c.replyTimeout, managerName, string(path), api.PropertiesInterface, "Get", iface, property)
+	}
 	return func() ([]Socket, error) {
 		var units []struct {
 			Name, Description, Load, Active, Sub, Followed string
@@ -241,25 +245,61 @@ func (c *Client) AskSockets(ctx context.Context, pattern string) func() ([]Socke
 		if err := list.store(&units); err != nil {
 			return nil, err
 		}
-		var sockets []Socket
-		var addresses []*reply
-		for _, unit := range units {
-			if unit.Load == "loaded" {
-				sockets = append(sockets, Socket{Unit: unit.Name, Active: unit.Active, Sub: unit.Sub})
-				addresses = append(addresses, c.send(ctx, c.replyTimeout, managerName, string(unit.Path), api.PropertiesInterface, "Get",
-					managerName+".Socket", "Listen"))
+		// All are asked before the first answer is read. A unit that is gone meanwhile answers nothing.
+		triggers, listens := make([]*reply, len(units)), make([]*reply, len(units))
+		for i, unit := range units {
+			triggers[i] = get(unit.Path, unitIface, "Triggers")
+			listens[i] = get(unit.Path, managerName+".Socket", "Listen")
+		}
+		all, programs := make([]Socket, len(units)), make([]*reply, len(units))
+		prefix := strings.TrimSuffix(template, ".service")
+		for i, unit := range units {
+			all[i] = Socket{Unit: unit.Name, Active: unit.Active, Sub: unit.Sub}
+			var services []string
+			if triggers[i].variant(&services) == nil && len(services) > 0 {
+				all[i].Service = services[0]
+			}
+			var pairs []struct{ Type, Address string }
+			_ = listens[i].variant(&pairs)
+			for _, pair := range pairs {
+				all[i].Addresses = append(all[i].Addresses, pair.Address)
+			}
+			if !strings.HasPrefix(all[i].Service, prefix) && all[i].Service != "" {
+				programs[i] = get(unitObject(all[i].Service), serviceIface, "ExecStart")
 			}
 		}
-		for i, answer := range addresses {
-			var listen dbus.Variant
-			var pairs []struct{ Type, Address string }
-			if answer.store(&listen) != nil || listen.Store(&pairs) != nil {
-				continue // the unit is gone
+		var sockets []Socket
+		for i, socket := range all {
+			isOurs := strings.HasPrefix(socket.Service, prefix)
+			if programs[i] != nil {
+				var commands []struct {
+					Path           string
+					Args           []string
+					Ignore         bool
+					T1, T2, T3, T4 uint64
+					PID            uint32
+					Code, Status   int32
+				}
+				isOurs = programs[i].variant(&commands) == nil && len(commands) > 0 && path.Base(commands[0].Path) == program
 			}
-			for _, pair := range pairs {
-				sockets[i].Addresses = append(sockets[i].Addresses, pair.Address)
+			if isOurs {
+				sockets = append(sockets, socket)
 			}
 		}
 		return sockets, nil
 	}
+}
+
+// variant waits for the answer, which is a variant, and puts what is in it into result.
+func (r *reply) variant(result any) error {
+	var variant dbus.Variant
+	if err := r.store(&variant); err != nil {
+		return err
+	}
+	return variant.Store(result)
+}
+
+// unitObject is the object of a unit: org.freedesktop.systemd1(5).
+func unitObject(unit string) dbus.ObjectPath {
+	return dbus.ObjectPath(managerPath + "/unit/" + api.EscapeLabel(unit))
 }
