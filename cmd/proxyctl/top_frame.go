@@ -5,6 +5,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"time"
 
 	"example.org/socketproxy/internal/bus/api"
 	"example.org/socketproxy/internal/printable"
@@ -168,14 +169,14 @@ func (t *top) fit(line string) string {
 }
 
 func (t *top) status() string {
-	by := orders[t.order]
+	by, over := orders[t.order], t.delay
 	if t.of != nil {
-		by = connectionOrders[t.connectionOrder]
+		by, over = connectionOrders[t.connectionOrder], max(t.delay, t.span.Round(time.Second))
 	}
 	if t.reversed {
 		by += ", reversed"
 	}
-	text := "Sorted by " + by + ", measured over " + timespan.Format(t.delay)
+	text := "Sorted by " + by + ", measured over " + timespan.Format(over)
 	if t.paused {
 		text += ", paused"
 	}

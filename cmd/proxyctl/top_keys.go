@@ -105,7 +105,7 @@ func (t *top) enter(ctx context.Context) {
 		return
 	}
 	t.of, t.selected, t.filter = rows[t.clamp(len(rows))], 0, ""
-	t.transfers, t.before = nil, nil
+	t.transfers, t.before, t.pauseUntil = nil, nil, time.Time{}
 	t.sampleConnections(ctx)
 }
 

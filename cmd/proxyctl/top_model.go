@@ -42,6 +42,13 @@ const historyLength = 60
 // answerTime is how long an instance may take before it counts as one that does not answer.
 const answerTime = time.Second
 
+// A list of many connections takes an instance, and this process, a while: 8,000 of them a tenth of a second. It is asked for after
+// listPause times as long, so that neither spends more than a fiftieth of a processor on it.
+const (
+	listTime  = 10 * time.Second
+	listPause = 50
+)
+
 // rates are how much there was in a second.
 type rates struct {
 	accepted, refused, failed, toBackend, toClient float64
@@ -91,6 +98,8 @@ type top struct {
 	transfers       []transfer
 	before          map[uint64]client.Connection
 	beforeAt        time.Time
+	span            time.Duration // over which the rates were measured
+	pauseUntil      time.Time
 }
 
 // sample asks all instances at once. One that does not answer in time keeps what it said last.
@@ -172,15 +181,21 @@ func (t *top) sampleConnections(ctx context.Context) {
 		t.message = "It has ended."
 		return
 	}
-	within, cancel := context.WithTimeout(ctx, answerTime)
+	began := t.now()
+	if began.Before(t.pauseUntil) {
+		return
+	}
+	within, cancel := context.WithTimeout(ctx, listTime)
 	defer cancel()
 	connections, err := t.of.Instance.Connections(within, client.Filter{})
+	now := t.now()
+	t.pauseUntil = began.Add(now.Sub(began) * listPause)
 	if err != nil {
 		t.message = "Cannot list the connections: " + err.Error() + "."
 		return
 	}
-	now := t.now()
-	seconds := now.Sub(t.beforeAt).Seconds()
+	t.span = now.Sub(t.beforeAt)
+	seconds := t.span.Seconds()
 	before := t.before
 	t.before, t.beforeAt, t.transfers = make(map[uint64]client.Connection, len(connections)), now, nil
 	for _, connection := range connections {
