@@ -101,29 +101,26 @@ func (t *top) page() int { return max(1, t.terminal.lines-4) }
 // frame is the whole screen, a text a line.
 func (t *top) frame() []string {
 	var head, columns string
-	var rows []string
+	var rows int
+	var row func(i int) string // of many, few are seen
+	first := 0
 	switch {
 	case t.help:
-		rows = strings.Split(topHelp, "\n")
-		head = "proxyctl top"
+		text := strings.Split(topHelp, "\n")
+		head, rows, row = "proxyctl top", len(text), func(i int) string { return text[i] }
 	case t.of != nil:
-		head, columns, rows = t.connectionFrame()
+		head, columns, rows, row = t.connectionFrame()
+		first = max(0, t.clamp(rows)-t.page()+1)
 	default:
-		head, columns, rows = t.instanceFrame()
-	}
-	if !t.help {
-		t.clamp(len(rows))
-	}
-	first := 0
-	if !t.help {
-		first = max(0, t.selected-t.page()+1)
+		head, columns, rows, row = t.instanceFrame()
+		first = max(0, t.clamp(rows)-t.page()+1)
 	}
 	lines := []string{t.terminal.paint(bold, t.fit(head)), t.fit(t.status()), t.terminal.paint(underline, t.fit(columns))}
 	if t.help {
 		lines[1], lines[2] = "", ""
 	}
-	for i := first; i < min(len(rows), first+t.page()); i++ {
-		line := rows[i]
+	for i := first; i < min(rows, first+t.page()); i++ {
+		line := row(i)
 		if i == t.selected && !t.help {
 			line = t.marked(line)
 		}
@@ -187,7 +184,7 @@ func (t *top) status() string {
 }
 
 // instanceFrame is all instances.
-func (t *top) instanceFrame() (head, columns string, rows []string) {
+func (t *top) instanceFrame() (head, columns string, rows int, row func(i int) string) {
 	all := t.rows()
 	var connections uint32
 	var sum rates
@@ -206,7 +203,8 @@ func (t *top) instanceFrame() (head, columns string, rows []string) {
 		formatBytes(uint64(sum.toBackend)), formatBytes(uint64(sum.toClient)))
 	columns = fmt.Sprintf(" %-*s %-8s %11s %-5s %5s %5s %5s %7s %7s %s", name-1, "NAME", "STATE", "CONNECTIONS", "LIMIT", "NEW/S", "REF/S", "ERR/S",
 		"TO-BACK", "TO-CLNT", firstColumns("MINUTE", spark))
-	for _, u := range all {
+	return head, columns, len(all), func(i int) string {
+		u := all[i]
 		shown := t.terminal.ellipsize(printable.Line(u.Instance.Name), name-1)
 		row := " " + shown + strings.Repeat(" ", name-1-width(shown)) + " " + t.terminal.paint(u.colour(), fmt.Sprintf("%-8s", u.state()))
 		if u.Properties != nil {
@@ -216,9 +214,8 @@ func (t *top) instanceFrame() (head, columns string, rows []string) {
 			row += fmt.Sprintf(" %5s %s %s %7s %7s %s", formatRate(u.rates.accepted), t.alarming(u.rates.refused), t.alarming(u.rates.failed),
 				formatBytes(uint64(u.rates.toBackend)), formatBytes(uint64(u.rates.toClient)), t.sparkline(u.history, spark))
 		}
-		rows = append(rows, row)
+		return row
 	}
-	return head, columns, rows
 }
 
 // alarming is a rate that is best 0.
@@ -266,7 +263,7 @@ func (t *top) sparkline(values []float64, columns int) string {
 }
 
 // connectionFrame is the connections of one instance.
-func (t *top) connectionFrame() (head, columns string, rows []string) {
+func (t *top) connectionFrame() (head, columns string, rows int, row func(i int) string) {
 	all := t.connectionRows()
 	what := count(len(all), "connection")
 	if t.grouped {
@@ -280,7 +277,8 @@ func (t *top) connectionFrame() (head, columns string, rows []string) {
 		id = "NUMBER"
 	}
 	columns = fmt.Sprintf(" %8s %-14s %-*s %8s %8s %8s %7s", id, "STATE", client, "CLIENT", "BYTES/S", "TO-BACK", "TO-CLNT", "IDLE")
-	for _, row := range all {
+	return head, columns, len(all), func(i int) string {
+		row := all[i]
 		number, state, rate := strconv.FormatUint(row.ID, 10), row.State, "-"
 		if t.grouped {
 			number, state = strconv.Itoa(row.count), ""
@@ -293,10 +291,9 @@ func (t *top) connectionFrame() (head, columns string, rows []string) {
 			colour = yellow
 		}
 		who := t.terminal.ellipsize(printable.Line(row.Client), client)
-		rows = append(rows, fmt.Sprintf(" %8s %s %s %8s %8s %8s %7s", number, t.terminal.paint(colour, fmt.Sprintf("%-14s", state)),
-			who+strings.Repeat(" ", max(0, client-width(who))), rate, formatBytes(row.BytesToBackend), formatBytes(row.BytesToClient), firstUnit(formatAge(row.Idle))))
+		return fmt.Sprintf(" %8s %s %s %8s %8s %8s %7s", number, t.terminal.paint(colour, fmt.Sprintf("%-14s", state)),
+			who+strings.Repeat(" ", max(0, client-width(who))), rate, formatBytes(row.BytesToBackend), formatBytes(row.BytesToClient), firstUnit(formatAge(row.Idle)))
 	}
-	return head, columns, rows
 }
 
 // firstUnit is the largest part of a span: "3min" of "3min 5s".

@@ -194,7 +194,10 @@ func (t *top) sampleConnections(ctx context.Context) {
 		t.message = "Cannot list the connections: " + err.Error() + "."
 		return
 	}
-	t.span = now.Sub(t.beforeAt)
+	t.span = 0
+	if t.before != nil {
+		t.span = now.Sub(t.beforeAt)
+	}
 	seconds := t.span.Seconds()
 	before := t.before
 	t.before, t.beforeAt, t.transfers = make(map[uint64]client.Connection, len(connections)), now, nil
