@@ -42,7 +42,7 @@ func (c *ctl) command() *cobra.Command {
 	}
 	cobra.EnableCommandSorting = false
 	root.AddCommand(list, c.statusCommand(), c.showCommand(), c.connectionsCommand(), c.closeCommand(), c.setCommand(),
-		c.drainCommand(), c.resumeCommand(), c.restartCommand(), c.exitCommand(), c.monitorCommand(), c.topCommand(),
+		c.drainCommand(), c.resumeCommand(), c.restartCommand(), c.exitCommand(), c.monitorCommand(), c.topCommand(), c.metricsCommand(),
 		c.createCommand(), c.editCommand(), c.deleteCommand(), c.completionCommand())
 	root.SetHelpCommand(&cobra.Command{
 		Use: "help", Short: "Show this help", Hidden: true,

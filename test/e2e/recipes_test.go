@@ -160,6 +160,15 @@ printf '[Service]\nType=notify\nExecStart=/usr/bin/proxyd --bus=none --listen=12
 			u.run(t, "sh", "-e", "-c", recipe(t, "An instance of a user", "sh"))
 			echoes(t, "tcp", "127.0.0.1:8113")
 		},
+		"Prometheus": func(t *testing.T) {
+			m.run(t, "mkdir", "-p", "/var/lib/prometheus/node-exporter")
+			i := instance{name: "measured", target: m.echo(t, "tcp")}
+			echoes(t, "tcp", m.proxy(t, i))
+			m.onBus(t, i.name)
+			m.follow(t, "Prometheus")
+			t.Cleanup(func() { m.run(t, "systemctl", "stop", "proxyd-metrics.timer") })
+			m.answers(t, `proxyd_accepted_connections_total{name="measured"} 1`, "cat", "/var/lib/prometheus/node-exporter/proxyd.prom")
+		},
 		"In place of systemd-socket-proxyd": func(t *testing.T) {
 			m.write(t, "/etc/systemd/system/web-proxy.socket", "[Socket]\nListenStream=127.0.0.1:8114\n")
 			m.write(t, "/etc/systemd/system/web-proxy.service", "[Service]\nExecStart=/lib/systemd/systemd-socket-proxyd 127.0.0.1:8201\n")
