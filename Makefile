@@ -90,7 +90,7 @@ soak:
 	cd test/soak && $(GO) test -count=1 -timeout=0 -run=Soak -v -args -soak=$(SOAK) -seed=$(SEED)
 
 handover:
-	cd test/e2e && $(GO) test -count=1 -timeout=30m -run=HandOver -args -handover
+	cd test/e2e && $(GO) test -count=1 -timeout=30m -run=HandOver -args -handover $(if $(RESTARTS),-restarts=$(RESTARTS))
 
 bench: build
 	$(GO) run ./bench $(BENCH)

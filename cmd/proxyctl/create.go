@@ -155,7 +155,7 @@ func (n *creation) create(ctx context.Context) error {
 		// Also after Ctrl-C, which has ended ctx.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 		defer cancel()
-		return errors.Join(err, n.takeBack(ctx, change))
+		return errors.Join(err, n.takeBack(ctx, change, len(former) > 0))
 	}
 	for _, file := range files {
 		n.say("Wrote %s.", file.Path)
@@ -422,15 +422,22 @@ func (n *creation) put(ctx context.Context) error {
 	return nil
 }
 
-// takeBack undoes a create that has failed.
-func (n *creation) takeBack(ctx context.Context, change *setup.Change) error {
+// takeBack undoes a create that has failed. An instance that was replaced listens again.
+func (n *creation) takeBack(ctx context.Context, change *setup.Change, replaced bool) error {
 	socket := setup.Socket(n.Name)
-	_ = n.bus.Disable(ctx, socket, n.Runtime) // fails with what else has failed
-	err := change.Undo()
-	_ = n.bus.Reload(ctx)
-	_ = n.bus.Stop(ctx, socket)
+	_ = n.bus.Stop(ctx, socket) // fails, as what follows, with what else has failed
 	_ = n.bus.Forget(ctx, socket)
-	return err
+	if !replaced {
+		_ = n.bus.Disable(ctx, socket, n.Runtime)
+	}
+	if err := change.Undo(); err != nil {
+		return err
+	}
+	_ = n.bus.Reload(ctx)
+	if replaced {
+		return n.bus.Start(ctx, socket)
+	}
+	return nil
 }
 
 // failure returns what the log says of why a unit did not start, "" where it cannot be read.

@@ -343,6 +343,11 @@ func TestSettingsAreKeptForTheNextProcess(t *testing.T) {
 	if files := m.filesOf(t, "create-kept-backend.service.d"); len(files) > 0 {
 		t.Errorf("--force leaves %q", files)
 	}
+	text, err = output(m.command("proxyctl", "create", "create-kept", "--force", "--listen="+m.echo(t, "tcp"), "127.0.0.1:1"))
+	if err == nil {
+		t.Errorf("it listens where another does: %s", text)
+	}
+	maximum("256")
 }
 
 func TestCreateForAUserMakesAnInstanceOfTheUsersManager(t *testing.T) {

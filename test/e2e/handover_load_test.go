@@ -185,7 +185,7 @@ func (m *machine) restartUnderLoad(t *testing.T, clients, backend string, member
 		return strings.TrimSpace(m.run(t, "ps", "-o", "rss=", "-p", fmt.Sprint(m.mainPID(t, i.unit()))))
 	}
 	before := memory()
-	for range 2 * restarts {
+	for range *crowdRestarts {
 		time.Sleep(rand.N(300 * time.Millisecond)) // in whatever state the connections are
 		m.run(t, "systemctl", "restart", i.unit())
 		if err := m.ask(clients, dialled); err == nil { // "question" begins with none of the kinds: the backend closes it
@@ -196,11 +196,11 @@ func (m *machine) restartUnderLoad(t *testing.T, clients, backend string, member
 	if n := show("NTakeoverLost"); n != "0" {
 		t.Errorf("%s connections were lost", n)
 	}
-	if n, want := show("NAccepted"), fmt.Sprint(total+2*restarts); n != want {
+	if n, want := show("NAccepted"), fmt.Sprint(total+*crowdRestarts); n != want {
 		t.Errorf("%s clients were accepted by all processes, want %s", n, want)
 	}
 	runtime.GC()
-	fmt.Printf("%s to %s: %d connections over %d restarts; %s kB resident before, %s kB after\n", clients, backend, total, 2*restarts, before, memory())
+	fmt.Printf("%s to %s: %d connections over %d restarts; %s kB resident before, %s kB after\n", clients, backend, total, *crowdRestarts, before, memory())
 	close(w.over)
 	close(w.stop)
 	w.clients.Wait()

@@ -15,6 +15,9 @@ import (
 	"example.org/socketproxy/internal/testenv"
 )
 
+// crowdRestarts are at random moments, so that more of them are a soak of the hand-over.
+var crowdRestarts = flag.Int("restarts", 20, "how often a crowd of connections goes through a restart")
+
 var handover = flag.Bool("handover", false, "measure restarts, and print a table in Markdown")
 
 const restarts = 10
