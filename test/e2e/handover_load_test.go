@@ -31,8 +31,18 @@ type crowd struct {
 	over    chan struct{} // the restarts are
 	clients sync.WaitGroup
 
+	finished sync.Once
+
 	mu     sync.Mutex
 	failed []error
+}
+
+// finish lets all connections end, also those of a test that has failed.
+func (w *crowd) finish() {
+	w.finished.Do(func() {
+		close(w.over)
+		close(w.stop)
+	})
 }
 
 func (w *crowd) check(what string, err error) {
@@ -157,6 +167,7 @@ func (m *machine) restartUnderLoad(t *testing.T, clients, backend string, member
 		dialled = m.outside(i.listen)
 	}
 	address := m.proxy(t, i)
+	t.Cleanup(w.finish) // before the backend waits for its connections
 	if dialled == "" {
 		dialled = address
 	}
@@ -187,6 +198,7 @@ func (m *machine) restartUnderLoad(t *testing.T, clients, backend string, member
 	before := memory()
 	for range *crowdRestarts {
 		time.Sleep(rand.N(300 * time.Millisecond)) // in whatever state the connections are
+		m.run(t, "systemctl", "reset-failed", i.unit()) // StartLimitBurst= is for those who mean no soak
 		m.run(t, "systemctl", "restart", i.unit())
 		if err := m.ask(clients, dialled); err == nil { // "question" begins with none of the kinds: the backend closes it
 			t.Error("a newcomer got an answer")
@@ -201,8 +213,7 @@ func (m *machine) restartUnderLoad(t *testing.T, clients, backend string, member
 	}
 	runtime.GC()
 	fmt.Printf("%s to %s: %d connections over %d restarts; %s kB resident before, %s kB after\n", clients, backend, total, *crowdRestarts, before, memory())
-	close(w.over)
-	close(w.stop)
+	w.finish()
 	w.clients.Wait()
 	for n, err := range w.failed {
 		if n < 5 {
