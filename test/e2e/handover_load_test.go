@@ -197,7 +197,7 @@ func (m *machine) restartUnderLoad(t *testing.T, clients, backend string, member
 	}
 	before := memory()
 	for range *crowdRestarts {
-		time.Sleep(rand.N(300 * time.Millisecond)) // in whatever state the connections are
+		time.Sleep(rand.N(300 * time.Millisecond))      // in whatever state the connections are
 		m.run(t, "systemctl", "reset-failed", i.unit()) // StartLimitBurst= is for those who mean no soak
 		m.run(t, "systemctl", "restart", i.unit())
 		if err := m.ask(clients, dialled); err == nil { // "question" begins with none of the kinds: the backend closes it
