@@ -236,7 +236,10 @@ func findProxyd() (string, error) {
 	return "", errors.New("proxyd is neither in /usr/local/bin nor in /usr/bin; install it first")
 }
 
-func lowerFirst(text string) string { return strings.ToLower(text[:1]) + text[1:] }
+func lowerFirst(text string) string {
+	first := min(1, len(text))
+	return strings.ToLower(text[:first]) + text[first:]
+}
 
 // onSystemd reports whether there is a service manager to ask: sd_booted(3).
 func (n *creation) onSystemd() bool {

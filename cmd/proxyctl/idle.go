@@ -35,9 +35,8 @@ func stateOf(socket client.Socket) (state, colour string) {
 	return stateListening, green
 }
 
-// idle asks for the instances that a socket starts, those that run too: of the shipped templates, and of others whose service runs
-// proxyd. What it returns waits for the answer: nil where no service
-// manager answers.
+// idle asks for the instances that a socket starts, those that run too: of the shipped templates, and of others whose service
+// runs proxyd. What it returns waits for the answer: nil where no service manager answers.
 func (c *ctl) idle(ctx context.Context) func() []client.Socket {
 	answer := c.bus.AskSockets(ctx, setup.Unit(""), "proxyd")
 	return func() []client.Socket {

@@ -58,16 +58,21 @@ func (c *Change) write(file File) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := renameio.WriteFile(file.Path, []byte(file.Text), 0o644, renameio.IgnoreUmask()); err != nil {
+	if err := writeWhole(file.Path, []byte(file.Text)); err != nil {
 		return err
 	}
 	c.undo = append(c.undo, func() error {
 		if existed {
-			return renameio.WriteFile(file.Path, former, 0o644, renameio.IgnoreUmask())
+			return writeWhole(file.Path, former)
 		}
 		return os.Remove(file.Path)
 	})
 	return nil
+}
+
+// writeWhole keeps the permissions of a file that exists, as renameio does: its settings may be for few to read.
+func writeWhole(path string, text []byte) error {
+	return renameio.WriteFile(path, text, 0o644, renameio.IgnoreUmask())
 }
 
 func (c *Change) remove(place Place, path string) error {

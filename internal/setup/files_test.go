@@ -112,3 +112,22 @@ func TestInstancesAreConfiguredWhoeverHasWrittenThem(t *testing.T) {
 		t.Errorf("configured: %q, incomplete: %v", instances, incomplete)
 	}
 }
+
+func TestWriteKeepsThePermissionsOfSettings(t *testing.T) {
+	p := inTree(t)
+	p.write(t, Settings{Name: "web", Listen: []string{"8080"}, Target: "127.0.0.1:1"})
+	file, err := p.Read("web")
+	testenv.Must(t, err)
+	mode := func() fs.FileMode {
+		info, err := os.Stat(file.Path)
+		testenv.Must(t, err)
+		return info.Mode()
+	}
+	testenv.Equal(t, "the mode of a new file", mode(), 0o644)
+	testenv.Must(t, os.Chmod(file.Path, 0o600))
+	change, err := p.Write([]File{file})
+	testenv.Must(t, err)
+	testenv.Equal(t, "the mode of one that is written again", mode(), 0o600)
+	testenv.Must(t, change.Undo())
+	testenv.Equal(t, "the mode of one that was brought back", mode(), 0o600)
+}
