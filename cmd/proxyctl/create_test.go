@@ -50,6 +50,7 @@ func TestAnInstanceWithoutAProcessHasAState(t *testing.T) {
 		stateFailed:     {Active: "failed", Sub: "failed"},
 		stateStopped:    {Active: "inactive", Sub: "dead"},
 		stateIncomplete: {Active: "inactive", Sub: stateIncomplete},
+		stateDisabled:   {Active: "inactive", Sub: stateDisabled},
 	} {
 		if got, _ := stateOf(socket); got != want {
 			t.Errorf("%+v is %s, want %s", socket, got, want)

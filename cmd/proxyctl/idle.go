@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"os/exec"
 	"slices"
 	"strings"
 
 	"example.org/socketproxy/internal/bus/client"
+	"example.org/socketproxy/internal/printable"
 	"example.org/socketproxy/internal/setup"
 )
 
@@ -16,6 +18,7 @@ const (
 	stateListening = "listening" // for its first client
 	stateStarting  = "starting"  // or its process is not on the bus
 	stateStopped   = "stopped"
+	stateDisabled  = "disabled" // stopped, and not started at the next boot
 	stateFailed    = "failed"
 
 	stateIncomplete = "incomplete" // without settings, or without an address
@@ -27,6 +30,8 @@ func stateOf(socket client.Socket) (state, colour string) {
 		return stateFailed, red
 	case socket.Sub == stateIncomplete:
 		return stateIncomplete, red
+	case socket.Sub == stateDisabled:
+		return stateDisabled, grey
 	case socket.Active != "active":
 		return stateStopped, grey
 	case socket.Sub == "running":
@@ -48,22 +53,60 @@ func (c *ctl) idle(ctx context.Context) func() []client.Socket {
 			instances, incomplete := place.Configured()
 			for _, name := range instances {
 				socket := client.Socket{Unit: setup.Socket(name), Service: setup.Unit(name), Active: "inactive"}
+				if slices.ContainsFunc(sockets, func(s client.Socket) bool { return s.Unit == socket.Unit }) {
+					continue
+				}
+				if enabled, err := c.bus.UnitFileState(ctx, socket.Unit); err == nil && enabled == "disabled" {
+					socket.Sub = stateDisabled
+				}
 				if incomplete[name] {
 					socket.Sub = stateIncomplete
 				}
-				if !slices.ContainsFunc(sockets, func(s client.Socket) bool { return s.Unit == socket.Unit }) {
-					sockets = append(sockets, socket)
-				}
+				sockets = append(sockets, socket)
 			}
 		}
 		return sockets
 	}
 }
 
+// isSocket reports whether name stands for the instance that a socket starts.
+func isSocket(socket client.Socket, name string) bool {
+	return name == socket.Instance() || withoutType(name) == withoutType(socket.Unit)
+}
+
+// printIdle prints the state of those of the named instances that have no process, and the last lines of their logs.
+func (c *ctl) printIdle(ctx context.Context, names []string, running []described) error {
+	var text strings.Builder
+	for _, socket := range c.idle(ctx)() {
+		isRunning := slices.ContainsFunc(running, func(i described) bool { return i.Unit == socket.Service })
+		if isRunning || !slices.ContainsFunc(names, func(name string) bool { return isSocket(socket, name) }) {
+			continue
+		}
+		state, colour := stateOf(socket)
+		fmt.Fprintf(&text, "%s %s\n%14s %s\n%14s %s\n", c.terminal.paint(colour, c.terminal.dot()), printable.Line(socket.Instance()),
+			"State:", state, "Unit:", printable.Line(socket.Unit))
+		if len(socket.Addresses) > 0 {
+			fmt.Fprintf(&text, "%14s %s\n", "Listen:", printable.Line(strings.Join(socket.Addresses, " ")))
+		}
+		if c.destination.Host != "" || c.destination.Machine != "" {
+			continue
+		}
+		by := "--unit="
+		if c.destination.User {
+			by = "--user-unit="
+		}
+		log, _ := exec.CommandContext(ctx, "journalctl", by+socket.Unit, by+socket.Service, "--lines=10", "--quiet", "--no-pager", "--output=short").Output()
+		if len(log) > 0 {
+			text.WriteString("\n" + string(log))
+		}
+	}
+	return c.print(text.String())
+}
+
 // notRunning explains why there is no process for a name: nil where systemd has no such instance either.
 func (c *ctl) notRunning(ctx context.Context, name string) error {
 	for _, socket := range c.idle(ctx)() {
-		if name != socket.Instance() && withoutType(name) != withoutType(socket.Unit) {
+		if !isSocket(socket, name) {
 			continue
 		}
 		listens := cmp.Or(strings.Join(socket.Addresses, " and "), "its socket")

@@ -36,7 +36,10 @@ func (c *ctl) statusCommand() *cobra.Command {
 			if c.json != jsonOff {
 				return c.showObjects(described, nil)
 			}
-			return c.printStatus(ctx, described)
+			if err := c.printStatus(ctx, described); err != nil || len(described) >= len(names) {
+				return err
+			}
+			return c.printIdle(ctx, names, described)
 		},
 	}
 }

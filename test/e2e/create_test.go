@@ -255,6 +255,8 @@ func TestListHasInstancesWithoutAProcess(t *testing.T) {
 		expect("listening", "it listens on "+address)
 		m.run(t, "systemctl", "stop", socket)
 		expect("stopped", "enable --now "+socket)
+		m.run(t, "systemctl", "disable", socket)
+		expect("disabled", "enable --now "+socket)
 		settings := m.outside("/etc/proxyd/create-listed.conf")
 		text, err := os.ReadFile(settings)
 		if err != nil {
@@ -267,6 +269,10 @@ func TestListHasInstancesWithoutAProcess(t *testing.T) {
 			t.Errorf("the socket starts: %s", text)
 		}
 		expect("failed", "has failed: unrecognized option '--nonsense'")
+		text, _ = m.command("proxyctl", "status", "create-listed").Output() // which ends with 3
+		if !regexp.MustCompile(`(?m)^ +State: failed$[\s\S]*^\w+ \d+ .* proxyd\[\d+\]: unrecognized option '--nonsense'$`).Match(text) {
+			t.Errorf("it prints\n%s", text)
+		}
 	})
 }
 

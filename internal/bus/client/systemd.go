@@ -176,12 +176,17 @@ func (c *Client) isIn(ctx context.Context, unit string, states []string) error {
 
 // HasTemplate reports whether there is a file for a template, such as "web@.service". Loading an instance of it would log what it lacks.
 func (c *Client) HasTemplate(ctx context.Context, template string) (bool, error) {
-	var state string
-	err := awaitManager(ctx, func() error { return c.manage(ctx, "GetUnitFileState", template).store(&state) })
+	_, err := c.UnitFileState(ctx, template)
 	if errors.Is(err, errNoFile) {
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// UnitFileState returns whether a unit is "enabled", "disabled", or what else org.freedesktop.systemd1(5) has for its file.
+func (c *Client) UnitFileState(ctx context.Context, unit string) (state string, err error) {
+	err = awaitManager(ctx, func() error { return c.manage(ctx, "GetUnitFileState", unit).store(&state) })
+	return state, err
 }
 
 // LoadState returns what became of reading the files of a unit: "loaded", "not-found", "bad-setting" or another word of
