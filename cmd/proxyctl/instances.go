@@ -151,7 +151,7 @@ func (c *ctl) describe(ctx context.Context, instances []*client.Instance, asked 
 		switch {
 		case err == nil:
 			all = append(all, described{instance, properties})
-		case asked || err != client.ErrNoInstance:
+		case asked || err != client.ErrNoInstance && err != client.ErrEnded:
 			c.cannot("look at", instance, err)
 		}
 	}

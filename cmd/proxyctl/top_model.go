@@ -128,7 +128,7 @@ func (t *top) sample(ctx context.Context) error {
 		switch {
 		case err == nil:
 			usages = append(usages, former.next(instance, properties, t.now()))
-		case err == client.ErrNoInstance: // it has ended
+		case err == client.ErrNoInstance || err == client.ErrEnded:
 		case former == nil:
 			usages = append(usages, &usage{Instance: instance, silent: true})
 		default:

@@ -311,6 +311,23 @@ func TestASilentInstanceIsNamedAndTheOthersAreListed(t *testing.T) {
 	}
 }
 
+func TestListLeavesOutAnInstanceThatEndsMeanwhile(t *testing.T) {
+	environment(t)
+	b := bustest.Start(t, bustest.Options{})
+	startFake(t, b, "web", nil)
+	ending := startFake(t, b, "ending", nil)
+	asked := make(chan *dbus.Message, 1)
+	ending.conn.Eavesdrop(asked)
+	go func() {
+		<-asked
+		_ = ending.conn.Close()
+	}()
+	text, _ := transcript(t, b, "list", "--no-legend")
+	if want := "$ proxyctl list --no-legend\nweb running 3 256 127.0.0.1:3000 [::]:8080 4711 proxyd@web.service\n"; text != want {
+		t.Errorf("got\n%s\nwant\n%s", text, want)
+	}
+}
+
 func TestCtrlCDuringACallIsNoNews(t *testing.T) {
 	environment(t)
 	b := bustest.Start(t, bustest.Options{})

@@ -209,6 +209,12 @@ func TestCreateShowsTheSandboxASocketAndItsGroup(t *testing.T) {
 }
 
 // Whatever of its files there is after a power cut, an instance that does not work does not start, and delete removes it.
+// list is what proxyctl lists, with what it says of instances of other tests that hang.
+func (m *machine) list() string {
+	text, _ := output(m.command("proxyctl", "list", "--no-legend"))
+	return text
+}
+
 func TestCreateThatIsKilledLeavesWhatDeleteRemoves(t *testing.T) {
 	m := onMachine(t)
 	args := []string{"proxyctl", "create", "create-killed", "--listen=127.0.0.1:" + freePort(), "127.0.0.1:1", "--allow=127.0.0.1", "--connections-max=5"}
@@ -223,7 +229,7 @@ func TestCreateThatIsKilledLeavesWhatDeleteRemoves(t *testing.T) {
 		if left := m.filesOf(t, "create-killed"); len(left) == 0 {
 			continue
 		}
-		if list := m.run(t, "proxyctl", "list"); !strings.Contains(list, "create-killed") {
+		if list := m.list(); !strings.Contains(list, "create-killed") {
 			t.Errorf("after %v, it is not in the list:\n%s", after, list)
 		}
 		if text, err := output(m.command("proxyctl", "delete", "create-killed")); err != nil {
@@ -242,7 +248,7 @@ func TestListHasInstancesWithoutAProcess(t *testing.T) {
 		m.create(t, "create-listed", "--listen="+address, "127.0.0.1:1")
 		expect := func(state, status string) {
 			t.Helper()
-			list := m.run(t, "proxyctl", "list")
+			list := m.list()
 			if row := regexp.MustCompile(`(?m)^create-listed +(\w+) .*$`).FindStringSubmatch(list); row == nil || row[1] != state {
 				t.Errorf("want it %s:\n%s", state, list)
 			}
@@ -389,7 +395,7 @@ func TestListHasOtherSocketsWhoseServiceRunsProxyd(t *testing.T) {
 		m.startUnit(t, "create-foreign.socket", "create-foreign.service")
 		// The first question to the bus starts it, before systemd is on it.
 		proctest.Eventually(t, "it is in the list", func() bool {
-			list := m.run(t, "proxyctl", "list", "--no-legend")
+			list := m.list()
 			return regexp.MustCompile(`(?m)^create-foreign +listening .* `+address).MatchString(list) && !strings.Contains(list, "dbus")
 		})
 	})

@@ -19,6 +19,7 @@ import (
 // Why a call failed, in words that fit behind "cannot drain web: ".
 var (
 	ErrNoInstance      = errors.New("no such instance")
+	ErrEnded           = errors.New("it ended before it answered")
 	ErrNoConnection    = errors.New("no such connection")
 	ErrAlreadyDraining = errors.New("it is being drained already")
 
@@ -34,7 +35,7 @@ var (
 var words = map[string]error{
 	"org.freedesktop.DBus.Error.ServiceUnknown": ErrNoInstance,
 	"org.freedesktop.DBus.Error.NameHasNoOwner": ErrNoInstance,
-	"org.freedesktop.DBus.Error.NoReply":        errors.New("it ended before it answered"),
+	"org.freedesktop.DBus.Error.NoReply":        ErrEnded,
 	api.ErrorAccessDenied:                       errors.New("access denied"),
 	api.ErrorInteractive: errors.New(
 		"interactive authorization required; run this as root, or on a terminal without --no-ask-password"),
