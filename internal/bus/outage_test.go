@@ -155,10 +155,11 @@ func TestABusThatCannotBeReachedIsTriedRarely(t *testing.T) {
 	dir := t.TempDir()
 	file, stale := filepath.Join(dir, "file"), filepath.Join(dir, "stale")
 	testenv.Must(t, os.WriteFile(file, nil, 0o600))
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: stale})
+	// Not with net.Listen: a process that another test has begun to start keeps such a socket open a little longer.
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	testenv.Must(t, err)
-	l.SetUnlinkOnClose(false)
-	l.Close()
+	testenv.Must(t, unix.Bind(fd, &unix.SockaddrUnix{Name: stale}))
+	testenv.Must(t, unix.Close(fd))
 	for _, path := range []string{filepath.Join(dir, "none"), filepath.Join(file, "no-dir"), stale} {
 		_, err := wire.Dial(t.Context(), "unix:path="+path)
 		testenv.Equal(t, fmt.Sprint("the time between attempts after ", err), backoffMax(err), absentMax)
