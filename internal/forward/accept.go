@@ -135,6 +135,7 @@ func (l *loop) admit(fd int32, listener int) {
 // refuse closes a client with a reset, which no client takes for an empty answer.
 func (l *loop) refuse(fd int32, address address, listener int, reason Reason) {
 	l.counts.refused++
+	l.counts.refusals[reason]++
 	l.reportRefused(fd, address, listener, reason)
 	resetOnClose(fd)
 	closeFD(fd)

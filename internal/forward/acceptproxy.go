@@ -146,6 +146,7 @@ func (l *loop) reportHeaderless(c *conn) {
 		e.reason = ReasonProxyHeader
 		e.err = fmt.Errorf("its connection broke before its PROXY header was complete: %w", sysErr(c.errno))
 	}
+	l.counts.refusals[e.reason]++
 	l.proxy.observers.add(e)
 }
 

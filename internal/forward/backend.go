@@ -73,6 +73,7 @@ type backendNotes struct {
 func (l *loop) backendReached(since int64) {
 	l.notes.reached = l.proxy.clock()
 	l.notes.took = l.notes.reached - since
+	l.counts.connectTime.add(connectTimeLimits, l.notes.took)
 	l.proxy.setBackendState(BackendReachable)
 }
 

@@ -182,6 +182,8 @@ func (l *loop) close(c *conn, reset bool) {
 	if c.expects {
 		l.reportHeaderless(c)
 	} else {
+		l.counts.ends[c.reason]++
+		l.counts.duration.add(durationLimits, l.now-c.opened)
 		l.report(EventClosed, c)
 	}
 	for s := range c.end {
@@ -204,6 +206,9 @@ func (l *loop) release(c *conn) {
 	} else {
 		l.endDial(c)
 		l.proxy.releaseSource(&c.address[client])
+	}
+	if c.oneFinished() {
+		l.halfClosed--
 	}
 	for s := range c.relay {
 		l.drop(&c.relay[s])

@@ -295,6 +295,7 @@ func (l *loop) dialRoundFailed(c *conn) {
 	}
 	if !d.mayHeal || l.now >= d.giveUp {
 		l.counts.failed++
+		l.counts.failures[failureOf(d.err)]++
 		c.reason = ReasonConnectFailed
 		l.close(c, true)
 		return

@@ -581,6 +581,7 @@ func (h *house) checkReturned() {
 	want("held entries in use", len(l.held)-1-len(l.heldFree), 0)
 	want("dials", len(l.dials), 0)
 	want("headers awaited", len(l.headers), 0)
+	want("half-closed", l.halfClosed, 0)
 	want("relays that wait for their turn", len(l.again), 0)
 	inPool := 0
 	for _, p := range l.pipes.free {
@@ -618,6 +619,18 @@ func (h *house) checkStats(e *Event) {
 	if now != want {
 		h.violation("statistics: %+v, want %+v", now, want)
 	}
+	counts := &h.loop.counts
+	if ends, refusals := sum(counts.ends[:]), sum(counts.refusals[:]); ends != now.Accepted-bystanders || refusals != now.Refused ||
+		counts.ends[ReasonConnectFailed] != now.Failed || sum(counts.failures[:]) != now.Failed || sum(counts.duration.buckets[:]) != ends {
+		h.violation("counts by reason: %+v do not add up to %+v", *counts, now)
+	}
+}
+
+func sum(counts []uint64) (n uint64) {
+	for _, count := range counts {
+		n += count
+	}
+	return n
 }
 
 // checkStream looks at the bytes from one peer to the other.

@@ -82,6 +82,7 @@ func (p *Proxy) bequeath(h *Handover) {
 		})
 	}
 	slices.SortFunc(w.connections, func(a, b connectionRecord) int { return cmp.Compare(a.id, b.id) })
+	w.counts = p.counts()
 	h.connections = len(w.connections)
 	h.State = w.bytes(w.instance(p))
 	h.Files = w.files
@@ -95,6 +96,7 @@ func (w *stateWriter) instance(p *Proxy) instanceRecord {
 		state: y.state, backendState: p.BackendState(),
 		refusing: byteOf(p.refusing.Load()), exitWhenDrained: byteOf(y.exit), drainOver: byteOf(y.flushed),
 	}
+	r.peak = uint64(p.slots.peak.Load())
 	s := p.Stats()
 	r.accepted, r.refused, r.failed, r.moved = s.Accepted, s.Refused, s.Failed, [2]uint64{s.BytesToBackend, s.BytesToClient}
 	notes := p.notes()

@@ -448,7 +448,7 @@ func TestHandOverIsCommittedBeforeAByteMoves(t *testing.T) {
 
 // A record with padding would have bytes that nobody sets, and another size on another architecture.
 func TestHandOverRecordsHaveNoPadding(t *testing.T) {
-	for _, record := range []any{stateHeader{}, sectionHeader{}, span{}, instanceRecord{}, listenerRecord{}, addressRecord{}, connectionRecord{}} {
+	for _, record := range []any{stateHeader{}, sectionHeader{}, span{}, instanceRecord{}, listenerRecord{}, addressRecord{}, connectionRecord{}, counts{}} {
 		kind := reflect.TypeOf(record)
 		sum := uintptr(0)
 		for i := range kind.NumField() {
@@ -521,6 +521,7 @@ func checkState(t *testing.T, bytes []byte, w stateWriter, instance instanceReco
 	equal(t, "files", files, len(w.files))
 	equal(t, "text", string(s.text), string(w.text))
 	equal(t, "instance", s.instance, instance)
+	equal(t, "counts", s.counts, w.counts)
 	if !slices.Equal(s.listeners, w.listeners) {
 		t.Errorf("listeners %+v, want %+v", s.listeners, w.listeners)
 	}

@@ -67,15 +67,16 @@ type loop struct {
 	watched   []bool  // by listener: it is in the epoll set
 	backoff   []int64 // by listener: of accepting, ns; 0: no trouble
 
-	waiter waiter
-	now    int64     // ns since the start of the Proxy, read once for each batch of events
-	batch  uint32    // number of the batch
-	moved  [2]uint64 // bytes, by the side they came from
-	counts counts
-	notes  backendNotes
-	load   atomic.Int64 // connections here, for whoever shares clients out
-	buf    [copySize]byte
-	events [256]unix.EpollEvent
+	waiter     waiter
+	now        int64     // ns since the start of the Proxy, read once for each batch of events
+	batch      uint32    // number of the batch
+	moved      [2]uint64 // bytes, by the side they came from
+	counts     counts
+	halfClosed int // connections one of whose directions has come to its end
+	notes      backendNotes
+	load       atomic.Int64 // connections here, for whoever shares clients out
+	buf        [copySize]byte
+	events     [256]unix.EpollEvent
 
 	// Buffers of system calls. As local variables they would be allocated for each call: see raw.
 	sa, farSA sockaddr

@@ -212,7 +212,7 @@ func (l *loop) finish(c *conn, from side) {
 	if r.finished {
 		return
 	}
-	r.finished = true
+	l.setFinished(c, from)
 	if c.relay[from.other()].finished {
 		l.bothFinished(c)
 		return
@@ -230,6 +230,21 @@ func (l *loop) finish(c *conn, from side) {
 	}
 }
 
+// setFinished marks a relay as one that has come to its end.
+func (l *loop) setFinished(c *conn, from side) {
+	was := c.oneFinished()
+	c.relay[from].finished = true
+	switch is := c.oneFinished(); {
+	case is && !was:
+		l.halfClosed++
+	case was && !is:
+		l.halfClosed--
+	}
+}
+
+// oneFinished reports whether one direction has come to its end, and the other has not.
+func (c *conn) oneFinished() bool { return c.relay[client].finished != c.relay[backend].finished }
+
 // writeFailed ends a relay whose destination takes no more. On AF_UNIX that is not the end of the destination: EPIPE
 // also comes where it has shut down reading only, and then it may still have something to say.
 func (l *loop) writeFailed(c *conn, from side, errno sysErr) {
@@ -240,7 +255,7 @@ func (l *loop) writeFailed(c *conn, from side, errno sysErr) {
 	}
 	r := &c.relay[from]
 	l.drop(r)
-	r.finished = true
+	l.setFinished(c, from)
 	c.errno = uint16(errno)
 	c.reason = brokenReason(to, errno)
 	if c.relay[to].finished {

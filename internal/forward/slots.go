@@ -10,6 +10,7 @@ import (
 type slots struct {
 	used atomic.Int64
 	max  atomic.Int64
+	peak atomic.Int64 // the most that were used at once
 
 	perSource int // 0: no limit, and sources is not used
 
@@ -34,8 +35,15 @@ func (s *slots) take() bool {
 			return false
 		}
 		if s.used.CompareAndSwap(used, used+1) {
+			s.raisePeak(used + 1)
 			return true
 		}
+	}
+}
+
+func (s *slots) raisePeak(used int64) {
+	for peak := s.peak.Load(); used > peak; peak = s.peak.Load() {
+		s.peak.CompareAndSwap(peak, used)
 	}
 }
 

@@ -233,29 +233,3 @@ func (p *Proxy) closeConnections(ids []uint64) (closed int) {
 	}
 	return closed
 }
-
-// Stats counts what happened since the start.
-type Stats struct {
-	Accepted       uint64 // clients that became connections
-	Refused        uint64 // clients turned away
-	Failed         uint64 // connections whose backend could not be reached
-	BytesToBackend uint64
-	BytesToClient  uint64
-}
-
-// counts are the events of one loop that Stats adds up.
-type counts struct{ accepted, refused, failed uint64 }
-
-// Stats adds up what the loops have counted.
-func (p *Proxy) Stats() (s Stats) {
-	for _, l := range p.loops {
-		l.call(func() {
-			s.Accepted += l.counts.accepted
-			s.Refused += l.counts.refused
-			s.Failed += l.counts.failed
-			s.BytesToBackend += l.moved[client]
-			s.BytesToClient += l.moved[backend]
-		})
-	}
-	return s
-}

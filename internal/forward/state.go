@@ -37,6 +37,7 @@ const (
 	sectionInstance               // one instanceRecord
 	sectionListeners              // listenerRecords, in the order of Config.Listeners
 	sectionConnections            // connectionRecords, in the order of their ids
+	sectionCounts                 // one counts
 )
 
 // span is a piece of sectionText.
@@ -63,6 +64,8 @@ type instanceRecord struct {
 	backendState                         BackendState
 	refusing, exitWhenDrained, drainOver uint8 // 0 or 1
 	_                                    [3]uint8
+
+	peak uint64
 }
 
 type listenerRecord struct {
@@ -138,6 +141,7 @@ type stateWriter struct {
 	files       []int32
 	listeners   []listenerRecord
 	connections []connectionRecord
+	counts      counts
 }
 
 func (w *stateWriter) keep(b []byte) span {
@@ -160,6 +164,7 @@ func (w *stateWriter) bytes(instance instanceRecord) []byte {
 	b = appendSection(b, sectionText, w.text)
 	b = appendSection(b, sectionInstance, []instanceRecord{instance})
 	b = appendSection(b, sectionListeners, w.listeners)
+	b = appendSection(b, sectionCounts, []counts{w.counts})
 	return appendSection(b, sectionConnections, w.connections)
 }
 
@@ -179,6 +184,7 @@ type state struct {
 	instance    instanceRecord
 	listeners   []listenerRecord
 	connections []connectionRecord
+	counts      counts
 }
 
 var errStateCut = errors.New("it is cut short")
@@ -215,6 +221,10 @@ func parseState(b []byte) (s state, files int, err error) {
 			s.listeners = records[listenerRecord](section, body)
 		case sectionConnections:
 			s.connections = records[connectionRecord](section, body)
+		case sectionCounts:
+			for _, c := range records[counts](section, body) {
+				s.counts = c
+			}
 		}
 	}
 	if len(instances) != 1 {

@@ -28,7 +28,8 @@ func (p *Proxy) inherit(h *Handover) {
 	p.backendState.Store(uint32(i.backendState))
 	p.lifecycle.inherit(i)
 	first := p.loops[0]
-	first.counts = counts{i.accepted, i.refused, i.failed}
+	first.counts = s.counts
+	first.counts.accepted, first.counts.refused, first.counts.failed = i.accepted, i.refused, i.failed
 	first.moved = i.moved
 	first.notes = backendNotes{reached: i.reached, took: i.took, failed: i.backendFailed}
 	if i.backendFailed > 0 {
@@ -49,6 +50,7 @@ func (p *Proxy) inherit(h *Handover) {
 		})
 	}
 	wg.Wait()
+	p.slots.raisePeak(max(int64(i.peak), p.slots.used.Load()))
 	p.takeover.Connections = int(taken.Load())
 	p.takeover.Lost = len(s.connections) - p.takeover.Connections
 	h.Reset(0) // what nobody has taken
@@ -127,7 +129,10 @@ func (l *loop) inheritEnd(h *Handover, r *connectionRecord, c *conn, s side) boo
 	}
 	c.end[s] = end{fd: h.take(r.file[s]), flags: flags}
 	c.address[s] = r.address[s].address()
-	c.relay[s].bytes, c.relay[s].finished = r.bytes[s], r.finished[s] != 0
+	c.relay[s].bytes = r.bytes[s]
+	if r.finished[s] != 0 {
+		l.setFinished(c, s)
+	}
 	if r.held[s].size > 0 {
 		memory := append([]byte(nil), h.state.bytesOf(r.held[s])...)
 		c.relay[s].held = l.hold(heldBytes{memory: memory, overhead: int(r.overhead[s])})
