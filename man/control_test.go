@@ -107,7 +107,7 @@ func printed(node element) string {
 			}
 		}
 		access := map[string]string{"read": "readonly", "readwrite": "readwrite"}[p.Access]
-		value := map[string]string{"s": "'...'", "as": "['...', ...]"}[p.Type]
+		value := map[string]string{"s": "'...'", "as": "['...', ...]", "a{st}": "{...}", "a(tt)": "[...]"}[p.Type]
 		if value == "" {
 			value = "..."
 		}

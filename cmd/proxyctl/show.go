@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -94,6 +95,14 @@ func jsonProperty(property member) member {
 	if usec, ok := property.value.(uint64); ok && (usec == math.MaxUint64 || usec == 0 && isTime(property.key)) {
 		property.value = nil
 	}
+	if buckets, ok := property.value.([]api.Bucket); ok {
+		pairs := [][2]any{}
+		for _, b := range buckets {
+			limit := jsonProperty(member{property.key, b.LimitUSec})
+			pairs = append(pairs, [2]any{limit.value, b.Count})
+		}
+		property.value = pairs
+	}
 	return property
 }
 
@@ -102,11 +111,25 @@ func isTime(property string) bool {
 	return strings.HasSuffix(property, "Timestamp") || property == "DrainDeadline"
 }
 
+// counted prints numbers with what they are of.
+func counted[T any](list []T, of func(T) (string, uint64)) string {
+	var words []string
+	for _, element := range list {
+		what, n := of(element)
+		words = append(words, fmt.Sprintf("%s:%d", strings.ReplaceAll(what, " ", ""), n))
+	}
+	return strings.Join(words, " ")
+}
+
 // formatProperty prints a property as systemctl show does.
 func formatProperty(property member) string {
 	switch value := property.value.(type) {
 	case []string:
 		return strings.Join(value, " ")
+	case map[string]uint64:
+		return counted(slices.Sorted(maps.Keys(value)), func(word string) (string, uint64) { return word, value[word] })
+	case []api.Bucket:
+		return counted(value, func(b api.Bucket) (string, uint64) { return timespan.Format(api.Span(b.LimitUSec)), b.Count })
 	case bool:
 		if value {
 			return "yes"

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"net"
 	"os"
 	"reflect"
@@ -358,6 +359,11 @@ func TestPropertiesHaveTheirValues(t *testing.T) {
 		"BytesToBackend":   uint64(3),
 		"BytesToClient":    uint64(3),
 
+		"NConnectionsPeak": uint32(2),
+		"NConnectionsRoom": uint32(r.Room()),
+		"NHalfClosed":      uint32(0),
+		"NBacklog":         uint32(0),
+
 		"BackendState":              "reachable",
 		"NConnecting":               uint32(0),
 		"BackendLastError":          "",
@@ -384,6 +390,26 @@ func TestPropertiesHaveTheirValues(t *testing.T) {
 	if off := ago - time.Since(r.Started()); off.Abs() > time.Second {
 		t.Errorf("StartTimestampMonotonic is off by %v", off)
 	}
+}
+
+func TestPropertiesSayWhyConnectionsEnded(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	echoes(t, r.dial("unix"))
+	testenv.Equal(t, "killed", r.CloseConnections(nil), 1)
+	values := allProperties(t, r.daemon.ConnectAs(t, bustest.Nobody))
+	for name, want := range map[string]any{
+		"EndReasons":        map[string]uint64{"killed": 1},
+		"RefusalReasons":    map[string]uint64{},
+		"FailureReasons":    map[string]uint64{},
+		"DurationSumUSec":   uint64(r.Breakdown().Duration.Sum.Microseconds()),
+	} {
+		testenv.Equal(t, name, values[name].String(), dbus.MakeVariant(want).String())
+	}
+	var histogram []api.Bucket
+	testenv.Must(t, dbus.Store([]any{values["DurationHistogram"].Value()}, &histogram))
+	testenv.Equal(t, "durations", fmt.Sprint(histogram), fmt.Sprint(buckets(r.Breakdown().Duration)))
+	testenv.Equal(t, "the last bucket", histogram[len(histogram)-1], api.Bucket{LimitUSec: math.MaxUint64, Count: 1})
 }
 
 func TestEveryMethodNeedsAnActionOfThePolicyFile(t *testing.T) {

@@ -152,9 +152,9 @@ func set(t *testing.T, conn *dbus.Conn, name string, value any) *dbus.Call {
 // allProperties has all of them as a caller sees them.
 func allProperties(t *testing.T, conn *dbus.Conn) map[string]dbus.Variant {
 	t.Helper()
-	var values map[string]dbus.Variant
-	testenv.Must(t, do(t, conn, bustest.Call{Iface: api.PropertiesInterface, Member: "GetAll", Args: []any{api.Interface}}).Store(&values))
-	return values
+	answer := do(t, conn, bustest.Call{Iface: api.PropertiesInterface, Member: "GetAll", Args: []any{api.Interface}})
+	testenv.Must(t, answer.Err)
+	return answer.Body[0].(map[string]dbus.Variant) // not by Store, which makes an array of arrays of one of structs
 }
 
 // nameOf is the D-Bus name of an error, its text where it has none, "" for no error.

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"fmt"
 	"os"
 	"reflect"
 	"sync"
@@ -27,12 +28,13 @@ type property struct {
 // view is the proxy at the moment of one call, looked at where the call wants it.
 type view struct {
 	*Server
-	stats   func() forward.Stats
-	backend func() forward.Backend
+	stats     func() forward.Stats
+	breakdown func() forward.Breakdown
+	backend   func() forward.Backend
 }
 
 func (s *Server) view() *view {
-	return &view{s, sync.OnceValue(s.Proxy.Stats), sync.OnceValue(s.Proxy.Backend)}
+	return &view{s, sync.OnceValue(s.Proxy.Stats), sync.OnceValue(s.Proxy.Breakdown), sync.OnceValue(s.Proxy.Backend)}
 }
 
 // properties has every property of our interface.
@@ -62,6 +64,20 @@ var properties = withOptions(map[string]property{
 	"BytesToBackend": {signature: "t", get: func(v *view) any { return v.stats().BytesToBackend }},
 	"BytesToClient":  {signature: "t", get: func(v *view) any { return v.stats().BytesToClient }},
 
+	"EndReasons":     {signature: "a{st}", get: func(v *view) any { return byWord(v.breakdown().Ends) }},
+	"RefusalReasons": {signature: "a{st}", get: func(v *view) any { return byWord(v.breakdown().Refusals) }},
+	"FailureReasons": {signature: "a{st}", get: func(v *view) any { return byWord(v.breakdown().Failures) }},
+
+	"NConnectionsPeak": {signature: "u", get: func(v *view) any { return clampUint32(v.Proxy.Peak()) }},
+	"NConnectionsRoom": {signature: "u", get: func(v *view) any { return clampUint32(v.Proxy.Room()) }},
+	"NHalfClosed":      {signature: "u", get: func(v *view) any { return clampUint32(v.Proxy.HalfClosed()) }},
+	"NBacklog":         {signature: "u", get: func(v *view) any { return clampUint32(v.Proxy.Backlog()) }},
+
+	"ConnectTimeHistogram": {signature: "a(tt)", get: func(v *view) any { return buckets(v.breakdown().ConnectTime) }},
+	"ConnectTimeSumUSec":   {signature: "t", get: func(v *view) any { return api.Usec(v.breakdown().ConnectTime.Sum) }},
+	"DurationHistogram":    {signature: "a(tt)", get: func(v *view) any { return buckets(v.breakdown().Duration) }},
+	"DurationSumUSec":      {signature: "t", get: func(v *view) any { return api.Usec(v.breakdown().Duration.Sum) }},
+
 	"BackendState":                {signature: "s", emits: true, get: func(v *view) any { return v.Proxy.BackendState().String() }},
 	"NConnecting":                 {signature: "u", get: func(v *view) any { return clampUint32(v.backend().Connecting) }},
 	"BackendLastError":            {signature: "s", get: func(v *view) any { return errorText(v.backend().LastError) }},
@@ -69,6 +85,25 @@ var properties = withOptions(map[string]property{
 	"BackendLastReachedTimestamp": {signature: "t", get: func(v *view) any { return api.TimeUsec(v.backend().LastReached) }},
 	"BackendLastConnectUSec":      {signature: "t", get: func(v *view) any { return api.Usec(v.backend().LastConnectTime) }},
 })
+
+// byWord is how often something happened, for each of its reasons.
+func byWord[R interface {
+	comparable
+	fmt.Stringer
+}](counts map[R]uint64) map[string]uint64 {
+	words := map[string]uint64{}
+	for reason, n := range counts {
+		words[reason.String()] = n
+	}
+	return words
+}
+
+func buckets(h forward.Histogram) (list []api.Bucket) {
+	for _, b := range h.Buckets {
+		list = append(list, api.Bucket{LimitUSec: api.Usec(b.Max), Count: b.Count})
+	}
+	return list
+}
 
 // errorText is an error as a property: empty for none.
 func errorText(err error) string {

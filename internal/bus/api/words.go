@@ -23,3 +23,10 @@ const (
 	DrainExit   = 1 << iota // end the process once drained
 	DrainRefuse             // reset newcomers rather than leave them in the backlog
 )
+
+// Bucket is a part of a histogram: how many durations were at most LimitUSec microseconds, those of the buckets before it included.
+// The last one has no limit, which is MaxUint64.
+type Bucket struct {
+	LimitUSec uint64
+	Count     uint64
+}

@@ -48,6 +48,13 @@ type Properties struct {
 	BytesToBackend   uint64
 	BytesToClient    uint64
 
+	EndReasons, RefusalReasons, FailureReasons                map[string]uint64
+	NConnectionsPeak, NConnectionsRoom, NHalfClosed, NBacklog uint32
+	ConnectTimeHistogram                                      []api.Bucket
+	ConnectTimeSumUSec                                        uint64
+	DurationHistogram                                         []api.Bucket
+	DurationSumUSec                                           uint64
+
 	BackendState                string
 	NConnecting                 uint32
 	BackendLastError            string
@@ -69,11 +76,12 @@ func (p *Properties) Update(values map[string]dbus.Variant) error {
 		if !ok {
 			continue
 		}
-		v := reflect.ValueOf(value.Value())
-		if v.Type() != field.Type {
+		if value.Signature() != dbus.SignatureOfType(field.Type) {
 			return fmt.Errorf("property %s has the type %q", field.Name, value.Signature())
 		}
-		fields.FieldByIndex(field.Index).Set(v)
+		if err := dbus.Store([]any{value.Value()}, fields.FieldByIndex(field.Index).Addr().Interface()); err != nil {
+			return fmt.Errorf("property %s: %w", field.Name, err)
+		}
 		if p.told == nil {
 			p.told = make(map[string]bool)
 		}
