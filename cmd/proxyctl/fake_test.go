@@ -50,7 +50,7 @@ func startFake(t *testing.T, b *bustest.Bus, name string, properties map[string]
 		"State": api.StateRunning, "ConnectionsMax": uint32(256), "ExitIdleTimeUSec": uint64(math.MaxUint64),
 		"NConnections": uint32(3), "DrainDeadline": uint64(0), "NAccepted": uint64(12034), "NRefused": uint64(0),
 		"NFailed": uint64(0), "BytesToBackend": uint64(1_300_000), "BytesToClient": uint64(4_900_000_000),
-		"EndReasons": map[string]uint64{"finished": 12000, "client-reset": 31}, "RefusalReasons": map[string]uint64{}, "FailureReasons": map[string]uint64{},
+		"EndReasons": map[string]uint64{"finished": 12000, "client-reset": 31, "killed": 0}, "RefusalReasons": map[string]uint64{"limit": 0}, "FailureReasons": map[string]uint64{"refused": 0},
 		"NConnectionsPeak": uint32(41), "NConnectionsRoom": uint32(260_000), "NHalfClosed": uint32(1), "NBacklog": uint32(0),
 		"ConnectTimeHistogram": []api.Bucket{{LimitUSec: 100, Count: 12000}, {LimitUSec: 2500, Count: 12033}, {LimitUSec: math.MaxUint64, Count: 12034}},
 		"ConnectTimeSumUSec":   uint64(1_200_000),

@@ -127,7 +127,8 @@ func formatProperty(property member) string {
 	case []string:
 		return strings.Join(value, " ")
 	case map[string]uint64:
-		return counted(slices.Sorted(maps.Keys(value)), func(word string) (string, uint64) { return word, value[word] })
+		happened := slices.DeleteFunc(slices.Sorted(maps.Keys(value)), func(word string) bool { return value[word] == 0 })
+		return counted(happened, func(word string) (string, uint64) { return word, value[word] })
 	case []api.Bucket:
 		return counted(value, func(b api.Bucket) (string, uint64) { return timespan.Format(api.Span(b.LimitUSec)), b.Count })
 	case bool:

@@ -318,7 +318,7 @@ func TestPropertiesAreOfTheDocumentedTypes(t *testing.T) {
 		testenv.Equal(t, p.Name+" in GetAll is of type", value.Signature().String(), p.Type)
 		var one dbus.Variant
 		testenv.Must(t, do(t, conn, bustest.Call{Iface: api.PropertiesInterface, Member: "Get", Args: []any{api.Interface, p.Name}}).Store(&one))
-		testenv.Equal(t, p.Name+" in Get", one.String(), value.String())
+		testenv.Equal(t, p.Name+" in Get", fmt.Sprint(one.Value()), fmt.Sprint(value.Value()))
 		delete(values, p.Name)
 	}
 	for name := range values {
@@ -399,13 +399,16 @@ func TestPropertiesSayWhyConnectionsEnded(t *testing.T) {
 	testenv.Equal(t, "killed", r.CloseConnections(nil), 1)
 	values := allProperties(t, r.daemon.ConnectAs(t, bustest.Nobody))
 	for name, want := range map[string]any{
-		"EndReasons":        map[string]uint64{"killed": 1},
-		"RefusalReasons":    map[string]uint64{},
-		"FailureReasons":    map[string]uint64{},
-		"DurationSumUSec":   uint64(r.Breakdown().Duration.Sum.Microseconds()),
+		"EndReasons":      byWord(r.Breakdown().Ends),
+		"RefusalReasons":  byWord(r.Breakdown().Refusals),
+		"FailureReasons":  byWord(r.Breakdown().Failures),
+		"DurationSumUSec": uint64(r.Breakdown().Duration.Sum.Microseconds()),
 	} {
-		testenv.Equal(t, name, values[name].String(), dbus.MakeVariant(want).String())
+		testenv.Equal(t, name, fmt.Sprint(values[name].Value()), fmt.Sprint(want))
 	}
+	ends := values["EndReasons"].Value().(map[string]uint64)
+	testenv.Equal(t, "killed", ends["killed"], 1)
+	testenv.Equal(t, "finished", ends["finished"], 0)
 	var histogram []api.Bucket
 	testenv.Must(t, dbus.Store([]any{values["DurationHistogram"].Value()}, &histogram))
 	testenv.Equal(t, "durations", fmt.Sprint(histogram), fmt.Sprint(buckets(r.Breakdown().Duration)))

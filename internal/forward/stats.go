@@ -20,8 +20,8 @@ type Stats struct {
 // Breakdown tells more of what [Stats] adds up. After a hand-over by a version that did not count this, it begins with the new
 // process.
 type Breakdown struct {
-	Ends        map[Reason]uint64  // why connections have ended; the reasons that there were
-	Refusals    map[Reason]uint64  // why clients were turned away
+	Ends        map[Reason]uint64  // why connections have ended; 0 for a reason that there never was
+	Refusals    map[Reason]uint64  // why clients were turned away, with reasons of the first group only where there were any
 	Failures    map[Failure]uint64 // why no backend could be reached, for those that ReasonConnectFailed ended
 	ConnectTime Histogram          // how long the attempts took by which clients were connected to the backend
 	Duration    Histogram          // how long the connections lasted that have ended
@@ -153,16 +153,18 @@ func (p *Proxy) Stats() (s Stats) {
 func (p *Proxy) Breakdown() Breakdown {
 	c := p.counts()
 	return Breakdown{
-		Ends: counted[Reason](&c.ends), Refusals: counted[Reason](&c.refusals), Failures: counted[Failure](&c.failures),
+		Ends:        counted(&c.ends, ReasonFinished, ReasonHandOver),
+		Refusals:    counted(&c.refusals, ReasonLimit, ReasonProxyHeader),
+		Failures:    counted(&c.failures, FailureOther, FailureResources),
 		ConnectTime: c.connectTime.export(connectTimeLimits), Duration: c.duration.export(durationLimits),
 	}
 }
 
-func counted[K ~uint8](counts *[32]uint64) map[K]uint64 {
+func counted[K ~uint8](counts *[32]uint64, first, last K) map[K]uint64 {
 	m := map[K]uint64{}
 	for i, n := range counts {
-		if n > 0 {
-			m[K(i)] = n
+		if k := K(i); n > 0 || k >= first && k <= last {
+			m[k] = n
 		}
 	}
 	return m

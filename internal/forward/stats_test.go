@@ -3,6 +3,7 @@ package forward
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"testing"
 	"time"
 
@@ -25,9 +26,9 @@ func TestBreakdownCountsEndsAndRefusalsByReason(t *testing.T) {
 		r.turnedAway()
 		equal(t, "killed", r.CloseConnections(nil), 3)
 		b := r.Breakdown()
-		equal(t, "ends", fmt.Sprint(b.Ends), "map[finished:1 killed:3]")
-		equal(t, "refusals", fmt.Sprint(b.Refusals), "map[limit:2]")
-		equal(t, "failures", len(b.Failures), 0)
+		equal(t, "ends", happened(b.Ends), "map[finished:1 killed:3]")
+		equal(t, "refusals", happened(b.Refusals), "map[limit:2]")
+		equal(t, "failures", happened(b.Failures), "map[]")
 		equal(t, "connected", b.ConnectTime.Buckets[len(b.ConnectTime.Buckets)-1], Bucket{Infinity, 4})
 		equal(t, "ended", b.Duration.Buckets[len(b.Duration.Buckets)-1], Bucket{Infinity, 4})
 		if b.ConnectTime.Sum <= 0 || b.Duration.Sum <= b.ConnectTime.Sum {
@@ -40,12 +41,19 @@ func TestBreakdownCountsEndsAndRefusalsByReason(t *testing.T) {
 	})
 }
 
+// happened prints the counts that are not 0.
+func happened[K comparable](counts map[K]uint64) string {
+	counts = maps.Clone(counts)
+	maps.DeleteFunc(counts, func(_ K, n uint64) bool { return n == 0 })
+	return fmt.Sprint(counts)
+}
+
 func TestBreakdownSaysWhyABackendCouldNotBeReached(t *testing.T) {
 	address := streamtest.Free(t, streamtest.TCP4)
 	r := rigTo(t, "tcp", address.Text, func(c *Config) { c.ConnectRetry = 0 })
 	r.turnedAway()
-	equal(t, "failures", fmt.Sprint(r.Breakdown().Failures), "map[refused:1]")
-	equal(t, "ends", fmt.Sprint(r.Breakdown().Ends), "map[connect-failed:1]")
+	equal(t, "failures", happened(r.Breakdown().Failures), "map[refused:1]")
+	equal(t, "ends", happened(r.Breakdown().Ends), "map[connect-failed:1]")
 }
 
 func TestFailuresHaveOneKindEach(t *testing.T) {
