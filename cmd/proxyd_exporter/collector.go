@@ -13,7 +13,7 @@ import (
 )
 
 // askTime is how long one scrape waits for the bus and the instances: less than the 10 s after which Prometheus gives up.
-const askTime = 5 * time.Second
+const askTime = 3 * time.Second
 
 // collector asks the instances each time it is asked itself. It keeps its connection to the bus, until that breaks.
 type collector struct {

@@ -22,7 +22,7 @@ var proxydPath string
 func TestMain(m *testing.M) {
 	proctest.Main(m, 8, func(dir string) error {
 		proxydPath = filepath.Join(dir, "proxyd")
-		return proctest.Build(dir, proctest.Race, "proxyd")
+		return proctest.Build(dir, proctest.Race, "proxyd", "proxyd_exporter")
 	})
 }
 
