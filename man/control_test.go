@@ -9,6 +9,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"example.org/socketproxy/internal/metrics"
+	"example.org/socketproxy/internal/testenv"
 )
 
 const interfaceFile = "../internal/bus/org.example.SocketProxy1.xml"
@@ -324,4 +327,30 @@ func plain(source string) string {
 		text.WriteString(escapes.Replace(line))
 	}
 	return text.String()
+}
+
+func TestExporterHelpAndPageHaveTheSameOptions(t *testing.T) {
+	help, err := exec.Command("go", "run", "../cmd/proxyd_exporter", "--help").Output()
+	testenv.Must(t, err)
+	page := section(t, read(t, "proxyd_exporter.8"), "OPTIONS")
+	sameInAnyOrder(t, "options", found(`(?m)^ .*(--[a-z][a-z.-]*)`, string(help)), found(`(?m)^.*(--[a-z][a-z.-]*)`, strings.Join(outerTags(page), "\n")))
+}
+
+func TestMetricsOnThePageAreThoseOfTheTable(t *testing.T) {
+	page := section(t, read(t, "proxyd_exporter.8"), "METRICS")
+	var want, got []string
+	for _, m := range metrics.All {
+		tag := m.Name
+		if m.Label != "" {
+			tag += "{" + m.Label + "}"
+		}
+		want = append(want, tag+" ("+string(m.Kind)+"): "+m.Help)
+	}
+	for _, p := range paragraphs(page) {
+		if p.tag != "" {
+			text, _, _ := strings.Cut(p.text, "\n.PP")
+			got = append(got, p.tag+": "+strings.Join(strings.Fields(text), " "))
+		}
+	}
+	same(t, "metrics", want, got)
 }

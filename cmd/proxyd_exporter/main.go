@@ -57,10 +57,9 @@ type options struct {
 func command() *cobra.Command {
 	var o options
 	c := &cobra.Command{
-		Use:   "proxyd_exporter [OPTIONS...]",
-		Short: "Tell Prometheus of the instances of proxyd",
-		Long: "Tells Prometheus of the instances of proxyd on this machine, in the text format and in\nOpenMetrics. " +
-			"It finds them on the system bus, and needs no rights for it.",
+		Use:     "proxyd_exporter [OPTIONS...]",
+		Short:   "Tell Prometheus of the instances of proxyd",
+		Long:    "Tells Prometheus of the instances of proxyd on this machine, which it finds on the\nsystem bus. It needs no rights for that.",
 		Version: version.String(),
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
@@ -68,20 +67,21 @@ func command() *cobra.Command {
 			}
 			return nil
 		},
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		RunE:          func(command *cobra.Command, _ []string) error { return serve(command.Context(), o) },
+		DisableFlagsInUseLine: true,
+		SilenceErrors:         true,
+		SilenceUsage:          true,
+		RunE:                  func(command *cobra.Command, _ []string) error { return serve(command.Context(), o) },
 	}
 	c.SetVersionTemplate("proxyd_exporter {{.Version}}\n")
 	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
 	c.CompletionOptions.DisableDefaultCmd = true
 	flags := c.Flags()
 	flags.SortFlags = false
-	flags.StringArrayVar(&o.listen, "web.listen-address", []string{":10199"}, "Listen at this `ADDRESS`, HOST:PORT or :PORT; may be repeated")
-	flags.BoolVar(&o.socket, "web.systemd-socket", false, "Listen at the sockets that systemd passes in instead")
-	flags.StringVar(&o.config, "web.config.file", "", "The `FILE` with certificates and passwords, of which the documentation of\nexporter-toolkit tells")
+	flags.StringArrayVar(&o.listen, "web.listen-address", []string{":10199"}, "Listen at this `ADDRESS`; may be repeated")
+	flags.BoolVar(&o.socket, "web.systemd-socket", false, "Listen at sockets that systemd passes in")
+	flags.StringVar(&o.config, "web.config.file", "", "Certificates and passwords, in this `FILE`")
 	flags.StringVar(&o.path, "web.telemetry-path", "/metrics", "The `PATH` of the metrics")
-	flags.StringVar(&o.bus, "bus", "", "The `ADDRESS` of the bus, as in D-Bus, instead of the system bus")
+	flags.StringVar(&o.bus, "bus", "", "The `ADDRESS` of another bus than the system bus")
 	return c
 }
 

@@ -84,7 +84,9 @@ func TestExporterTellsWhatTheInstancesDo(t *testing.T) {
 		mail := startProxyd(t, daemon, base+".mail", "--name=mail")
 		p.dial()
 		p.dial().Close()
-		proctest.Eventually(t, "one has ended", func() bool { return e.metrics().of("proxyd_ended_connections_total", "web") >= 0 && e.metrics().of("proxyd_connections", "web") == 1 })
+		proctest.Eventually(t, "one has ended", func() bool {
+			return e.metrics().of("proxyd_ended_connections_total", "web") >= 0 && e.metrics().of("proxyd_connections", "web") == 1
+		})
 		m := e.metrics()
 		for name, want := range map[string]float64{
 			"proxyd_up": 1, "proxyd_connections": 1, "proxyd_connections_limit": 7, "proxyd_connections_peak": 2, "proxyd_accepted_connections_total": 2,

@@ -101,7 +101,7 @@ func bootAll() bool {
 			continue
 		}
 		// The bus reads its policy, with this user in it, when it starts.
-		if text, err := output(bus.booted.command("systemd-sysusers", "proxyd.conf")); err != nil {
+		if text, err := output(bus.booted.command("systemd-sysusers", "proxyd.conf", "proxyd_exporter.conf")); err != nil {
 			fmt.Fprintf(os.Stderr, "systemd-sysusers: %v\n%s", err, text)
 			return false
 		}

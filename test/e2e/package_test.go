@@ -3,9 +3,11 @@ package e2e
 import (
 	"crypto/sha256"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,7 +17,7 @@ import (
 func TestThePackage(t *testing.T) {
 	t.Parallel()
 	testenv.Need(t, "dpkg", "dpkg")
-	older, newer := buildPackage(t, "1.0"), buildPackage(t, "1.1")
+	older, newer := buildPackages(t, "1.0"), buildPackages(t, "1.1")
 
 	t.Run("is the same, byte for byte, when it is built again elsewhere", func(t *testing.T) {
 		t.Parallel()
@@ -29,14 +31,16 @@ func TestThePackage(t *testing.T) {
 		if text, err := again.CombinedOutput(); err != nil {
 			t.Fatalf("make deb: %v\n%s", err, text)
 		}
-		if first, second := contents(t, older), contents(t, filepath.Join(tree, filepath.Base(older))); first != second {
-			t.Errorf("the first package has\n%s\nthe second one has\n%s", first, second)
+		for _, file := range older {
+			if first, second := contents(t, file), contents(t, filepath.Join(tree, filepath.Base(file))); first != second {
+				t.Errorf("the first package has\n%s\nthe second one has\n%s", first, second)
+			}
 		}
 	})
 	t.Run("has no error", func(t *testing.T) {
 		t.Parallel()
 		testenv.Need(t, "lintian", "lintian")
-		if text, err := exec.Command("lintian", "--fail-on=error", newer).CombinedOutput(); err != nil {
+		if text, err := exec.Command("lintian", append([]string{"--fail-on=error"}, slices.Collect(maps.Values(newer))...)...).CombinedOutput(); err != nil {
 			t.Errorf("%v\n%s", err, text)
 		}
 	})
@@ -44,14 +48,18 @@ func TestThePackage(t *testing.T) {
 		t.Run("comes, changes and goes with "+bus.name, func(t *testing.T) {
 			t.Parallel()
 			m := bus.ownMachine(t)
-			m.copy(t, older, "/tmp")
-			m.copy(t, newer, "/tmp")
-			m.installUpgradeRemoveAndPurge(t, "/tmp/"+filepath.Base(older), "/tmp/"+filepath.Base(newer))
+			install := func(packages map[string]string, name string) (file string) {
+				m.copy(t, packages[name], "/tmp")
+				return "/tmp/" + filepath.Base(packages[name])
+			}
+			m.installUpgradeRemoveAndPurge(t, install(older, "proxyd"), install(newer, "proxyd"))
+			m.installAndPurgeTheExporter(t, install(newer, "proxyd-exporter"))
 		})
 	}
 }
 
-func buildPackage(t *testing.T, version string) (file string) {
+// buildPackages makes the packages, and returns their files by their names.
+func buildPackages(t *testing.T, version string) map[string]string {
 	t.Helper()
 	if text, err := makefile("nfpm").CombinedOutput(); err != nil {
 		testenv.Without(t, "cannot get nfpm, which makes the package: %v\n%s", err, text)
@@ -60,11 +68,15 @@ func buildPackage(t *testing.T, version string) (file string) {
 	if text, err := makefile("deb", "DEBVERSION="+version, "DEBDIR="+dir).CombinedOutput(); err != nil {
 		t.Fatalf("make deb: %v\n%s", err, text)
 	}
-	packages, err := filepath.Glob(dir + "/proxyd_" + version + "_*.deb")
-	if err != nil || len(packages) != 1 {
-		t.Fatalf("make deb has made %q, %v", packages, err)
+	packages := map[string]string{}
+	for _, name := range []string{"proxyd", "proxyd-exporter"} {
+		files, err := filepath.Glob(dir + "/" + name + "_" + version + "_*.deb")
+		if err != nil || len(files) != 1 {
+			t.Fatalf("make deb has made %q of %s, %v", files, name, err)
+		}
+		packages[name] = files[0]
 	}
-	return packages[0]
+	return packages
 }
 
 // contents are the hash of a package, and what it consists of, to see what a change of the hash comes from.
@@ -131,6 +143,19 @@ func (m *machine) installUpgradeRemoveAndPurge(t *testing.T, older, newer string
 	}
 }
 
+func (m *machine) installAndPurgeTheExporter(t *testing.T, file string) {
+	before := m.traces(t)
+	m.dpkg(t, "--install", file)
+	m.run(t, "systemctl", "enable", "--now", "proxyd_exporter.socket")
+	if text := m.scrape(t); !strings.Contains(text, "proxyd_exporter_bus_up 1") {
+		t.Errorf("a scrape answers\n%s", text)
+	}
+	m.dpkg(t, "--purge", "proxyd-exporter")
+	if after := m.traces(t); after != before {
+		t.Errorf("there is\n%s\nafter the purge, and before the installation there was\n%s", after, before)
+	}
+}
+
 func TestUninstallLeavesNoFile(t *testing.T) {
 	testenv.Need(t, "make", "make")
 	dir := t.TempDir()
@@ -160,7 +185,7 @@ func (m *machine) dpkg(t *testing.T, args ...string) {
 func (m *machine) traces(t *testing.T) string {
 	t.Helper()
 	files := m.run(t, "find", "/etc", "/usr", "/var", "/run", "-regextype", "egrep", "-regex", ".*/[^/]*(proxyd|proxyctl|SocketProxy1)[^/]*")
-	units := m.run(t, "systemctl", "list-units", "--all", "--no-legend", "--plain", "proxyd@*")
-	users := m.run(t, "sh", "-c", "getent passwd proxyd; getent group proxyd; true")
+	units := m.run(t, "systemctl", "list-units", "--all", "--no-legend", "--plain", "proxyd@*", "proxyd_exporter*")
+	users := m.run(t, "sh", "-c", "getent passwd | grep proxyd; getent group | grep proxyd; true")
 	return files + units + users
 }
