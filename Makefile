@@ -129,12 +129,31 @@ proxyd-exporter-FILES = \
 	man/proxyd_exporter.8:$(MANDIR)/man8/proxyd_exporter.8 \
 	$(foreach f,alerts.yml alerts_test.yml grafana.json,monitoring/$(f):$(DOCDIR)/proxyd-exporter/$(f))
 
+# With a stylesheet from npm, so that it is neither built nor installed with the others: make install-proxyd-cockpit.
+proxyd-cockpit-FILES = \
+	build/cockpit/patternfly.css:$(DATADIR)/cockpit/proxyd/patternfly.css \
+	$(foreach f,$(wildcard cockpit/*.js cockpit/*.css cockpit/*.html cockpit/manifest.json),$(f):$(DATADIR)/cockpit/proxyd/$(notdir $(f))) \
+	cockpit/org.example.SocketProxy1.cockpit.metainfo.xml:$(DATADIR)/metainfo/org.example.SocketProxy1.cockpit.metainfo.xml
+
 from = $(firstword $(subst :, ,$(1)))
 to = $(DESTDIR)$(lastword $(subst :, ,$(1)))
 
 build/completion/%: build/proxyctl
 	mkdir -p build/completion
 	build/proxyctl completion $* >$@
+
+PATTERNFLY = 6.6.1
+PATTERNFLY_SHA256 = 6ee4b5baac7e1319f121b2e95aaf76a24c7a4525e80185468f59300aabf4eb14
+# The components that the page uses. Fonts stay behind: Cockpit's pages look as those of the browser without them too.
+build/cockpit/patternfly.css: Makefile
+	rm -rf build/cockpit && mkdir -p build/cockpit
+	cd build/cockpit && npm pack --silent @patternfly/patternfly@$(PATTERNFLY) >/dev/null
+	cd build/cockpit && echo '$(PATTERNFLY_SHA256)  patternfly-patternfly-$(PATTERNFLY).tgz' | sha256sum --check --quiet && tar -xzf *.tgz
+	cd build/cockpit/package && sed '/@font-face {/,/}/d' patternfly-base.css $(addprefix components/,Alert/alert.css Button/button.css \
+		Card/card.css Check/check.css DescriptionList/description-list.css EmptyState/empty-state.css Form/form.css \
+		FormControl/form-control.css Label/label.css ModalBox/modal-box.css Page/page.css Progress/progress.css Table/table.css \
+		Table/table-grid.css Title/title.css) >../patternfly.new
+	cd build/cockpit && rm -rf package *.tgz && mv patternfly.new patternfly.css
 
 install: $(PACKAGES:%=install-%)
 ifeq ($(DESTDIR),)
@@ -147,9 +166,13 @@ $(PACKAGES:%=install-%): install-%: build $(addprefix build/completion/,bash zsh
 	$(foreach f,$($*-FILES),install -D -m 644 $(call from,$(f)) $(call to,$(f)) &&) :
 	[ $* != proxyd ] || install -d -m 755 $(DESTDIR)$(CONFDIR)
 
+install-proxyd-cockpit: build/cockpit/patternfly.css
+	$(foreach f,$(proxyd-cockpit-FILES),install -D -m 644 $(call from,$(f)) $(call to,$(f)) &&) :
+
 # The settings of instances in $(CONFDIR) are the administrator's, and stay.
 uninstall:
-	$(foreach p,$(PACKAGES),rm -f $(foreach f,$($(p)-PROGRAMS) $($(p)-FILES),$(call to,$(f))) &&) :
+	$(foreach p,$(DEBS),rm -f $(foreach f,$($(p)-PROGRAMS) $($(p)-FILES),$(call to,$(f))) &&) :
+	[ ! -d $(DESTDIR)$(DATADIR)/cockpit/proxyd ] || rmdir $(DESTDIR)$(DATADIR)/cockpit/proxyd
 	$(foreach p,$(PACKAGES),[ ! -d $(DESTDIR)$(DOCDIR)/$(p) ] || find $(DESTDIR)$(DOCDIR)/$(p) -depth -type d -empty -delete &&) :
 	[ ! -d $(DESTDIR)$(CONFDIR) ] || rmdir --ignore-fail-on-non-empty $(DESTDIR)$(CONFDIR)
 ifeq ($(DESTDIR),)
@@ -164,16 +187,17 @@ NFPM ?= $(GO) run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
 DEBDIR ?= build
 
 # Each build of a commit makes the same bytes, whenever and wherever: reproducible-builds.org.
+DEBS = $(PACKAGES) proxyd-cockpit
 deb: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
 deb:
 	$(MAKE) --always-make build VERSION='$(DEBVERSION)'
-	$(MAKE) $(PACKAGES:%=deb-%)
+	$(MAKE) $(DEBS:%=deb-%)
 
-$(PACKAGES:%=deb-%): deb-%:
+$(DEBS:%=deb-%): deb-%:
 	rm -rf build/root/$* build/deb/$*
 	mkdir -p -m 755 build/deb/$*
 	$(MAKE) install-$* DESTDIR=build/root/$* PREFIX=/usr ZSHDIR=/usr/share/zsh/vendor-completions
-	find build/root/$*/usr/share/man -type f -exec gzip -9n {} +
+	[ ! -d build/root/$*/usr/share/man ] || find build/root/$*/usr/share/man -type f -exec gzip -9n {} +
 	packaging/documents '$(DEBVERSION)' $* build/deb/$*
 	ARCH=$$($(GO) env GOARCH) VERSION='$(DEBVERSION)' $(NFPM) package -f packaging/$*.yaml -p deb -t $(DEBDIR)/
 
@@ -184,4 +208,4 @@ nfpm:
 clean:
 	rm -rf build
 
-.PHONY: $(PACKAGES:%=install-%) $(PACKAGES:%=deb-%) all build test unprivileged architectures lint compare faults fuzz floods soak handover bench run install uninstall deb nfpm clean
+.PHONY: $(DEBS:%=install-%) $(DEBS:%=deb-%) all build test unprivileged architectures lint compare faults fuzz floods soak handover bench run install uninstall deb nfpm clean

@@ -69,7 +69,7 @@ func buildPackages(t *testing.T, version string) map[string]string {
 		t.Fatalf("make deb: %v\n%s", err, text)
 	}
 	packages := map[string]string{}
-	for _, name := range []string{"proxyd", "proxyd-exporter"} {
+	for _, name := range []string{"proxyd", "proxyd-exporter", "proxyd-cockpit"} {
 		files, err := filepath.Glob(dir + "/" + name + "_" + version + "_*.deb")
 		if err != nil || len(files) != 1 {
 			t.Fatalf("make deb has made %q of %s, %v", files, name, err)
