@@ -4,6 +4,7 @@ import (
 	"context"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"example.org/socketproxy/internal/bus/api"
@@ -27,8 +28,8 @@ func (c *ctl) connectionsCommand() *cobra.Command {
 			}
 			c.authorize()
 			t := c.connectionsTable(instances)
-			for _, instance := range instances {
-				t.add(instance, c.connectionsOf(ctx, instance, filter))
+			for n, connections := range c.connectionsOfAll(ctx, instances, filter) {
+				t.add(instances[n], connections)
 			}
 			if len(t.rows) == 0 && c.status != 0 {
 				return nil // it was said why
@@ -38,6 +39,28 @@ func (c *ctl) connectionsCommand() *cobra.Command {
 	}
 	filterOptions(command.Flags(), &filter)
 	return command
+}
+
+// connectionsOfAll asks the machines at once, and the instances of one of them one after the other.
+func (c *ctl) connectionsOfAll(ctx context.Context, instances []*client.Instance, filter client.Filter) [][]client.Connection {
+	all, errs := make([][]client.Connection, len(instances)), make([]error, len(instances))
+	var wg sync.WaitGroup
+	for _, host := range c.hostsOf(instances) {
+		wg.Go(func() {
+			for n, instance := range instances {
+				if instance.Host == host {
+					all[n], errs[n] = instance.Connections(ctx, filter)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for n, err := range errs {
+		if err != nil {
+			c.cannot("list the connections of", instances[n], err)
+		}
+	}
+	return all
 }
 
 // connectionsOf returns the connections of an instance that match; an error is reported.
@@ -77,10 +100,13 @@ type connectionTable struct {
 	table
 	named    bool // with the instance in front
 	detailed bool // with what is for programs only
+	host     func(name string, row []cell) []cell
 }
 
 func (c *ctl) connectionsTable(instances []*client.Instance) connectionTable {
-	return connectionsTable(len(instances) > 1 || c.json != jsonOff, c.json != jsonOff)
+	t := connectionsTable(len(instances) > 1 || c.json != jsonOff, c.json != jsonOff)
+	t.columns, t.host = c.withHostColumn(t.columns), c.withHost
+	return t
 }
 
 func connectionsTable(named, detailed bool) connectionTable {
@@ -125,6 +151,9 @@ func (t *connectionTable) addOne(instance *client.Instance, c client.Connection)
 		cell{text: formatBytes(c.BytesToClient), value: c.BytesToClient})
 	if t.detailed {
 		row = append(row, cell{value: c.Connected.UnixMicro()}, cell{value: c.Listener}, cell{value: c.PID}, cell{value: c.UID}, cell{value: c.Proxy})
+	}
+	if t.host != nil {
+		row = t.host(instance.Host, row)
 	}
 	t.rows = append(t.rows, row)
 }

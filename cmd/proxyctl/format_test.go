@@ -40,7 +40,7 @@ func TestSpansAreAsExactAsPeopleLike(t *testing.T) {
 // An int of a 32-bit machine would be negative.
 func TestListShowsTheLargestCounts(t *testing.T) {
 	const largest = math.MaxUint32
-	table := listTable([]described{{
+	table := (&ctl{}).listTable([]described{{
 		&client.Instance{Name: "web"}, &client.Properties{NConnections: largest, ConnectionsMax: largest, ProcessID: largest},
 	}}, nil)
 	for i, column := range table.columns {

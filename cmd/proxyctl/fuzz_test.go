@@ -128,7 +128,7 @@ func FuzzTables(f *testing.F) {
 			table.add(instance, []client.Connection{connection, {}})
 			return table.table
 		}
-		list := listTable([]described{{instance, properties}, {&client.Instance{}, new(client.Properties)}},
+		list := (&ctl{}).listTable([]described{{instance, properties}, {&client.Instance{}, new(client.Properties)}},
 			[]client.Socket{{Unit: "proxyd@" + peer + ".socket", Active: state, Sub: state, Addresses: []string{peer, backend}}})
 		for _, table := range []table{connections(false), list} {
 			terminal := terminal{columns: max(0, columns), utf8: isUTF8}

@@ -43,11 +43,17 @@ func stateOf(socket client.Socket) (state, colour string) {
 // idle asks for the instances that a socket starts, those that run too: of the shipped templates, and of others whose service
 // runs proxyd. What it returns waits for the answer: nil where no service manager answers.
 func (c *ctl) idle(ctx context.Context) func() []client.Socket {
-	answer := c.bus.AskSockets(ctx, setup.Unit(""), "proxyd")
-	return func() []client.Socket {
-		sockets, err := answer()
-		if err != nil {
-			return nil
+	var answers []func() ([]client.Socket, error)
+	for _, bus := range c.buses() {
+		answers = append(answers, bus.AskSockets(ctx, setup.Unit(""), "proxyd"))
+	}
+	return func() (sockets []client.Socket) {
+		for _, answer := range answers {
+			found, err := answer()
+			if err != nil && !c.many() {
+				return nil
+			}
+			sockets = append(sockets, found...)
 		}
 		if place, err := c.placeOfFiles(); err == nil {
 			instances, incomplete := place.Configured()

@@ -57,13 +57,20 @@ func (c *ctl) running(ctx context.Context) ([]*client.Instance, error) {
 	if err := c.connect(ctx); err != nil {
 		return nil, err
 	}
+	if c.many() {
+		return c.runningOnAll(ctx)
+	}
 	return c.bus.Instances(ctx)
 }
 
 // named returns the instances that a name stands for. Where none is called so, it is the name of their unit, which they
 // are asked for.
 func (c *ctl) named(ctx context.Context, instances []*client.Instance, name string) (found []*client.Instance) {
-	if found = matching(instances, name); len(found) > 0 {
+	for _, h := range c.hostsOf(instances) {
+		onHost := slices.DeleteFunc(slices.Clone(instances), func(i *client.Instance) bool { return i.Host != h })
+		found = append(found, matching(onHost, name)...)
+	}
+	if len(found) > 0 {
 		return found
 	}
 	var answers []func() (*client.Properties, error)

@@ -26,7 +26,7 @@ func (c *ctl) listCommand() *cobra.Command {
 			}
 			sockets := c.idle(ctx)
 			all := c.describe(ctx, instances, false)
-			table := listTable(all, sockets())
+			table := c.listTable(all, sockets())
 			if old := slices.DeleteFunc(all, func(i described) bool { return !c.isOld(i) }); len(old) > 0 {
 				table.note = c.renewal(old)
 			}
@@ -50,16 +50,16 @@ func (c *ctl) renewal(old []described) string {
 		c.inShell("restart", instances...))
 }
 
-func listTable(instances []described, sockets []client.Socket) table {
+func (c *ctl) listTable(instances []described, sockets []client.Socket) table {
 	t := table{
 		things: "instances",
-		columns: []column{
+		columns: c.withHostColumn([]column{
 			{header: "NAME"}, {header: "STATE", fixed: true}, {header: "CONNECTIONS", right: true}, {header: "MAX", right: true},
 			{header: "TARGET"}, {header: "LISTEN"}, {header: "PID", right: true}, {header: "UNIT", wide: true},
-		},
+		}),
 	}
 	for _, i := range instances {
-		t.rows = append(t.rows, []cell{
+		t.rows = append(t.rows, c.withHost(i.Host, []cell{
 			{text: i.Instance.Name, value: i.Instance.Name},
 			{text: i.State, colour: colourOf(i.Properties), value: i.State},
 			{text: strconv.FormatUint(uint64(i.NConnections), 10), value: i.NConnections},
@@ -68,23 +68,25 @@ func listTable(instances []described, sockets []client.Socket) table {
 			{text: strings.Join(i.ListenAddresses, " "), value: i.ListenAddresses},
 			{text: strconv.FormatUint(uint64(i.ProcessID), 10), value: i.ProcessID},
 			{text: cmp.Or(i.Unit, "-"), value: i.Unit},
-		})
+		}))
 	}
 	for _, socket := range sockets {
-		if slices.ContainsFunc(instances, func(i described) bool { return i.Unit == socket.Service }) {
+		if slices.ContainsFunc(instances, func(i described) bool { return i.Unit == socket.Service && i.Host == socket.Host }) {
 			continue
 		}
 		state, colour := stateOf(socket)
-		t.rows = append(t.rows, []cell{
+		t.rows = append(t.rows, c.withHost(socket.Host, []cell{
 			{text: socket.Instance(), value: socket.Instance()},
 			{text: state, colour: colour, value: state},
 			{text: "-"}, {text: "-"}, {text: "-"},
 			{text: cmp.Or(strings.Join(socket.Addresses, " "), "-"), value: socket.Addresses},
 			{text: "-"},
 			{text: socket.Unit, value: socket.Unit},
-		})
+		}))
 	}
-	slices.SortStableFunc(t.rows, func(a, b []cell) int { return cmp.Compare(a[0].text, b[0].text) })
+	slices.SortStableFunc(t.rows, func(a, b []cell) int {
+		return cmp.Or(cmp.Compare(a[0].text, b[0].text), cmp.Compare(a[1].text, b[1].text))
+	})
 	return t
 }
 

@@ -50,9 +50,12 @@ type ctl struct {
 	now            func() time.Time
 	version        string // of proxyctl; "": instances are not held against it
 
-	bus    *client.Client // see connect
-	agent  *agent         // nil without
-	status int            // the exit status so far
+	bus      *client.Client // see connect
+	machines []*host        // where there are several --host=
+	onLost   func(error)    // tells of a machine that does not answer; nil: an error
+
+	agent  *agent // nil without
+	status int    // the exit status so far
 }
 
 // run is the whole program; it returns the exit status.
@@ -113,15 +116,18 @@ func (c *ctl) fail(err error) {
 
 // cannot says what could not be done to an instance.
 func (c *ctl) cannot(do string, instance *client.Instance, err error) {
-	what := fmt.Errorf("cannot %s %s: %w", do, instance.Name, err)
+	what := fmt.Errorf("cannot %s %s: %w", do, c.onHost(instance), err)
 	if errors.Is(err, client.ErrNoInstance) { // it was there when the instances were listed
-		what = withStatus(statusNoInstance, "cannot %s %s: it has ended", do, instance.Name)
+		what = withStatus(statusNoInstance, "cannot %s %s: it has ended", do, c.onHost(instance))
 	}
 	c.fail(what)
 }
 
 // connect connects to the bus, once.
 func (c *ctl) connect(ctx context.Context) error {
+	if c.many() {
+		return c.connectAll(ctx)
+	}
 	if c.bus != nil {
 		return nil
 	}
@@ -150,6 +156,9 @@ func (c *ctl) waitsForConsent(instance *client.Instance) {
 func (c *ctl) close() {
 	if c.bus != nil {
 		c.bus.Close()
+	}
+	for _, h := range c.machines {
+		h.bus.Close()
 	}
 	if c.agent != nil {
 		c.agent.end()

@@ -17,6 +17,7 @@ import (
 // options are those that every verb takes.
 type options struct {
 	destination   client.Destination
+	hosts         []string // of --host=, which may be repeated; the last one is that of destination
 	json          jsonMode
 	noPager       bool
 	noLegend      bool
@@ -32,10 +33,12 @@ var errVersion = errors.New("the version is asked for")
 func (c *ctl) command() *cobra.Command {
 	list := c.listCommand()
 	root := &cobra.Command{
-		Use:               "proxyctl",
-		Args:              knownVerb,
-		RunE:              list.RunE,
-		PersistentPreRunE: func(*cobra.Command, []string) error { return c.check() },
+		Use:  "proxyctl",
+		Args: knownVerb,
+		RunE: list.RunE,
+		PersistentPreRunE: func(command *cobra.Command, _ []string) error {
+			return errors.Join(c.check(), c.checkHosts(command.Name()))
+		},
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
@@ -92,7 +95,10 @@ func (o *options) define(flags *pflag.FlagSet) {
 			return check(given)
 		})
 	}
-	checked(&o.destination.Host, "host", "H", "Connect to the system bus of `[USER@]HOST`, over ssh", client.CheckHost)
+	checked(&o.destination.Host, "host", "H", "Connect to the system bus of `[USER@]HOST`, over ssh; several to look at all of them", func(given string) error {
+		o.hosts = append(o.hosts, given)
+		return client.CheckHost(given)
+	})
 	checked(&o.destination.Machine, "machine", "M", "Connect to the bus of a local `CONTAINER`", client.CheckMachine)
 	checked(&o.destination.Address, "address", "", "Connect to the bus at this D-Bus `ADDRESS`", wire.CheckAddress)
 	flags.Var(&o.json, "json", "Output as JSON: `MODE` is pretty, short, or off")

@@ -69,6 +69,9 @@ func (c *ctl) showObjects(instances []described, wanted []string) error {
 	var all strings.Builder
 	for _, instance := range instances {
 		o := propertiesOf(instance, wanted)
+		if c.many() {
+			o = append(object{{"Host", instance.Host}}, o...)
+		}
 		for i, property := range o {
 			o[i] = jsonProperty(property)
 		}

@@ -50,7 +50,7 @@ func (c *ctl) printStatus(ctx context.Context, instances []described) error {
 		if n > 0 {
 			text.WriteByte('\n')
 		}
-		fmt.Fprintf(&text, "%s %s\n", c.terminal.paint(colourOf(i.Properties), c.terminal.dot()), printable.Line(i.Instance.Name))
+		fmt.Fprintf(&text, "%s %s\n", c.terminal.paint(colourOf(i.Properties), c.terminal.dot()), printable.Line(c.onHost(i.Instance)))
 		c.keys(&text, i)
 		if lines := c.journal(ctx, i); lines != "" {
 			text.WriteString("\n" + lines)

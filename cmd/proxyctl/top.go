@@ -115,6 +115,7 @@ func (t *top) interact(ctx context.Context, stdout *os.File, iterations int) err
 		return err
 	}
 	defer screen.close()
+	t.onLost = func(err error) { t.message = "No answer from " + err.Error() + "." }
 	resized := make(chan os.Signal, 1)
 	signal.Notify(resized, unix.SIGWINCH)
 	defer signal.Stop(resized)

@@ -29,13 +29,13 @@ Any key goes back.`
 
 // table is the instances for batch mode.
 func (t *top) table() table {
-	view := table{things: "instances", columns: []column{
+	view := table{things: "instances", columns: t.withHostColumn([]column{
 		{header: "NAME"}, {header: "STATE", fixed: true}, {header: "CONNECTIONS", right: true}, {header: "MAX", right: true},
 		{header: "ACCEPTED", right: true}, {header: "REFUSED", right: true}, {header: "FAILED", right: true},
 		{header: "TO-BACKEND", right: true}, {header: "TO-CLIENT", right: true},
-	}}
+	})}
 	for _, u := range t.rows() {
-		row := []cell{{text: u.Instance.Name, value: u.Instance.Name}, {text: u.state(), colour: u.colour(), value: u.state()}}
+		row := t.withHost(u.Host, []cell{{text: u.Instance.Name, value: u.Instance.Name}, {text: u.state(), colour: u.colour(), value: u.state()}})
 		if u.Properties == nil {
 			view.rows = append(view.rows, append(row, dash, dash, dash, dash, dash, dash, dash))
 			continue
@@ -193,7 +193,7 @@ func (t *top) instanceFrame() (head, columns string, rows int, row func(i int) s
 		connections += u.connections()
 		sum.toBackend += u.rates.toBackend
 		sum.toClient += u.rates.toClient
-		name = max(name, width(printable.Line(u.Instance.Name))+1)
+		name = max(name, width(printable.Line(t.onHost(u.Instance)))+1)
 	}
 	// What is not the name and not the sparkline.
 	const rest = 62
@@ -205,7 +205,7 @@ func (t *top) instanceFrame() (head, columns string, rows int, row func(i int) s
 		"TO-BACK", "TO-CLNT", firstColumns("MINUTE", spark))
 	return head, columns, len(all), func(i int) string {
 		u := all[i]
-		shown := t.terminal.ellipsize(printable.Line(u.Instance.Name), name-1)
+		shown := t.terminal.ellipsize(printable.Line(t.onHost(u.Instance)), name-1)
 		row := " " + shown + strings.Repeat(" ", name-1-width(shown)) + " " + t.terminal.paint(u.colour(), fmt.Sprintf("%-8s", u.state()))
 		if u.Properties != nil {
 			row += fmt.Sprintf(" %11s %s", fmt.Sprintf("%d/%d", u.NConnections, u.ConnectionsMax), t.bar(u.NConnections, u.ConnectionsMax))
@@ -269,7 +269,7 @@ func (t *top) connectionFrame() (head, columns string, rows int, row func(i int)
 	if t.grouped {
 		what = count(len(all), "client")
 	}
-	head = fmt.Sprintf("%s to %s: %s", t.of.Instance.Name, t.of.target(), what)
+	head = fmt.Sprintf("%s to %s: %s", t.onHost(t.of.Instance), t.of.target(), what)
 	const rest = 60
 	client := max(12, t.terminal.columns-rest)
 	id := "ID"

@@ -123,7 +123,7 @@ func (t *top) sample(ctx context.Context) error {
 	}
 	var usages []*usage
 	for i, instance := range running {
-		former := t.usage(instance.Owner)
+		former := t.usage(instance)
 		properties, err := answers[i]()
 		switch {
 		case err == nil:
@@ -143,9 +143,9 @@ func (t *top) sample(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (t *top) usage(owner string) *usage {
+func (t *top) usage(instance *client.Instance) *usage {
 	for _, u := range t.usages {
-		if u.Owner == owner {
+		if u.Owner == instance.Owner && u.Host == instance.Host {
 			return u
 		}
 	}
@@ -176,7 +176,7 @@ func (u *usage) next(instance *client.Instance, p *client.Properties, now time.T
 
 // sampleConnections asks the instance that is looked at.
 func (t *top) sampleConnections(ctx context.Context) {
-	if t.of = t.usage(t.of.Owner); t.of == nil {
+	if t.of = t.usage(t.of.Instance); t.of == nil {
 		t.leave()
 		t.message = "It has ended."
 		return
@@ -215,7 +215,7 @@ func (t *top) sampleConnections(ctx context.Context) {
 
 // rows are the instances that are shown, in their order.
 func (t *top) rows() []*usage {
-	rows := slices.DeleteFunc(slices.Clone(t.usages), func(u *usage) bool { return !strings.Contains(u.Instance.Name, t.filter) })
+	rows := slices.DeleteFunc(slices.Clone(t.usages), func(u *usage) bool { return !strings.Contains(t.onHost(u.Instance), t.filter) })
 	slices.SortStableFunc(rows, func(a, b *usage) int {
 		n := 0
 		switch t.order {

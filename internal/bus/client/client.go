@@ -24,6 +24,7 @@ type Destination struct {
 	User    bool   // the bus of the user, and not the system's; not with Host
 	Host    string // [USER@]HOST[:PORT][/CONTAINER]: the system bus there, over ssh(1)
 	Machine string // [USER@]CONTAINER: the bus of a local container
+	Batch   bool   // ssh asks for no password: several would ask at once
 }
 
 // String names the bus in an error message.
@@ -84,6 +85,9 @@ func (d Destination) bridge() []string {
 	}
 	at, _ := parseHost(d.Host)
 	command := []string{"ssh", "-xT"}
+	if d.Batch {
+		command = append(command, "-oBatchMode=yes")
+	}
 	if at.port != "" {
 		command = append(command, "-p", at.port)
 	}
@@ -103,6 +107,7 @@ type Client struct {
 	Waiting func(*Instance)
 
 	conn         *dbus.Conn
+	host         string
 	bridge       *exec.Cmd // nil without
 	events       *events
 	replyTimeout time.Duration
@@ -114,7 +119,7 @@ func Connect(ctx context.Context, d Destination) (*Client, error) {
 	if err := d.check(); err != nil {
 		return nil, err
 	}
-	client := &Client{events: newEvents(), replyTimeout: replyTimeout}
+	client := &Client{events: newEvents(), replyTimeout: replyTimeout, host: d.Host}
 	command := d.bridge()
 	if command == nil { // behind a bridge somebody may have to type a password first
 		var cancel context.CancelFunc
@@ -242,7 +247,7 @@ func (c *Client) Instances(ctx context.Context) ([]*Instance, error) {
 
 // Instance is the instance with that name, which the connection with that unique name owns.
 func (c *Client) Instance(name, owner string) *Instance {
-	return &Instance{Name: name, Owner: owner, client: c}
+	return &Instance{Name: name, Owner: owner, Host: c.host, client: c}
 }
 
 const (

@@ -19,6 +19,7 @@ type Instance struct {
 	Name    string
 	Aliases []string // further names that the same process has on the bus
 	Owner   string   // its unique name, to which calls go: should another process take the name over, they miss it
+	Host    string   // [Destination.Host] of its Client
 
 	client *Client
 }

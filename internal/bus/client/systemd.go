@@ -215,6 +215,7 @@ func (c *Client) HasPrivateNetwork(ctx context.Context, service string) (private
 
 // Socket is a socket unit that the service manager has in memory.
 type Socket struct {
+	Host      string // [Destination.Host] of its Client
 	Unit      string
 	Service   string   // the unit that it starts
 	Active    string   // ActiveState of org.freedesktop.systemd1(5)
@@ -259,7 +260,7 @@ func (c *Client) AskSockets(ctx context.Context, template, program string) func(
 		all, programs := make([]Socket, len(units)), make([]*reply, len(units))
 		prefix := strings.TrimSuffix(template, ".service")
 		for i, unit := range units {
-			all[i] = Socket{Unit: unit.Name, Active: unit.Active, Sub: unit.Sub}
+			all[i] = Socket{Host: c.host, Unit: unit.Name, Active: unit.Active, Sub: unit.Sub}
 			var services []string
 			if triggers[i].variant(&services) == nil && len(services) > 0 {
 				all[i].Service = services[0]
