@@ -239,6 +239,7 @@ func FuzzMonitor(f *testing.F) {
 		}
 		event := events[int(kind)%len(events)]
 		happen := func(c *ctl) error {
+			c.bus = new(client.Client)
 			m := &monitor{ctl: c, followed: map[string]*followed{owner: {name: name, clients: map[uint64]string{7: backend}, most: 9}}}
 			return m.handle(context.Background(), event)
 		}
