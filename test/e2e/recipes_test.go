@@ -16,7 +16,12 @@ import (
 // recipe returns the block of that language below a heading of docs/recipes.md.
 func recipe(t *testing.T, heading, language string) string {
 	t.Helper()
-	text, err := os.ReadFile("../../docs/recipes.md")
+	return documented(t, "recipes.md", heading, language)
+}
+
+func documented(t *testing.T, document, heading, language string) string {
+	t.Helper()
+	text, err := os.ReadFile("../../docs/" + document)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -25,7 +30,7 @@ func recipe(t *testing.T, heading, language string) string {
 	_, block, isThere := strings.Cut(section, "\n```"+language+"\n")
 	block, _, _ = strings.Cut(block, "\n```")
 	if !found || !isThere {
-		t.Fatalf("docs/recipes.md has no block of %s under %q", language, heading)
+		t.Fatalf("docs/%s has no block of %s under %q", document, language, heading)
 	}
 	return block
 }
