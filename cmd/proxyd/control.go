@@ -3,12 +3,12 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"log/slog"
 
 	"example.org/socketproxy/internal/bus"
 	"example.org/socketproxy/internal/bus/api"
 	"example.org/socketproxy/internal/bus/wire"
 	"example.org/socketproxy/internal/forward"
+	"example.org/socketproxy/internal/journal"
 	"example.org/socketproxy/internal/sd"
 	"example.org/socketproxy/internal/version"
 )
@@ -50,7 +50,7 @@ func (o *options) setName(value string) error {
 }
 
 // startControl exports the proxy on the bus, where there is to be one, until the returned function is called.
-func startControl(opts *options, proxy *forward.Proxy, log *slog.Logger, ctl *logControl) (stop func()) {
+func startControl(opts *options, proxy *forward.Proxy, logs *journal.Log) (stop func()) {
 	if opts.bus.address == "" {
 		return func() {}
 	}
@@ -63,8 +63,8 @@ func startControl(opts *options, proxy *forward.Proxy, log *slog.Logger, ctl *lo
 		Options:    opts.shown(),
 		Version:    version.String(),
 		Exit:       func() error { return proxy.Exit(opts.drainTimeout) },
-		LogControl: ctl,
-		Log:        log,
+		LogControl: logs,
+		Log:        logs.Logger(),
 		Quiet:      opts.bus.quiet,
 	}).Close
 }

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"example.org/socketproxy/internal/forward"
+	"example.org/socketproxy/internal/journal"
 	"example.org/socketproxy/internal/sd"
 	"example.org/socketproxy/internal/timespan"
 	"example.org/socketproxy/internal/version"
@@ -40,10 +41,9 @@ func main() {
 
 // run is the whole program; it returns the exit status, 0 or 1.
 func run(args []string, stdout, stderr io.Writer, signals <-chan os.Signal) int {
-	ctl := newLogControl(stderr)
-	queue := newLogQueue(ctl.sink)
-	defer queue.flush()
-	log := newLogger(queue.send, &ctl.level)
+	logs := journal.New(stderr)
+	defer logs.Close()
+	log := logs.Logger()
 
 	opts, err := parseOptions(args)
 	switch {
@@ -52,8 +52,8 @@ func run(args []string, stdout, stderr io.Writer, signals <-chan os.Signal) int 
 	case errors.Is(err, errVersion):
 		_, err = fmt.Fprintln(stdout, "proxyd", version.String())
 	case err == nil && !opts.check:
-		ctl.level.Set(opts.logLevel)
-		err = serve(opts, log, ctl, signals)
+		logs.SetLevel(opts.logLevel)
+		err = serve(opts, logs, signals)
 	}
 	if err != nil {
 		log.Error(err.Error())
@@ -63,10 +63,11 @@ func run(args []string, stdout, stderr io.Writer, signals <-chan os.Signal) int 
 }
 
 // serve runs the proxy from its sockets to its end.
-func serve(opts *options, log *slog.Logger, ctl *logControl, signals <-chan os.Signal) error {
-	files, err := passedFiles()
+func serve(opts *options, logs *journal.Log, signals <-chan os.Signal) error {
+	log := logs.Logger()
+	files, err := sd.PassedFiles()
 	if err != nil {
-		return err
+		return startError(fmt.Sprintf("Failed to receive sockets from parent. %v.", err))
 	}
 	predecessor, files := takeStored(files, log)
 	listeners, err := openListeners(files, opts.listen, predecessor)
@@ -85,7 +86,7 @@ func serve(opts *options, log *slog.Logger, ctl *logControl, signals <-chan os.S
 
 	var reports sync.WaitGroup
 	startReports(&reports, proxy, log)
-	stopControl := startControl(opts, proxy, log, ctl)
+	stopControl := startControl(opts, proxy, logs)
 	stopOnSignals(proxy, signals, opts, log)
 	finish(signals, func() { stopControl(); reports.Wait() })
 	return nil

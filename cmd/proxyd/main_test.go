@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/sd"
 	"example.org/socketproxy/internal/streamtest"
+	"example.org/socketproxy/internal/testenv"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 )
@@ -300,6 +302,24 @@ func TestAServiceWithoutSocketsNamesItsSocketUnit(t *testing.T) {
 	} {
 		if got := noSockets(unit).Error(); got != want {
 			t.Errorf("in %q: %s\nwant %s", unit, got, want)
+		}
+	}
+}
+
+// The journal attributes an entry of its socket to no unit once the sender has ended; a line of stderr it always does.
+func TestLogOfWhatEndsTheStartGoesToTheStreamOfTheUnit(t *testing.T) {
+	var stat unix.Stat_t
+	testenv.Must(t, unix.Fstat(unix.Stderr, &stat))
+	t.Setenv("JOURNAL_STREAM", fmt.Sprintf("%d:%d", stat.Dev, stat.Ino))
+	for _, test := range []struct{ args, want string }{
+		{"--connections-max=x 127.0.0.1:80", "<3>Failed to parse --connections-max= argument: x\n"},
+		{"127.0.0.1:99999", "<3>Failed to parse target: 127.0.0.1:99999"},
+		{"127.0.0.1:80", "<3>Didn't get any sockets passed in."},
+		{"--listen=/nonexistent/socket 127.0.0.1:80", "<3>cannot listen on /nonexistent/socket: no such file or directory\n"},
+	} {
+		status, _, stderr := runProxyd(strings.Fields(test.args)...)
+		if status != 1 || !strings.HasPrefix(stderr, test.want) {
+			t.Errorf("proxyd %s: exit status %d, stderr %q, want %q", test.args, status, stderr, test.want)
 		}
 	}
 }

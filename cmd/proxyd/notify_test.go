@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -119,6 +120,9 @@ func (p *fakeProxy) become(state forward.State, connections int) {
 	p.changes <- new(forward.Event)
 }
 
+// textLog writes at once, unlike the log of the program.
+func textLog(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
+
 func discardLog() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func TestStatusIsToldOnceASecondAndOnlyWhenItChanges(t *testing.T) {
@@ -189,7 +193,7 @@ func TestWatchdogIsFedOnlyWhileTheProxyAnswersInTime(t *testing.T) {
 		var stderr strings.Builder
 		ended, fed := make(chan struct{}), make(chan struct{})
 		go func() {
-			(&reporter{p, newLogger(newSink(&stderr), slog.LevelInfo)}).feedWatchdog(10*time.Second, ended)
+			(&reporter{p, textLog(&stderr)}).feedWatchdog(10*time.Second, ended)
 			close(fed)
 		}()
 		pings := func(span time.Duration) (n int) {
@@ -227,7 +231,7 @@ func TestTheEndIsNoReasonToComplainAboutTheWatchdog(t *testing.T) {
 			return errors.New("nobody is left to answer")
 		}}
 		var stderr strings.Builder
-		(&reporter{p, newLogger(newSink(&stderr), slog.LevelInfo)}).feedWatchdog(time.Second, ended)
+		(&reporter{p, textLog(&stderr)}).feedWatchdog(time.Second, ended)
 		if stderr.Len() > 0 {
 			t.Errorf("the log says %q", stderr.String())
 		}

@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
 	"strings"
 	"time"
 
 	"example.org/socketproxy/internal/bus/wire"
 	"example.org/socketproxy/internal/forward"
+	"example.org/socketproxy/internal/journal"
+	"example.org/socketproxy/internal/sd"
 	"example.org/socketproxy/internal/timespan"
 	"github.com/spf13/pflag"
 )
@@ -196,23 +197,16 @@ func (o *options) addListen(value string) error {
 }
 
 func (o *options) setLogLevel(value string) (err error) {
-	if o.logLevel, err = parseLogLevel(value); err != nil {
+	if o.logLevel, err = journal.ParseLevel(value); err != nil {
 		return errors.New("neither emerg, alert, crit, err, warning, notice, info, debug, nor a number from 0 to 7")
 	}
 	return nil
 }
 
-// unsigned reads a number as systemd reads its own: decimal, or 0x, 0o, 0b, or octal after a leading 0, with blanks and
-// one plus sign allowed in front.
 func unsigned(n *uint32) func(string) error {
-	return func(value string) error {
-		digits := strings.TrimPrefix(strings.TrimLeft(value, " \t\n\r"), "+")
-		parsed, err := strconv.ParseUint(digits, 0, 32)
-		if err != nil || strings.Contains(digits, "_") { // 1_000 is a number to Go only
-			return errors.New("not a number from 0 to 4294967295")
-		}
-		*n = uint32(parsed)
-		return nil
+	return func(value string) (err error) {
+		*n, err = sd.ParseUnsigned(value)
+		return err
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"example.org/socketproxy/internal/bus/client"
 	"example.org/socketproxy/internal/bus/wire"
 	"example.org/socketproxy/internal/forward"
+	"example.org/socketproxy/internal/journal"
 	"example.org/socketproxy/internal/printable"
 	"example.org/socketproxy/internal/timespan"
 	"github.com/spf13/pflag"
@@ -400,7 +401,7 @@ func (o *options) args() []string {
 		"--drain-timeout=" + timespan.Format(o.drainTimeout), "--idle-timeout=" + timespan.Format(o.idleTimeout),
 		"--half-close-timeout=" + timespan.Format(o.halfCloseTimeout), fmt.Sprint("--abort-on-close=", o.abortOnClose),
 		"--tcp-user-timeout=" + timespan.Format(o.tcpUserTimeout), fmt.Sprint("--coalesce=", o.coalesce), fmt.Sprint("--hand-over=", o.handOver),
-		"--log-level=" + logLevels[priorityOf(o.logLevel)].name, "--bus=" + cmp.Or(o.bus.address, "none"),
+		"--log-level=" + journal.LevelName(o.logLevel), "--bus=" + cmp.Or(o.bus.address, "none"),
 	}
 	if o.bus.quiet {
 		args = append(args, "--bus=auto")

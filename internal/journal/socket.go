@@ -1,4 +1,4 @@
-package main
+package journal
 
 import (
 	"encoding/binary"
@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/journal"
+	sdjournal "github.com/coreos/go-systemd/v22/journal"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,7 +27,7 @@ const (
 
 // sendToJournal sends an entry in the journal's native protocol, https://systemd.io/JOURNAL_NATIVE_PROTOCOL/. It fails with
 // EAGAIN where the journal is behind with reading for longer than patience. go-systemd's Send may wait for ever.
-func sendToJournal(message string, priority journal.Priority, fields map[string]string, patience time.Duration) error {
+func sendToJournal(message string, priority sdjournal.Priority, fields map[string]string, patience time.Duration) error {
 	fd, err := journalFD()
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package main
+package journal
 
 import (
 	"context"
@@ -10,24 +10,24 @@ import (
 	"sync"
 
 	"example.org/socketproxy/internal/printable"
-	"github.com/coreos/go-systemd/v22/journal"
+	sdjournal "github.com/coreos/go-systemd/v22/journal"
 )
 
 // sink takes a finished message to where it is read; sendToJournal is one.
-type sink func(message string, priority journal.Priority, fields map[string]string) error
+type sink func(message string, priority sdjournal.Priority, fields map[string]string) error
 
 // newLogger logs to write what is at least as important as level.
 //
 // A message is a whole sentence that names the client and the backend it is about, because that is all that
 // journalctl(1) and a terminal show. Its attributes repeat them for filters: journalctl CLIENT=… .
 func newLogger(write sink, level slog.Leveler) *slog.Logger {
-	return slog.New(&logHandler{level: level, write: write, mu: new(sync.Mutex)})
+	return slog.New(&handler{level: level, write: write, mu: new(sync.Mutex)})
 }
 
 // newSink is the journal where stderr is connected to it, text on stderr elsewhere.
 func newSink(stderr io.Writer) sink {
 	// An error means that JOURNAL_STREAM= is malformed, so that nothing says that stderr is the journal.
-	if ok, err := journal.StderrIsJournalStream(); ok && err == nil {
+	if ok, err := sdjournal.StderrIsJournalStream(); ok && err == nil {
 		return attributed(journalStream(stderr))
 	}
 	return plainText(stderr)
@@ -35,15 +35,15 @@ func newSink(stderr io.Writer) sink {
 
 // plainText writes one line a message, for terminals, files and the logs of containers.
 func plainText(w io.Writer) sink {
-	return func(message string, _ journal.Priority, _ map[string]string) error {
-		_, err := fmt.Fprintf(w, "proxyd: %s\n", message)
+	return func(message string, _ sdjournal.Priority, _ map[string]string) error {
+		_, err := fmt.Fprintf(w, Identifier+": %s\n", message)
 		return err
 	}
 }
 
 // journalStream writes to a stderr that the journal reads, which takes the priority from a prefix: sd-daemon(3).
 func journalStream(w io.Writer) sink {
-	return func(message string, priority journal.Priority, _ map[string]string) error {
+	return func(message string, priority sdjournal.Priority, _ map[string]string) error {
 		_, err := fmt.Fprintf(w, "<%d>%s\n", priority, message)
 		return err
 	}
@@ -55,7 +55,7 @@ func journalStream(w io.Writer) sink {
 // opened in the name of the unit.
 func attributed(stream sink) sink {
 	withFields := journalOr(stream)
-	return func(message string, priority journal.Priority, fields map[string]string) error {
+	return func(message string, priority sdjournal.Priority, fields map[string]string) error {
 		if len(fields) <= len(commonFields) {
 			return stream(message, priority, fields)
 		}
@@ -64,13 +64,13 @@ func attributed(stream sink) sink {
 }
 
 // commonFields are in every message.
-var commonFields = map[string]string{"SYSLOG_IDENTIFIER": syslogIdentifier}
+var commonFields = map[string]string{"SYSLOG_IDENTIFIER": Identifier}
 
 // journalOr sends to the journal's socket, which takes fields, and falls back where it stays full or cannot be reached, as in a
 // service with RootDirectory= whose stderr is still connected. A journal that hangs is waited for once, until it reads again.
 func journalOr(fallback sink) sink {
 	patience := journalPatience
-	return func(message string, priority journal.Priority, fields map[string]string) error {
+	return func(message string, priority sdjournal.Priority, fields map[string]string) error {
 		if sendToJournal(message, priority, fields, patience) == nil {
 			patience = journalPatience
 			return nil
@@ -80,8 +80,8 @@ func journalOr(fallback sink) sink {
 	}
 }
 
-// logHandler is a slog.Handler in front of a sink.
-type logHandler struct {
+// handler is a slog.Handler in front of a sink.
+type handler struct {
 	level  slog.Leveler
 	mu     *sync.Mutex // one message at a time
 	write  sink
@@ -89,11 +89,11 @@ type logHandler struct {
 	group  string      // of Logger.WithGroup, in front of the names to come
 }
 
-func (h *logHandler) Enabled(_ context.Context, level slog.Level) bool {
+func (h *handler) Enabled(_ context.Context, level slog.Level) bool {
 	return level >= h.level.Level()
 }
 
-func (h *logHandler) Handle(_ context.Context, record slog.Record) error {
+func (h *handler) Handle(_ context.Context, record slog.Record) error {
 	fields := maps.Clone(commonFields)
 	for _, field := range h.fields {
 		fields[field.Key] = field.Value.String()
@@ -109,7 +109,7 @@ func (h *logHandler) Handle(_ context.Context, record slog.Record) error {
 	return h.write(printable.Line(record.Message), priorityOf(record.Level), fields)
 }
 
-func (h *logHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+func (h *handler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	with := *h
 	with.fields = append([]slog.Attr(nil), h.fields...)
 	for _, attr := range attrs {
@@ -118,7 +118,7 @@ func (h *logHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	return &with
 }
 
-func (h *logHandler) WithGroup(name string) slog.Handler {
+func (h *handler) WithGroup(name string) slog.Handler {
 	with := *h
 	if name != "" {
 		with.group += name + "_"

@@ -1,17 +1,18 @@
-package main
+package journal
 
 import (
 	"bytes"
 	"strings"
 	"testing"
 
-	"github.com/coreos/go-systemd/v22/journal"
+	sdjournal "github.com/coreos/go-systemd/v22/journal"
 )
 
 func TestTheLogChangesWhileItRuns(t *testing.T) {
 	var stderr bytes.Buffer
-	ctl := newLogControl(&stderr)
-	log := newLogger(func(message string, priority journal.Priority, fields map[string]string) error {
+	ctl := New(&stderr)
+	defer ctl.Close()
+	log := newLogger(func(message string, priority sdjournal.Priority, fields map[string]string) error {
 		return ctl.sink()(message, priority, fields)
 	}, &ctl.level)
 	written := func() string {
@@ -43,7 +44,8 @@ func TestTheLogChangesWhileItRuns(t *testing.T) {
 }
 
 func TestALogLevelOrTargetThatIsNoneChangesNothing(t *testing.T) {
-	ctl := newLogControl(new(bytes.Buffer))
+	ctl := New(new(bytes.Buffer))
+	defer ctl.Close()
 	if err := ctl.SetLogLevel("loud"); err == nil || ctl.LogLevel() != "info" {
 		t.Errorf("level loud: %v, is %s", err, ctl.LogLevel())
 	}

@@ -1,4 +1,4 @@
-package main
+package journal
 
 import (
 	"bytes"
@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/journal"
+	sdjournal "github.com/coreos/go-systemd/v22/journal"
 	"golang.org/x/sys/unix"
 
 	"example.org/socketproxy/internal/testenv"
@@ -146,7 +146,7 @@ func TestTheLogLevelCanChangeWhileItRuns(t *testing.T) {
 	log.Debug("one")
 	level.Set(slog.LevelDebug)
 	log.Debug("two")
-	level.Set(logLevels[journal.PriCrit].level)
+	level.Set(levels[sdjournal.PriCrit].level)
 	log.Error("three")
 	if got, want := stderr.String(), "proxyd: two\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
@@ -156,30 +156,30 @@ func TestTheLogLevelCanChangeWhileItRuns(t *testing.T) {
 func TestLogLevels(t *testing.T) {
 	names := []string{"emerg", "alert", "crit", "err", "warning", "notice", "info", "debug"}
 	for number, name := range names {
-		byName, err := parseLogLevel(name)
+		byName, err := ParseLevel(name)
 		if err != nil {
 			t.Error(err)
 		}
-		byNumber, err := parseLogLevel(fmt.Sprint(number))
+		byNumber, err := ParseLevel(fmt.Sprint(number))
 		if err != nil {
 			t.Error(err)
 		}
-		if byName != byNumber || priorityOf(byName) != journal.Priority(number) {
+		if byName != byNumber || priorityOf(byName) != sdjournal.Priority(number) {
 			t.Errorf("%s is level %d with priority %d, %d is level %d", name, byName, priorityOf(byName), number, byNumber)
 		}
 	}
-	for level, want := range map[slog.Level]journal.Priority{
-		slog.LevelDebug - 4: journal.PriDebug,
-		slog.LevelInfo + 1:  journal.PriInfo,
-		slog.LevelError + 1: journal.PriErr,
-		1000:                journal.PriEmerg,
+	for level, want := range map[slog.Level]sdjournal.Priority{
+		slog.LevelDebug - 4: sdjournal.PriDebug,
+		slog.LevelInfo + 1:  sdjournal.PriInfo,
+		slog.LevelError + 1: sdjournal.PriErr,
+		1000:                sdjournal.PriEmerg,
 	} {
 		if got := priorityOf(level); got != want {
 			t.Errorf("level %d has priority %d, want %d", level, got, want)
 		}
 	}
 	for _, name := range []string{"", "8", "-1", "error", "Info", "info "} {
-		if level, err := parseLogLevel(name); err == nil {
+		if level, err := ParseLevel(name); err == nil {
 			t.Errorf("%q is taken for level %d", name, level)
 		}
 	}
@@ -195,29 +195,12 @@ func TestFieldNamesAreWhatTheJournalTakesFromClients(t *testing.T) {
 	}
 }
 
-// The journal attributes an entry of its socket to no unit once the sender has ended; a line of stderr it always does.
-func TestLogOfWhatEndsTheStartGoesToTheStreamOfTheUnit(t *testing.T) {
-	stderrIsJournal(t)
-	listenJournal(t)
-	for _, test := range []struct{ args, want string }{
-		{"--connections-max=x 127.0.0.1:80", "<3>Failed to parse --connections-max= argument: x\n"},
-		{"127.0.0.1:99999", "<3>Failed to parse target: 127.0.0.1:99999"},
-		{"127.0.0.1:80", "<3>Didn't get any sockets passed in."},
-		{"--listen=/nonexistent/socket 127.0.0.1:80", "<3>cannot listen on /nonexistent/socket: no such file or directory\n"},
-	} {
-		status, _, stderr := runProxyd(strings.Fields(test.args)...)
-		if status != 1 || !strings.HasPrefix(stderr, test.want) {
-			t.Errorf("proxyd %s: exit status %d, stderr %q, want %q", test.args, status, stderr, test.want)
-		}
-	}
-}
-
 func TestLogOfTheLastMomentGoesToTheStreamOfTheUnit(t *testing.T) {
 	stderrIsJournal(t)
 	fd := listenJournal(t)
 	var stderr strings.Builder
-	ctl := newLogControl(&stderr)
-	q := &logQueue{target: ctl.sink, messages: make(chan logMessage, logQueueRoom), end: make(chan struct{}), ended: make(chan struct{})}
+	to := newSink(&stderr)
+	q := &queue{target: func() sink { return to }, messages: make(chan message, queueRoom), end: make(chan struct{}), ended: make(chan struct{})}
 	newLogger(q.send, slog.LevelInfo).Warn("Client 10.0.0.1:2 got no backend.", "client", "10.0.0.1:2")
 	close(q.end)
 	q.run()
@@ -234,7 +217,7 @@ func TestLogWaitsAMomentForAJournalThatIsBehind(t *testing.T) {
 	stderrIsJournal(t)
 	fd := listenJournal(t)
 	filled := 0
-	for sendToJournal("filler", journal.PriInfo, nil, 0) == nil {
+	for sendToJournal("filler", sdjournal.PriInfo, nil, 0) == nil {
 		if filled++; filled > 10_000 {
 			testenv.Skip(t, "this kernel's queues have no end")
 		}

@@ -1,48 +1,48 @@
-package main
+package journal
 
 import (
 	"fmt"
 	"sync/atomic"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/journal"
+	sdjournal "github.com/coreos/go-systemd/v22/journal"
 )
 
 const (
-	logQueueRoom = 256 // messages
-	logFlushTime = time.Second
+	queueRoom = 256 // messages
+	flushTime = time.Second
 )
 
-// logQueue keeps whoever logs from waiting for the log: a terminal that was stopped with ^S, a journal or a collector that
+// queue keeps whoever logs from waiting for the log: a terminal that was stopped with ^S, a journal or a collector that
 // hangs. What finds no room in it is lost, and counted.
-type logQueue struct {
+type queue struct {
 	target   func() sink
-	messages chan logMessage
+	messages chan message
 	lost     atomic.Uint64
 	end      chan struct{} // closed: write what is left
 	ended    chan struct{}
 }
 
-type logMessage struct {
+type message struct {
 	write    sink // of the time at which it was logged
 	text     string
-	priority journal.Priority
+	priority sdjournal.Priority
 	fields   map[string]string
 	lost     uint64 // that were logged before it, after the message in front of it
 }
 
-// newLogQueue starts the goroutine that writes. target tells where a message goes that is logged now.
-func newLogQueue(target func() sink) *logQueue {
-	q := &logQueue{
-		target: target, messages: make(chan logMessage, logQueueRoom), end: make(chan struct{}), ended: make(chan struct{}),
+// newQueue starts the goroutine that writes. target tells where a message goes that is logged now.
+func newQueue(target func() sink) *queue {
+	q := &queue{
+		target: target, messages: make(chan message, queueRoom), end: make(chan struct{}), ended: make(chan struct{}),
 	}
 	go q.run()
 	return q
 }
 
 // send is a sink.
-func (q *logQueue) send(text string, priority journal.Priority, fields map[string]string) error {
-	m := logMessage{q.target(), text, priority, fields, q.lost.Swap(0)}
+func (q *queue) send(text string, priority sdjournal.Priority, fields map[string]string) error {
+	m := message{q.target(), text, priority, fields, q.lost.Swap(0)}
 	select {
 	case q.messages <- m:
 	default:
@@ -51,10 +51,10 @@ func (q *logQueue) send(text string, priority journal.Priority, fields map[strin
 	return nil
 }
 
-func (q *logQueue) run() {
+func (q *queue) run() {
 	defer close(q.ended)
 	for {
-		var m logMessage
+		var m message
 		select {
 		case m = <-q.messages:
 		case <-q.end:
@@ -72,7 +72,7 @@ func (q *logQueue) run() {
 	}
 }
 
-func (q *logQueue) write(m logMessage) {
+func (q *queue) write(m message) {
 	m.write.tellLost(m.lost)
 	_ = m.write(m.text, m.priority, m.fields) // there is nowhere left to tell
 	if len(q.messages) == 0 {
@@ -82,16 +82,16 @@ func (q *logQueue) write(m logMessage) {
 
 func (s sink) tellLost(n uint64) {
 	if n > 0 {
-		_ = s(fmt.Sprintf("The log was too slow, messages lost: %d.", n), journal.PriWarning,
+		_ = s(fmt.Sprintf("The log was too slow, messages lost: %d.", n), sdjournal.PriWarning,
 			commonFields)
 	}
 }
 
 // flush waits until all is written that was logged, a second at most. What is logged later is lost.
-func (q *logQueue) flush() {
+func (q *queue) flush() {
 	close(q.end)
 	select {
 	case <-q.ended:
-	case <-time.After(logFlushTime):
+	case <-time.After(flushTime):
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package journal
 
 import (
 	"fmt"
@@ -7,23 +7,23 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/journal"
+	sdjournal "github.com/coreos/go-systemd/v22/journal"
 )
 
 // slowLog is a log that writes a message whenever somebody reads.
 type slowLog struct {
-	*logQueue
+	*queue
 	reader  chan struct{}
 	written []string
 }
 
 func newSlowLog() *slowLog {
 	s := &slowLog{reader: make(chan struct{})}
-	s.logQueue = newLogQueue(func() sink { return s.write })
+	s.queue = newQueue(func() sink { return s.write })
 	return s
 }
 
-func (s *slowLog) write(text string, _ journal.Priority, _ map[string]string) error {
+func (s *slowLog) write(text string, _ sdjournal.Priority, _ map[string]string) error {
 	<-s.reader
 	s.written = append(s.written, text)
 	return nil
@@ -33,7 +33,7 @@ func (s *slowLog) write(text string, _ journal.Priority, _ map[string]string) er
 func (s *slowLog) log(t *testing.T, messages ...string) {
 	t.Helper()
 	for _, text := range messages {
-		if err := s.send(text, journal.PriInfo, nil); err != nil {
+		if err := s.send(text, sdjournal.PriInfo, nil); err != nil {
 			t.Error(err)
 		}
 	}
@@ -58,7 +58,7 @@ func TestALogThatNobodyReadsHoldsNobodyUp(t *testing.T) {
 		s := newSlowLog()
 		s.log(t, "being written")
 		synctest.Wait()
-		fit := numbered(logQueueRoom)
+		fit := numbered(queueRoom)
 		s.log(t, fit...)
 		s.log(t, "lost", "lost too", "and this")
 		close(s.reader)
@@ -70,7 +70,7 @@ func TestALogThatNobodyReadsHoldsNobodyUp(t *testing.T) {
 func TestALogThatIsReadAgainTellsOfItsGapOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSlowLog()
-		fit := numbered(logQueueRoom + 1) // one is being written
+		fit := numbered(queueRoom + 1) // one is being written
 		s.log(t, fit[0])
 		synctest.Wait()
 		s.log(t, fit[1:]...)
@@ -88,7 +88,7 @@ func TestALogThatIsReadAgainTellsOfItsGapOnce(t *testing.T) {
 func TestTheGapIsToldOfWhereItIs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSlowLog()
-		fit := numbered(logQueueRoom + 1)
+		fit := numbered(queueRoom + 1)
 		s.log(t, fit[0])
 		synctest.Wait()
 		s.log(t, fit[1:]...)
@@ -107,7 +107,7 @@ func TestAMessageGoesWhereTheLogWentWhenItWasLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSlowLog()
 		s.log(t, "one", "two")
-		s.target = func() sink { return func(string, journal.Priority, map[string]string) error { return nil } }
+		s.target = func() sink { return func(string, sdjournal.Priority, map[string]string) error { return nil } }
 		s.log(t, "to nowhere")
 		close(s.reader)
 		s.flush()
@@ -121,7 +121,7 @@ func TestALogThatNobodyReadsDoesNotKeepTheProgramFromEnding(t *testing.T) {
 		s.log(t, "nobody reads this")
 		before := time.Now()
 		s.flush()
-		if waited := time.Since(before); waited != logFlushTime {
+		if waited := time.Since(before); waited != flushTime {
 			t.Errorf("waited %v for the log", waited)
 		}
 		close(s.reader) // no goroutine may be left

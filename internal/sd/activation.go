@@ -1,4 +1,4 @@
-package main
+package sd
 
 import (
 	"fmt"
@@ -12,11 +12,11 @@ import (
 // firstPassedFD is SD_LISTEN_FDS_START of sd_listen_fds(3).
 const firstPassedFD = 3
 
-// passedFiles returns the sockets that the service manager passed in, under their names from FileDescriptorName=, and
+// PassedFiles returns the sockets that the service manager passed in, under their names from FileDescriptorName=, and
 // takes them out of the environment, as sd_listen_fds_with_names(3) does.
 //
 // It stands in for go-systemd's activation, which brings crypto/tls along: 0.9 MB of program and 0.8 MB of memory.
-func passedFiles() ([]*os.File, error) {
+func PassedFiles() ([]*os.File, error) {
 	pid, count, names := os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS"), os.Getenv("LISTEN_FDNAMES")
 	for _, variable := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
 		_ = os.Unsetenv(variable) // fails only for names that are none
@@ -39,7 +39,7 @@ func passedNames(pid, count, names string) ([]string, error) {
 	}
 	n, err := strconv.ParseUint(count, 10, 16)
 	if err != nil {
-		return nil, startError(fmt.Sprintf("Failed to receive sockets from parent. LISTEN_FDS=%s is not a number of them.", count))
+		return nil, fmt.Errorf("LISTEN_FDS=%s is not a number of them", count)
 	}
 	given := strings.Split(names, ":")
 	passed := make([]string, n)
