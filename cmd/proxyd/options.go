@@ -285,17 +285,20 @@ func (o *options) config(listeners []*forward.Listener, log *slog.Logger) forwar
 		ConnectionsMax:          o.connectionsMax,
 		ConnectionsMaxPerSource: o.connectionsMaxPerSource,
 		SourcePrefixIPv6:        int(o.sourcePrefixIPv6),
-		ExitIdleTime:            o.exitIdleTime,
+		ExitIdleTime:            orAtOnce(o.exitIdleTime),
 		ConnectTimeout:          o.connectTimeout,
-		ConnectRetry:            o.connectRetry,
+		ConnectRetry:            orAtOnce(o.connectRetry),
 		IdleTimeout:             o.idleTimeout,
 		HalfCloseTimeout:        o.halfCloseTimeout,
 		AbortOnClose:            o.abortOnClose,
 		TCPUserTimeout:          o.tcpUserTimeout,
-		Coalesce:                o.coalesce,
+		NoCoalesce:              !o.coalesce,
 		ProxyProtocol:           o.proxyProtocol,
 		AcceptProxy:             o.acceptProxy,
 		AcceptProxyTimeout:      o.acceptProxyTimeout,
 		Log:                     log,
 	}
 }
+
+// orAtOnce is a span of the command line as one of a [forward.Config], where 0 is the default.
+func orAtOnce(span time.Duration) time.Duration { return cmp.Or(span, forward.AtOnce) }

@@ -177,7 +177,6 @@ func TestConfigCarriesEveryOption(t *testing.T) {
 		HalfCloseTimeout:        8 * time.Second,
 		AbortOnClose:            true,
 		TCPUserTimeout:          9 * time.Second,
-		Coalesce:                true,
 		Log:                     log,
 	}
 	if got := opts.config(listeners, log); !reflect.DeepEqual(got, want) {

@@ -106,8 +106,6 @@ func (r *callRig) during(t testing.TB) { r.t, r.bus.T = t, t }
 func (r *callRig) startProxy() *forward.Proxy {
 	proxy, err := forward.Start(forward.Config{
 		Target: r.backend, Listeners: []*forward.Listener{listen(r.t, r.listen)}, Loops: 1, ConnectionsMax: 9,
-		ExitIdleTime: forward.Infinity, IdleTimeout: forward.Infinity,
-		ConnectTimeout: forward.DefaultConnectTimeout, ConnectRetry: forward.DefaultConnectRetry,
 	})
 	testenv.Must(r.t, err)
 	r.clients, r.ids = nil, nil

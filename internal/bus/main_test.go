@@ -71,8 +71,6 @@ func newRigAt(t *testing.T, daemon *bustest.Bus, address string, change ...func(
 	testenv.Must(t, err)
 	r.Proxy, err = forward.Start(forward.Config{
 		Target: target, Listeners: []*forward.Listener{tcp, local}, ConnectionsMax: 2000, Loops: 2,
-		ExitIdleTime: forward.Infinity, IdleTimeout: forward.Infinity,
-		ConnectTimeout: forward.DefaultConnectTimeout, ConnectRetry: forward.DefaultConnectRetry,
 	})
 	testenv.Must(t, err)
 	r.server = newServer(Config{

@@ -168,8 +168,7 @@ func TestAClientOverIPv6IsFoundByItsAddress(t *testing.T) {
 		testenv.Skip(t, "there is no IPv6: %v", err)
 	}
 	p, err := forward.Start(forward.Config{
-		Target: target, Listeners: []*forward.Listener{l}, ConnectionsMax: 10, ExitIdleTime: forward.Infinity, IdleTimeout: forward.Infinity,
-		ConnectTimeout: forward.DefaultConnectTimeout,
+		Target: target, Listeners: []*forward.Listener{l}, ConnectionsMax: 10,
 	})
 	testenv.Must(t, err)
 	t.Cleanup(func() { p.Kill(); proctest.Wait(t, "the end", p.Done()) })

@@ -152,7 +152,7 @@ func (l *loop) sweepLinger() {
 		}
 		limit := int64(lingerMax)
 		if c.reason == ReasonFinished { // for what a peer had sent before it left, as much time as in any half-closed connection
-			limit = min(int64(l.proxy.halfCloseTimeout()), int64(DefaultHalfCloseTimeout))
+			limit = min(int64(l.proxy.cfg.HalfCloseTimeout), int64(DefaultHalfCloseTimeout))
 		}
 		if l.now-g.since >= limit {
 			l.cut(g.ref, ReasonHalfClose)

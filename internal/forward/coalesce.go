@@ -44,7 +44,7 @@ func (l *loop) woken(c *conn, from side) {
 		l.uncoalesce(c)
 		*f = flow{from: from, since: now}
 	}
-	if f.coalesced || !c.end[from].is(tcp) || !l.proxy.cfg.Coalesce {
+	if f.coalesced || !c.end[from].is(tcp) || l.proxy.cfg.NoCoalesce {
 		return
 	}
 	f.wakes++

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func coalesces(c *Config) { c.Coalesce, c.Loops = true, 1 }
+func coalesces(c *Config) { c.NoCoalesce, c.Loops = false, 1 }
 
 // trickles sends a few bytes every 200 µs until stop is called, which returns how many they were.
 func trickles(t *testing.T, to streamtest.Stream) (stop func() int64) {
@@ -165,7 +165,7 @@ func TestNotCoalesced(t *testing.T) {
 		"requests and their answers": {"tcp", true, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRig(t, test.from, "tcp", coalesces, func(c *Config) { c.Coalesce = test.coalesce })
+			r := newRig(t, test.from, "tcp", coalesces, func(c *Config) { c.NoCoalesce = !test.coalesce })
 			c, s := r.pair()
 			stop := trickles(t, c)
 			began, buf := time.Now(), make([]byte, 64<<10)

@@ -43,9 +43,7 @@ func Example() {
 		log.Fatal(err)
 	}
 	proxy, err := forward.Start(forward.Config{
-		Target: target, Listeners: []*forward.Listener{listener}, ConnectionsMax: forward.DefaultConnectionsMax,
-		ExitIdleTime: forward.Infinity, IdleTimeout: forward.Infinity,
-		ConnectTimeout: forward.DefaultConnectTimeout, ConnectRetry: forward.DefaultConnectRetry,
+		Target: target, Listeners: []*forward.Listener{listener},
 	})
 	if err != nil {
 		log.Fatal(err)

@@ -25,18 +25,10 @@ func (l *loop) expiry(c *conn) (at int64, reason Reason) {
 		return never, 0 // these have time-outs of their own
 	}
 	at, reason = after(c.active, l.proxy.cfg.IdleTimeout), ReasonIdle
-	if t := after(c.active, l.proxy.halfCloseTimeout()); t < at && c.halfClosed() {
+	if t := after(c.active, l.proxy.cfg.HalfCloseTimeout); t < at && c.halfClosed() {
 		at, reason = t, ReasonHalfClose
 	}
 	return at, reason
-}
-
-// halfCloseTimeout is Config.HalfCloseTimeout, where 0 is never too.
-func (p *Proxy) halfCloseTimeout() time.Duration {
-	if p.cfg.HalfCloseTimeout == 0 {
-		return Infinity
-	}
-	return p.cfg.HalfCloseTimeout
 }
 
 // armExpiry is called where a connection gets a time-out, or a shorter one.
@@ -53,7 +45,7 @@ func (l *loop) sweepExpired() {
 	next := int64(never)
 	looks, before := l.now >= l.nextLook, l.undelivered
 	if looks {
-		l.nextLook, l.undelivered = after(l.now, l.proxy.halfCloseTimeout()/halfCloseLooks), nil
+		l.nextLook, l.undelivered = after(l.now, l.proxy.cfg.HalfCloseTimeout/halfCloseLooks), nil
 	}
 	expired := l.refs(func(c *conn) bool {
 		at, reason := l.expiry(c)

@@ -107,8 +107,7 @@ func testConfig(t *testing.T, target string, listeners ...*Listener) Config {
 	}
 	return Config{
 		Target: parsed, Listeners: listeners, ConnectionsMax: 5000, Loops: 2,
-		ExitIdleTime: Infinity, IdleTimeout: Infinity,
-		ConnectTimeout: DefaultConnectTimeout, ConnectRetry: DefaultConnectRetry,
+		HalfCloseTimeout: Infinity, NoCoalesce: true,
 	}
 }
 

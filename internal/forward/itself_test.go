@@ -107,7 +107,7 @@ func TestLoopThroughANameIsFoundWhenItIsLookedUp(t *testing.T) {
 	l := mustListen(t, "127.0.0.1:0")
 	r := &rig{t: t, network: "tcp", address: l.Address()}
 	cfg := testConfig(t, nameOf(l.Address()), l)
-	cfg.ConnectRetry = 0
+	cfg.ConnectRetry = AtOnce
 	r.Proxy = start(t, cfg)
 	r.resolveTo(addresses("127.0.0.1"))
 	closed := r.Subscribe(1, EventClosed)

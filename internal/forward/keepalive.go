@@ -40,7 +40,7 @@ func changedKeepalive(fd int32) (changed []socketOption) {
 // setUserTimeout bounds how long bytes may be unacknowledged: tcp(7), TCP_USER_TIMEOUT, in ms. 0 and Infinity leave it to the
 // kernel.
 func (l *Listener) setUserTimeout(span time.Duration) {
-	if span == 0 || span == Infinity {
+	if span == Infinity {
 		return
 	}
 	ms := min((span+time.Millisecond-1)/time.Millisecond, math.MaxInt32)

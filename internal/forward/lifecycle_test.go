@@ -101,7 +101,7 @@ func TestNobodyIsLostWhenTheProxyEndsByItself(t *testing.T) {
 						return
 					}
 					cfg := testConfig(t, backend.Addr().String(), adopted)
-					cfg.ExitIdleTime = time.Duration(proxies%2) * 100 * time.Microsecond
+					cfg.ExitIdleTime = []time.Duration{AtOnce, 100 * time.Microsecond}[proxies%2]
 					p, err := Start(cfg)
 					if err != nil {
 						t.Error(err)

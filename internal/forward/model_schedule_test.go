@@ -156,7 +156,7 @@ func newSchedule(t *rapid.T, backendTCP bool, header ProxyProtocol) *schedule {
 	m.gate, err = newGate(room, Config{
 		Target: parsed, Listeners: m.listener[:], ConnectionsMax: linksMax, ProxyProtocol: header, Loops: 1,
 		ExitIdleTime: Infinity, IdleTimeout: idle, HalfCloseTimeout: halfClosed,
-		ConnectTimeout: Infinity, ConnectRetry: Infinity,
+		ConnectTimeout: Infinity, ConnectRetry: Infinity, NoCoalesce: true,
 	})
 	must(t, err)
 	m.pipes.total = pipes

@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -66,17 +65,9 @@ func Start(cfg Config) (*Proxy, error) {
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Loops == 0 {
-		cfg.Loops = min(runtime.GOMAXPROCS(0), loopsMax)
-	}
+	cfg.setDefaults()
 	// The Go runtime opens its poller with the first timer, and dies where no file descriptor is left for it by then.
 	time.AfterFunc(time.Hour, func() {}).Stop()
-	if cfg.SourcePrefixIPv6 == 0 {
-		cfg.SourcePrefixIPv6 = DefaultSourcePrefixIPv6
-	}
-	if cfg.AcceptProxyTimeout == 0 {
-		cfg.AcceptProxyTimeout = DefaultAcceptProxyTimeout
-	}
 	files := raiseFileLimit()
 	p := &Proxy{cfg: cfg, listeners: slices.Clone(cfg.Listeners), started: time.Now(), files: files, pipes: newPipeBudget(pipeFiles(files)), resolver: newResolver(cfg.Target, places)}
 	p.observers = newObservers(p)

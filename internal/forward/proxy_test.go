@@ -30,9 +30,8 @@ func TestStartRefusesWhatCannotWork(t *testing.T) {
 		"no target":                            func(c *Config) { c.Target = Target{} },
 		"no listening socket":                  func(c *Config) { c.Listeners = nil },
 		"65536 listening sockets are too many": func(c *Config) { c.Listeners = make([]*Listener, math.MaxUint16+1) },
-		"connection limit is too low":          func(c *Config) { c.ConnectionsMax = 0 },
 		"-1 event loops":                       func(c *Config) { c.Loops = -1 },
-		"negative time span -1ns":              func(c *Config) { c.ExitIdleTime = -1 },
+		"negative time span -5ns":              func(c *Config) { c.ExitIdleTime = -5 },
 		"negative time span -2ns":              func(c *Config) { c.ConnectTimeout = -2 },
 		"negative time span -3ns":              func(c *Config) { c.ConnectRetry = -3 },
 		"negative time span -4ns":              func(c *Config) { c.IdleTimeout = -4 },
@@ -47,6 +46,31 @@ func TestStartRefusesWhatCannotWork(t *testing.T) {
 		equal(t, "error", err.Error(), want)
 	}
 	streamtest.Dial(t, streamtest.TCP(l.Address())) // it is the caller's still
+}
+
+func TestZeroConfigIsTheDefault(t *testing.T) {
+	checkLeaks(t)
+	backend, listener := listen(t, "tcp"), listenFor(t, "tcp")
+	backend.Serve(streamtest.Echo)
+	target, err := ParseTarget(backend.Addr().String())
+	testenv.Must(t, err)
+	p := start(t, Config{Target: target, Listeners: []*Listener{listener}})
+	if err := ask("tcp", listener.Address()); err != nil {
+		t.Error(err)
+	}
+	equal(t, "limit", p.ConnectionsMax(), DefaultConnectionsMax)
+	equal(t, "idle time", p.ExitIdleTime(), Infinity)
+	for what, span := range map[string]struct{ got, want time.Duration }{
+		"MinRuntime":         {p.cfg.MinRuntime, 0},
+		"ConnectTimeout":     {p.cfg.ConnectTimeout, DefaultConnectTimeout},
+		"ConnectRetry":       {p.cfg.ConnectRetry, DefaultConnectRetry},
+		"IdleTimeout":        {p.cfg.IdleTimeout, Infinity},
+		"HalfCloseTimeout":   {p.cfg.HalfCloseTimeout, DefaultHalfCloseTimeout},
+		"TCPUserTimeout":     {p.cfg.TCPUserTimeout, Infinity},
+		"AcceptProxyTimeout": {p.cfg.AcceptProxyTimeout, DefaultAcceptProxyTimeout},
+	} {
+		equal(t, what, span.got, span.want)
+	}
 }
 
 func TestStartFailsWithoutDescriptors(t *testing.T) {

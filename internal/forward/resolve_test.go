@@ -157,7 +157,7 @@ func TestLookUpsKeepTheirDistance(t *testing.T) {
 }
 
 func TestANameWithoutAnAddressIsReported(t *testing.T) {
-	r := namedRig(t, retry(0))
+	r := namedRig(t, retry(AtOnce))
 	r.resolveTo(addresses())
 	closed := r.Subscribe(1, EventClosed)
 	r.turnedAway()
@@ -166,7 +166,7 @@ func TestANameWithoutAnAddressIsReported(t *testing.T) {
 }
 
 func TestALookUpThatFailsIsReported(t *testing.T) {
-	r := namedRig(t, retry(0))
+	r := namedRig(t, retry(AtOnce))
 	r.resolveTo(func(context.Context) ([]netip.Addr, error) { return nil, errors.New("no such host") })
 	closed := r.Subscribe(1, EventClosed)
 	r.turnedAway()

@@ -36,8 +36,6 @@ func newRigOn(t *testing.T, daemon *bustest.Bus) *rig {
 	tcp, local := listen(t, "127.0.0.1:0"), listen(t, t.TempDir()+"/web")
 	proxy, err := forward.Start(forward.Config{
 		Target: target, Listeners: []*forward.Listener{tcp, local}, ConnectionsMax: 2000, Loops: 1,
-		ExitIdleTime: forward.Infinity, IdleTimeout: forward.Infinity,
-		ConnectTimeout: forward.DefaultConnectTimeout, ConnectRetry: forward.DefaultConnectRetry,
 	})
 	testenv.Must(t, err)
 	r := &rig{t: t, daemon: daemon, tcp: tcp.Address(), unix: local.Address()}
