@@ -1,5 +1,5 @@
 # proxyd. The targets that people use: build, test, run, bench, install, uninstall, lint, clean; and those that prove or measure more
-# than a test that one waits for: unprivileged, architectures, compare, faults, fuzz, floods, soak, handover.
+# than a test that one waits for: unprivileged, architectures, compare, faults, fuzz, floods, soak, handover, mutants.
 
 GO      ?= go
 PREFIX  ?= /usr/local
@@ -49,6 +49,10 @@ FUZZTIME ?= 10m
 SOAK     ?= 10m
 SEED     ?= 0
 
+# How many changes of the program the tests are to notice, and in which packages: make mutants N=20 PKG=internal/forward.
+N   ?= 50
+PKG ?=
+
 all: build
 
 build: build/proxyd build/proxyctl build/proxyd_exporter
@@ -92,6 +96,9 @@ soak:
 
 handover:
 	cd test/e2e && $(GO) test -count=1 -timeout=30m -run=HandOver -args -handover $(if $(RESTARTS),-restarts=$(RESTARTS))
+
+mutants:
+	$(GO) run ./test/mutants -n $(N) -seed $(SEED) $(if $(PKG),-pkg $(PKG))
 
 bench: build
 	$(GO) run ./bench $(BENCH)
@@ -208,4 +215,4 @@ nfpm:
 clean:
 	rm -rf build
 
-.PHONY: $(DEBS:%=install-%) $(DEBS:%=deb-%) all build test unprivileged architectures lint compare faults fuzz floods soak handover bench run install uninstall deb nfpm clean
+.PHONY: $(DEBS:%=install-%) $(DEBS:%=deb-%) all build test unprivileged architectures lint compare faults fuzz floods soak handover mutants bench run install uninstall deb nfpm clean
