@@ -20,7 +20,7 @@ func (l *loop) clientLeft(c *conn) {
 		return // it may be half-closed, and wait for its answer: TCP does not tell that from a client that has gone
 	}
 	if d := l.dialOf(c); d.phase == dialPausing && d.underWay() == 0 {
-		l.cut(c.ref(client), ReasonClientGone)
+		l.cut(c, ReasonClientGone)
 		return
 	}
 	l.aborts = append(l.aborts, abort{c.ref(client), l.now + abortGrace})
@@ -31,7 +31,7 @@ func (l *loop) clientLeft(c *conn) {
 func (l *loop) sweepAborted() {
 	for len(l.aborts) > 0 && l.aborts[0].at <= l.now {
 		if c := l.lookup(l.aborts[0].ref); c != nil && c.dial != 0 {
-			l.cut(c.ref(client), ReasonClientGone)
+			l.cut(c, ReasonClientGone)
 		}
 		l.aborts = l.aborts[1:]
 	}

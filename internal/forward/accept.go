@@ -159,7 +159,7 @@ func (l *loop) open(fd int32, address address, listener int, expects bool) {
 	l.proxy.observers.countChanged()
 	if errno := l.watch(fd, interest, c.token(client)); errno != 0 {
 		c.errno = uint16(errno)
-		l.cut(c.ref(client), ReasonResources)
+		l.cut(c, ReasonResources)
 		return
 	}
 	if !expects {

@@ -152,11 +152,11 @@ func (l *loop) reportHeaderless(c *conn) {
 
 // sweepHeaders refuses the clients whose headers are late.
 func (l *loop) sweepHeaders() {
-	var late []ref
+	var late []*conn
 	next := int64(never)
 	for i := range l.headers {
 		if h := &l.headers[i]; h.deadline <= l.now {
-			late = append(late, l.at(h.slot).ref(client))
+			late = append(late, l.at(h.slot))
 		} else {
 			next = min(next, h.deadline)
 		}
@@ -165,8 +165,7 @@ func (l *loop) sweepHeaders() {
 		// A walk over all at most every few milliseconds, however many different deadlines there are.
 		l.arm(sweepHeaders, max(next, l.now+dialPauseMin))
 	}
-	for _, r := range late {
-		c := l.lookup(r)
+	for _, c := range late {
 		what := "it sent no PROXY header within %s, as --accept-proxy= requires of it"
 		if n := len(l.headers[c.dial-1].taken); n > 0 {
 			what = fmt.Sprintf("only %d bytes of its PROXY header came", n) + " within %s"

@@ -26,7 +26,7 @@ func brokenReason(s side, errno sysErr) Reason {
 }
 
 // broke deals with an end that was reset or failed. As on a direct connection, what it had sent before is delivered
-// still, then the other end is reset; what was on its way to it is void. It may close the connection.
+// still, then the other end is reset; what was on its way to it is void.
 func (l *loop) broke(c *conn, s side, errno sysErr) {
 	e := &c.end[s]
 	if e.is(broken) {
@@ -46,9 +46,8 @@ func (l *loop) broke(c *conn, s side, errno sysErr) {
 		e.set(ended) // nor be read
 	}
 	l.drop(&c.relay[s.other()])
-	r := c.ref(s)
 	l.pump(c, s)
-	if l.lookup(r) != nil && !c.flush { // else it lingers already
+	if !c.flush { // else it lingers already
 		l.startLinger(c)
 	}
 }
@@ -66,20 +65,17 @@ func (l *loop) peerLeft(c *conn, s side) {
 	c.closing = true
 	c.reason = ReasonFinished
 	c.end[s].set(broken | ended)
-	r := c.ref(s)
-	if l.settle(c); l.lookup(r) != nil {
-		l.startLinger(c)
-	}
+	l.settle(c)
+	l.startLinger(c)
 }
 
 // flushAndReset reads no more from a connection, delivers what was taken from both ends, and then resets it.
-func (l *loop) flushAndReset(r ref) {
-	c := l.lookup(r)
-	if c == nil || c.flush {
+func (l *loop) flushAndReset(c *conn) {
+	if c.flush {
 		return
 	}
 	if c.dial != 0 {
-		l.cut(r, ReasonDeadline)
+		l.cut(c, ReasonDeadline)
 		return
 	}
 	if !c.closing {
@@ -94,7 +90,7 @@ func (l *loop) flushAndReset(r ref) {
 		}
 	}
 	l.settle(c)
-	if l.lookup(r) != nil && !lingers {
+	if !lingers {
 		l.startLinger(c)
 	}
 }
@@ -102,6 +98,9 @@ func (l *loop) flushAndReset(r ref) {
 // settle closes a closing connection as soon as everything that was taken has reached the peers. A reset overtakes what
 // the kernel has not sent yet, so it waits until that is acknowledged.
 func (l *loop) settle(c *conn) {
+	if c.over() {
+		return
+	}
 	for s := range c.end {
 		e := &c.end[s]
 		switch {
@@ -119,6 +118,9 @@ func (l *loop) settle(c *conn) {
 }
 
 func (l *loop) startLinger(c *conn) {
+	if c.over() {
+		return
+	}
 	l.lingering = append(l.lingering, linger{ref: c.ref(client), since: l.now})
 	l.arm(sweepLinger, l.now+lingerTime)
 }
@@ -129,16 +131,13 @@ func (l *loop) sweepLinger() {
 	l.lingering = nil
 	next := int64(never)
 	for _, g := range lingering {
-		for _, s := range []side{client, backend} {
-			if c := l.lookup(g.ref); c != nil {
-				l.pump(c, s)
-			}
-		}
-		if c := l.lookup(g.ref); c != nil {
-			l.settle(c)
-		}
 		c := l.lookup(g.ref)
 		if c == nil {
+			continue
+		}
+		l.pump(c, client)
+		l.pump(c, backend)
+		if l.settle(c); c.over() {
 			continue
 		}
 		progress := c.relay[client].bytes + c.relay[backend].bytes
@@ -155,7 +154,7 @@ func (l *loop) sweepLinger() {
 			limit = min(int64(l.proxy.cfg.HalfCloseTimeout), int64(DefaultHalfCloseTimeout))
 		}
 		if l.now-g.since >= limit {
-			l.cut(g.ref, ReasonHalfClose)
+			l.cut(c, ReasonHalfClose)
 			continue
 		}
 		l.lingering = append(l.lingering, g)
@@ -167,18 +166,19 @@ func (l *loop) sweepLinger() {
 }
 
 // cut resets a connection now.
-func (l *loop) cut(r ref, reason Reason) {
-	if c := l.lookup(r); c != nil {
-		if !c.closing || c.reason == ReasonFinished { // which it is not, with bytes on their way
-			c.reason = reason
-		}
-		l.close(c, true)
+func (l *loop) cut(c *conn, reason Reason) {
+	if !c.closing || c.reason == ReasonFinished { // which it is not, with bytes on their way
+		c.reason = reason
 	}
+	l.close(c, true)
 }
 
-// close ends a connection and gives back all it had. With reset both peers see a reset, where their kind of socket has
-// such a thing; else the end of the stream.
+// close is where every connection ends: it reports the end, and gives back all the connection had. With reset both peers see a reset,
+// where their kind of socket has such a thing; else the end of the stream.
 func (l *loop) close(c *conn, reset bool) {
+	if c.over() {
+		return
+	}
 	if c.expects {
 		l.reportHeaderless(c)
 	} else {

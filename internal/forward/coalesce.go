@@ -94,7 +94,7 @@ func (l *loop) moveGathered(s *coalescing) bool {
 		return false
 	}
 	l.handle(c, s.ref.side, unix.EPOLLIN)
-	if c = l.lookup(s.ref); c == nil {
+	if c.over() {
 		return false
 	}
 	if bytes := c.relay[s.ref.side].bytes; bytes != s.bytes {

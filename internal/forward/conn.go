@@ -102,10 +102,11 @@ type ref struct {
 
 const slabSize = 256
 
-// slabs hands out connections whose addresses never change.
+// slabs hands out connections whose addresses never change. What is released is handed out again after the batch of events only.
 type slabs struct {
-	slab []*[slabSize]conn
-	free []uint32
+	slab     []*[slabSize]conn
+	free     []uint32
+	released []uint32 // in this batch
 }
 
 func (s *slabs) at(slot uint32) *conn { return &s.slab[slot/slabSize][slot%slabSize] }
@@ -128,13 +129,23 @@ func (s *slabs) alloc() *conn {
 func (s *slabs) release(c *conn) {
 	c.id = 0
 	c.gen++
-	s.free = append(s.free, c.slot)
+	s.released = append(s.released, c.slot)
 }
+
+// reclaim is called between two batches of events, when nobody holds a connection.
+func (s *slabs) reclaim() {
+	s.free = append(s.free, s.released...)
+	s.released = s.released[:0]
+}
+
+// over reports whether the connection is closed. Until the end of the batch of events, c is no other connection: whoever has called
+// something that may have closed it can look here, and what moves or closes it does nothing.
+func (c *conn) over() bool { return c.id == 0 }
 
 // lookup returns nil for a connection that is gone.
 func (s *slabs) lookup(r ref) *conn {
 	c := s.at(r.slot)
-	if c.id == 0 || c.gen != r.gen {
+	if c.over() || c.gen != r.gen {
 		return nil
 	}
 	return c

@@ -377,19 +377,19 @@ func (l *loop) connected(c *conn, i int) {
 
 // sweepDials ends attempts that took too long, head starts, and pauses.
 func (l *loop) sweepDials() {
-	var due []ref
+	var due []*conn
 	next := int64(never)
 	for i := range l.dials {
 		if d := &l.dials[i]; d.due <= l.now {
-			due = append(due, l.at(d.slot).ref(backend))
+			due = append(due, l.at(d.slot))
 		} else {
 			next = min(next, d.due)
 		}
 	}
 	// A walk over all dials at most every few milliseconds, however many different deadlines there are.
 	l.arm(sweepDials, max(next, l.now+dialPauseMin))
-	for _, r := range due {
-		if c := l.lookup(r); c != nil && c.dial != 0 {
+	for _, c := range due {
+		if c.dial != 0 {
 			l.dialDue(c)
 		}
 	}

@@ -47,7 +47,7 @@ func (l *loop) sweepExpired() {
 	if looks {
 		l.nextLook, l.undelivered = after(l.now, l.proxy.cfg.HalfCloseTimeout/halfCloseLooks), nil
 	}
-	expired := l.refs(func(c *conn) bool {
+	expired := l.connections(func(c *conn) bool {
 		at, reason := l.expiry(c)
 		if reason == ReasonHalfClose {
 			if looks || at <= l.now {
@@ -61,8 +61,8 @@ func (l *loop) sweepExpired() {
 		}
 		return at <= l.now
 	})
-	for _, r := range expired {
-		l.expire(r)
+	for _, c := range expired {
+		l.expire(c)
 	}
 	if next != never {
 		l.arm(sweepExpiry, max(next, l.now+sweepCost*int64(l.registry.live)))
@@ -86,14 +86,10 @@ func (l *loop) lookForDelivery(c *conn, before map[uint64]int) {
 }
 
 // expire ends a connection whose time has come.
-func (l *loop) expire(r ref) {
-	c := l.lookup(r)
-	if c == nil {
-		return
-	}
+func (l *loop) expire(c *conn) {
 	_, reason := l.expiry(c)
 	if reason != ReasonHalfClose || c.holds() || c.relay[client].finished == c.relay[backend].finished {
-		l.cut(r, reason)
+		l.cut(c, reason)
 		return
 	}
 	l.leave(c, reason)
@@ -118,11 +114,11 @@ func (l *loop) leave(c *conn, reason Reason) {
 // endIdle ends the connections in which nothing has moved for that long.
 func (l *loop) endIdle(span time.Duration) {
 	l.now = l.proxy.clock()
-	idle := l.refs(func(c *conn) bool {
+	idle := l.connections(func(c *conn) bool {
 		return c.dial == 0 && !c.closing && l.now-c.active >= int64(span) && !c.holds() && c.undelivered() == 0
 	})
-	for _, r := range idle {
-		l.leave(l.lookup(r), ReasonDrainIdle)
+	for _, c := range idle {
+		l.leave(c, ReasonDrainIdle)
 	}
 }
 

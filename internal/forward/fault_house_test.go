@@ -187,7 +187,7 @@ func (h *house) calm() bool {
 			case flushes:
 				h.post((*loop).flushAndReset)
 			case cuts:
-				h.post(func(l *loop, r ref) { l.cut(r, ReasonKilled) })
+				h.post(func(l *loop, c *conn) { l.cut(c, ReasonKilled) })
 			default:
 				continue
 			}
@@ -204,17 +204,17 @@ func (h *house) letIn() {
 }
 
 // post calls f for the connection of the trial, as the lifecycle does for all.
-func (h *house) post(f func(*loop, ref)) {
+func (h *house) post(f func(*loop, *conn)) {
 	h.loop.mailbox.post(func() {
-		for _, r := range h.victims() {
-			f(h.loop, r)
+		for _, c := range h.victims() {
+			f(h.loop, c)
 		}
 	})
 }
 
 // victims is the connection of the trial, if it is there.
-func (h *house) victims() []ref {
-	return h.loop.refs(func(c *conn) bool { return c.id > bystanders })
+func (h *house) victims() []*conn {
+	return h.loop.connections(func(c *conn) bool { return c.id > bystanders })
 }
 
 // listen has the backend come up or go. Its address stays its own.
@@ -300,8 +300,7 @@ func (h *house) kernelBusy() bool {
 		return false
 	}
 	busy := h.stage == asking && !allReadable(h.byServer) || h.stage == answering && !allReadable(h.byClient)
-	for _, r := range h.victims() {
-		c := h.loop.lookup(r)
+	for _, c := range h.victims() {
 		if c.dial != 0 && !c.expects {
 			busy = busy || h.loop.dials[c.dial-1].phase != dialPausing && h.houseKind.before != "hole"
 			continue
@@ -381,8 +380,8 @@ func (h *house) describe() string {
 			text += fmt.Sprintf("; %s sent %d got %d, end %d, closed %t, %d steps left", sideName(p.side), p.sent, p.got, p.end, p.closed, len(p.steps))
 		}
 	}
-	for _, r := range h.victims() {
-		text += fmt.Sprintf("; %+v", *h.loop.lookup(r))
+	for _, c := range h.victims() {
+		text += fmt.Sprintf("; %+v", *c)
 	}
 	return text
 }
@@ -577,7 +576,7 @@ func (h *house) checkReturned() {
 	}
 	want("slots in use", h.proxy.NumConnections(), bystanders)
 	want("load", int(l.load.Load()), bystanders)
-	want("connection slots in use", len(l.slab)*slabSize-len(l.free), bystanders)
+	want("connection slots in use", len(l.slab)*slabSize-len(l.free)-len(l.released), bystanders)
 	want("held entries in use", len(l.held)-1-len(l.heldFree), 0)
 	want("dials", len(l.dials), 0)
 	want("headers awaited", len(l.headers), 0)

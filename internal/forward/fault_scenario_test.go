@@ -364,8 +364,8 @@ func (p *actor) leave(reset bool) bool {
 		return false
 	}
 	p.left = true
-	for _, r := range p.house.victims() {
-		p.heard = p.house.loop.lookup(r).dial == 0
+	for _, c := range p.house.victims() {
+		p.heard = c.dial == 0
 	}
 	unread, _ := unix.IoctlGetInt(p.fd, unix.SIOCINQ)
 	isTCP := p.house.network(p.side) == "tcp"

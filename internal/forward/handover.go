@@ -76,8 +76,8 @@ func (p *Proxy) bequeath(h *Handover) {
 	}
 	for _, l := range p.loops {
 		l.call(func() {
-			for _, r := range l.refs(func(*conn) bool { return true }) {
-				w.addConnection(l, l.lookup(r))
+			for _, c := range l.connections(nil) {
+				w.addConnection(l, c)
 			}
 		})
 	}
@@ -155,7 +155,7 @@ func (w *stateWriter) addConnection(l *loop, c *conn) {
 		}
 		if errno != 0 {
 			c.errno = uint16(errno)
-			l.cut(c.ref(client), ReasonHandOver)
+			l.cut(c, ReasonHandOver)
 			return
 		}
 		r.held[s], r.overhead[s] = w.keep(held), uint64(overhead)

@@ -153,7 +153,7 @@ func checkReturned(t reporter, p *Proxy) {
 		equal(t, "headers awaited", len(l.headers), 0)
 		equal(t, "clients named by a header", len(l.proxied), 0)
 		equal(t, "dials", len(l.dials), 0)
-		equal(t, "connection slots in use", len(l.slab)*slabSize-len(l.free), 0)
+		equal(t, "connection slots in use", len(l.slab)*slabSize-len(l.free)-len(l.released), 0)
 		equal(t, "held entries in use", len(l.held)-1-len(l.heldFree), 0)
 		equal(t, "free pipes", len(l.pipes.free), 0)
 	}

@@ -100,7 +100,7 @@ func (y *lifecycle) step() (next time.Duration, end bool) {
 	}
 	if connections > 0 && !y.cutAt.IsZero() && !now.Before(y.cutAt) {
 		y.cutAt = time.Time{}
-		y.eachConnection(func(l *loop, r ref) { l.cut(r, ReasonDeadline) })
+		y.eachConnection(func(l *loop, c *conn) { l.cut(c, ReasonDeadline) })
 	}
 	if y.proxy.NumConnections() > 0 {
 		switch {
@@ -199,11 +199,11 @@ func (y *lifecycle) setAccepting(on bool) {
 	}
 }
 
-func (y *lifecycle) eachConnection(f func(*loop, ref)) {
+func (y *lifecycle) eachConnection(f func(*loop, *conn)) {
 	for _, l := range y.proxy.loops {
 		l.call(func() {
-			for _, r := range l.refs(func(*conn) bool { return true }) {
-				f(l, r)
+			for _, c := range l.connections(nil) {
+				f(l, c)
 			}
 		})
 	}

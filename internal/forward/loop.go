@@ -151,6 +151,7 @@ func (l *loop) run() {
 		if l.now >= l.due {
 			l.sweep()
 		}
+		l.reclaim()
 	}
 	l.end()
 }
@@ -203,10 +204,9 @@ func (l *loop) handle(c *conn, s side, events uint32) {
 		e.set(exact | noSplice)
 		c.relay[s].streaming = false
 	}
-	r := c.ref(s)
 	if c.expects {
 		// Before the error: a health check sends a header and resets the connection at once.
-		if l.readHeader(c); l.lookup(r) == nil {
+		if l.readHeader(c); c.over() {
 			return
 		}
 	}
@@ -222,16 +222,12 @@ func (l *loop) handle(c *conn, s side, events uint32) {
 	}
 	if unblocked {
 		l.pump(c, s.other())
-		if l.lookup(r) == nil {
-			return
-		}
 	}
 	switch {
+	case c.over():
 	case c.closing:
 		l.pump(c, s)
-		if l.lookup(r) != nil {
-			l.settle(c)
-		}
+		l.settle(c)
 	case e.is(gone) && c.relay[s].finished:
 		l.peerLeft(c, s)
 	default:
@@ -289,14 +285,14 @@ func (l *loop) sweepPipes() {
 	}
 }
 
-// refs returns the connections that match.
-func (l *loop) refs(match func(*conn) bool) (refs []ref) {
+// connections returns those that match; all, if match is nil.
+func (l *loop) connections(match func(*conn) bool) (found []*conn) {
 	for _, e := range l.registry.entries {
-		if c := l.at(e.slot); c.id == e.id && match(c) {
-			refs = append(refs, c.ref(client))
+		if c := l.at(e.slot); c.id == e.id && (match == nil || match(c)) {
+			found = append(found, c)
 		}
 	}
-	return refs
+	return found
 }
 
 // call runs f on the loop and waits for it. Once the loop has ended, f runs here: only such calls touch the loop then.
@@ -317,8 +313,8 @@ func (l *loop) end() {
 	for _, f := range l.mailbox.close() {
 		f()
 	}
-	for _, r := range l.refs(func(*conn) bool { return true }) {
-		l.cut(r, ReasonDeadline)
+	for _, c := range l.connections(nil) {
+		l.cut(c, ReasonDeadline)
 	}
 	l.pipes.spare = len(l.pipes.free)
 	l.pipes.trim()

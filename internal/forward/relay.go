@@ -24,10 +24,10 @@ const (
 
 // pump moves bytes from one end to the other until a socket would block, the budget is used up or the end has come.
 // The sockets are edge-triggered: to stop for any other reason than EAGAIN, pump must see to it that it is called again.
-// It may close the connection. It returns true if it stopped because the turn is over, and is in loop.again then.
+// It returns true if it stopped because the turn is over, and is in loop.again then.
 func (l *loop) pump(c *conn, from side) (more bool) {
 	r, src, dst := &c.relay[from], &c.end[from], &c.end[from.other()]
-	for moved := 0; !r.finished; {
+	for moved := 0; !r.finished && !c.over(); {
 		if r.held != 0 && !l.deliver(c, from) {
 			return false
 		}
@@ -274,7 +274,7 @@ func (l *loop) bothFinished(c *conn) {
 		return
 	}
 	c.closing = true
-	l.flushAndReset(c.ref(client))
+	l.flushAndReset(c)
 }
 
 // queue has the relay go on after the other events.
@@ -300,7 +300,7 @@ func (l *loop) resumeRelays() {
 		l.again = l.again[:copy(l.again, l.again[1:])]
 		if more {
 			l.again = append(l.again, head)
-		} else if c := l.lookup(head); c != nil {
+		} else if c != nil {
 			c.relay[head.side].queued = false
 		}
 	}

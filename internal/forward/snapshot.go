@@ -225,7 +225,7 @@ func (p *Proxy) closeConnections(ids []uint64) (closed int) {
 		l.call(func() {
 			for _, id := range ids {
 				if c := l.find(id); c != nil {
-					l.cut(c.ref(client), ReasonKilled)
+					l.cut(c, ReasonKilled)
 					closed++
 				}
 			}

@@ -146,7 +146,7 @@ func (l *loop) inheritEnd(h *Handover, r *connectionRecord, c *conn, s side) boo
 	}
 	if errno != 0 {
 		c.errno = uint16(errno)
-		l.cut(c.ref(client), ReasonHandOver)
+		l.cut(c, ReasonHandOver)
 		return false
 	}
 	return true
