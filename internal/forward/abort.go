@@ -1,14 +1,16 @@
 package forward
 
-// abortGrace (ns) is how long an attempt to connect may go on for a client that has gone: enough for the answer of a
+import "time"
+
+// abortGrace is how long an attempt to connect may go on for a client that has gone: enough for the answer of a
 // backend that is there, so that what such a client has sent is delivered, as on a direct connection.
-const abortGrace = 1e9
+const abortGrace = time.Second
 
 // abort is a connection whose client has gone while the backend is being connected, and the loop time at which it is
 // given up.
 type abort struct {
 	ref
-	at int64
+	at time.Duration
 }
 
 // clientLeft takes the news that a client has finished or closed its socket while the backend is being connected. One

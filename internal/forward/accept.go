@@ -8,8 +8,8 @@ import (
 
 const (
 	acceptBatch      = 16 // clients accepted before the connections have their turn again
-	acceptBackoffMin = 5e6
-	acceptBackoffMax = 1e9
+	acceptBackoffMin = 5 * time.Millisecond
+	acceptBackoffMax = time.Second
 )
 
 // watchListeners puts the listeners into the epoll set, where they are wanted. EPOLLEXCLUSIVE wakes one loop for a
@@ -95,7 +95,7 @@ func (l *loop) acceptFailed(i int, errno sysErr) {
 	l.unwatch(i)
 	l.backoff[i] = min(max(2*l.backoff[i], acceptBackoffMin), acceptBackoffMax)
 	l.arm(sweepAccept, l.now+l.backoff[i])
-	l.proxy.observers.acceptTrouble(l.proxy.cfg.Listeners[i], errno, time.Duration(l.backoff[i]))
+	l.proxy.observers.acceptTrouble(l.proxy.cfg.Listeners[i], errno, l.backoff[i])
 }
 
 // admit takes an accepted client in, or turns it away.

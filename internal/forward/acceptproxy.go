@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"example.org/socketproxy/internal/timespan"
 	"github.com/pires/go-proxyproto"
@@ -32,7 +33,7 @@ func init() {
 // pendingHeader is what has come of a header.
 type pendingHeader struct {
 	slot     uint32
-	deadline int64 // loop time
+	deadline time.Duration // loop time
 	taken    []byte
 	refusal  string // why there will be no connection, for the log
 }
@@ -58,7 +59,7 @@ func (l *loop) expectHeader(c *conn) {
 	l.expectHeaderUntil(c, after(l.now, l.proxy.cfg.AcceptProxyTimeout), nil)
 }
 
-func (l *loop) expectHeaderUntil(c *conn, deadline int64, taken []byte) {
+func (l *loop) expectHeaderUntil(c *conn, deadline time.Duration, taken []byte) {
 	l.headers = append(l.headers, pendingHeader{slot: c.slot, deadline: deadline, taken: slices.Clone(taken)})
 	c.expects, c.dial = true, uint32(len(l.headers))
 	l.arm(sweepHeaders, deadline)
@@ -153,7 +154,7 @@ func (l *loop) reportHeaderless(c *conn) {
 // sweepHeaders refuses the clients whose headers are late.
 func (l *loop) sweepHeaders() {
 	var late []*conn
-	next := int64(never)
+	next := never
 	for i := range l.headers {
 		if h := &l.headers[i]; h.deadline <= l.now {
 			late = append(late, l.at(h.slot))

@@ -16,22 +16,22 @@ const silenceKept = 10 * time.Minute
 // others had failed: localhost is two addresses, and most backends are at one of them only.
 type addressOrder struct {
 	mu       sync.Mutex
-	choice   int               // how many addresses there are
-	silent   map[address]int64 // and since when, in loop time
-	answered address           // family 0: none, the first one serves
-	since    int64             // loop time of the first such answer
+	choice   int                       // how many addresses there are
+	silent   map[address]time.Duration // and since when, in loop time
+	answered address                   // family 0: none, the first one serves
+	since    time.Duration             // loop time of the first such answer
 }
 
 // sort returns the addresses with the one that answered first, and the silent ones last, the one that was so last at the very
 // end.
-func (o *addressOrder) sort(addresses []sockaddr, now int64) []sockaddr {
+func (o *addressOrder) sort(addresses []sockaddr, now time.Duration) []sockaddr {
 	if len(addresses) < 2 {
 		return addresses
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.choice = len(addresses)
-	if now-o.since >= int64(silenceKept) {
+	if now-o.since >= silenceKept {
 		o.answered = address{}
 	}
 	if len(o.silent) == 0 && (o.answered.family == 0 || o.answered == addresses[0].address()) {
@@ -48,26 +48,26 @@ func (o *addressOrder) sort(addresses []sockaddr, now int64) []sockaddr {
 	return sorted
 }
 
-func (o *addressOrder) rankLocked(a address) int64 {
+func (o *addressOrder) rankLocked(a address) time.Duration {
 	if a == o.answered {
 		return -1
 	}
 	return o.silent[a]
 }
 
-func (o *addressOrder) isSilent(a address, now int64) bool {
+func (o *addressOrder) isSilent(a address, now time.Duration) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.isSilentLocked(a, now)
 }
 
-func (o *addressOrder) isSilentLocked(a address, now int64) bool {
+func (o *addressOrder) isSilentLocked(a address, now time.Duration) bool {
 	since, ok := o.silent[a]
-	return ok && now-since < int64(silenceKept)
+	return ok && now-since < silenceKept
 }
 
 // setSilent reports whether this is news.
-func (o *addressOrder) setSilent(a address, now int64) bool {
+func (o *addressOrder) setSilent(a address, now time.Duration) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.choice < 2 {
@@ -75,14 +75,14 @@ func (o *addressOrder) setSilent(a address, now int64) bool {
 	}
 	known := o.isSilentLocked(a, now)
 	if o.silent == nil {
-		o.silent = map[address]int64{}
+		o.silent = map[address]time.Duration{}
 	}
 	o.silent[a] = now
 	return !known
 }
 
 // setAnswered reports whether it is news that the address is not silent. The first address of the order needs no better place.
-func (o *addressOrder) setAnswered(a address, first bool, now int64) bool {
+func (o *addressOrder) setAnswered(a address, first bool, now time.Duration) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if !first && o.answered != a {
@@ -102,7 +102,7 @@ func (o *addressOrder) setFailed(a address) {
 	}
 }
 
-func (p *Proxy) addressSilent(a address, now int64) {
+func (p *Proxy) addressSilent(a address, now time.Duration) {
 	if !p.oneAddress() && p.order.setSilent(a, now) {
 		h := happening{kind: eventAddressSilent}
 		h.record.address[backend] = a
@@ -110,7 +110,7 @@ func (p *Proxy) addressSilent(a address, now int64) {
 	}
 }
 
-func (p *Proxy) addressAnswered(a address, first bool, now int64) {
+func (p *Proxy) addressAnswered(a address, first bool, now time.Duration) {
 	if !p.oneAddress() && p.order.setAnswered(a, first, now) {
 		h := happening{kind: eventAddressAnswers}
 		h.record.address[backend] = a

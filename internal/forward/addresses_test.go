@@ -71,7 +71,7 @@ func TestHeadStartIsAllThatASilentAddressCostsAndOnlyOneClient(t *testing.T) {
 		t.Run(fmt.Sprint(holes), func(t *testing.T) {
 			log, buf := newTestLog(slog.LevelInfo)
 			r, silent := holedRig(t, holes, func(c *Config) { c.Log = log })
-			least := time.Duration(holes * headStart)
+			least := time.Duration(holes) * headStart
 			if took := r.took(); took < least || took > least+3*time.Second {
 				t.Errorf("the first client waited for %v, want %v", took, least)
 			}
@@ -126,7 +126,7 @@ func TestAddressThatAnsweredIsTriedFirst(t *testing.T) {
 	equal(t, "first, after the second address has answered", order(), other)
 	serve(b)
 	equal(t, "first, after it has answered again", order(), other)
-	r.loops[0].call(func() { r.order.since -= int64(silenceKept) })
+	r.loops[0].call(func() { r.order.since -= silenceKept })
 	equal(t, "first, ten minutes later", order(), one.address)
 	serve(b)
 	equal(t, "first, after the second address has answered", order(), other)

@@ -36,10 +36,10 @@ func (p *Proxy) Backend() Backend {
 	}
 	last := p.notes()
 	if last.failed > 0 {
-		b.LastError, b.LastErrorTime = last.err, p.started.Add(time.Duration(last.failed))
+		b.LastError, b.LastErrorTime = last.err, p.started.Add(last.failed)
 	}
 	if last.reached > 0 {
-		b.LastReached, b.LastConnectTime = p.started.Add(time.Duration(last.reached)), time.Duration(last.took)
+		b.LastReached, b.LastConnectTime = p.started.Add(last.reached), last.took
 	}
 	return b
 }
@@ -64,13 +64,13 @@ func (p *Proxy) BackendState() BackendState { return BackendState(p.backendState
 
 // backendNotes are what one loop has last found out. Each loop has its own, so that connecting takes no lock.
 type backendNotes struct {
-	reached, took int64 // loop times, ns; 0: never
-	failed        int64
+	reached, took time.Duration // loop times; 0: never
+	failed        time.Duration
 	err           error
 }
 
 // backendReached notes the success of an attempt that began at a loop time.
-func (l *loop) backendReached(since int64) {
+func (l *loop) backendReached(since time.Duration) {
 	l.notes.reached = l.proxy.clock()
 	l.notes.took = l.notes.reached - since
 	l.counts.connectTime.add(connectTimeLimits, l.notes.took)

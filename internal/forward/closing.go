@@ -1,18 +1,22 @@
 package forward
 
-import "golang.org/x/sys/unix"
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
 
 const (
-	lingerTime  = 10e6  // ns between two looks at the connections that are closing
-	lingerPause = 100e6 // the same where nothing has moved for long
-	lingerMax   = 1e9   // ns without progress after which a closing connection is reset
+	lingerTime  = 10 * time.Millisecond  // between two looks at the connections that are closing
+	lingerPause = 100 * time.Millisecond // the same where nothing has moved for long
+	lingerMax   = time.Second            // without progress after which a closing connection is reset
 )
 
 // linger remembers a closing connection and when its delivery last made progress.
 type linger struct {
 	ref
 	progress uint64
-	since    int64
+	since    time.Duration
 }
 
 // brokenReason tells a peer that has reset the connection from one that no longer answers: tcp(7), TCP_KEEPCNT,
@@ -129,7 +133,7 @@ func (l *loop) startLinger(c *conn) {
 func (l *loop) sweepLinger() {
 	lingering := l.lingering
 	l.lingering = nil
-	next := int64(never)
+	next := never
 	for _, g := range lingering {
 		c := l.lookup(g.ref)
 		if c == nil {
@@ -149,9 +153,9 @@ func (l *loop) sweepLinger() {
 		if progress != g.progress {
 			g.progress, g.since = progress, l.now
 		}
-		limit := int64(lingerMax)
+		limit := lingerMax
 		if c.reason == ReasonFinished { // for what a peer had sent before it left, as much time as in any half-closed connection
-			limit = min(int64(l.proxy.cfg.HalfCloseTimeout), int64(DefaultHalfCloseTimeout))
+			limit = min(l.proxy.cfg.HalfCloseTimeout, DefaultHalfCloseTimeout)
 		}
 		if l.now-g.since >= limit {
 			l.cut(c, ReasonHalfClose)

@@ -138,7 +138,7 @@ func TestAResetBehindAStalledReaderNeitherSpinsNorStays(t *testing.T) {
 		equal(t, "reason", e.Reason, brokenBy(side(e.Connection.ID-1)))
 	}
 	if took := time.Since(since); took < lingerMax/2 || took > 4*lingerMax {
-		t.Errorf("it took %v, want about %v", took, time.Duration(lingerMax))
+		t.Errorf("it took %v, want about %v", took, lingerMax)
 	}
 	for _, c := range stalled {
 		if _, err := io.Copy(io.Discard, struct{ io.Reader }{c}); !errors.Is(err, unix.ECONNRESET) {

@@ -1,6 +1,10 @@
 package forward
 
-import "golang.org/x/sys/unix"
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
 
 // Coalescing. A stream at the speed of a link wakes its loop for every few segments, and the wake-ups cost more than the bytes.
 // So the loop lets the bytes of such a stream gather in the socket, where the kernel keeps them anyway, and looks at them every
@@ -12,10 +16,10 @@ import "golang.org/x/sys/unix"
 // A stream is coalesced only after it has woken the loop often for a while, with nothing in the other direction, and until
 // something comes in the other direction. A request and its answer are never late.
 const (
-	coalesceDelay  = 4e6   // ns
-	coalesceWindow = 100e6 // ns; how long a stream is watched first, and how long it may pause
-	coalesceWakes  = 50    // in that time; fewer are not worth it
-	coalescedMax   = 32    // streams of a loop: what gathers in more of them has left the processor's cache before it is moved
+	coalesceDelay  = 4 * time.Millisecond
+	coalesceWindow = 100 * time.Millisecond // how long a stream is watched first, and how long it may pause
+	coalesceWakes  = 50                     // in that time; fewer are not worth it
+	coalescedMax   = 32                     // streams of a loop: what gathers in more of them has left the processor's cache before it is moved
 )
 
 // coalesceMark is a variable because setOption takes its address. In bytes, half a millisecond of a fast stream.
@@ -32,14 +36,14 @@ type flow struct {
 // coalescing is an entry for a stream that is coalesced.
 type coalescing struct {
 	ref   ref
-	bytes uint64 // of the relay, when it last moved
-	moved int64  // loop time of that
+	bytes uint64        // of the relay, when it last moved
+	moved time.Duration // loop time of that
 }
 
 // woken notes that bytes have come from one end.
 func (l *loop) woken(c *conn, from side) {
 	f := &c.flow
-	now := uint32(l.now / 1e6)
+	now := uint32(l.now / time.Millisecond)
 	if f.from != from {
 		l.uncoalesce(c)
 		*f = flow{from: from, since: now}
@@ -48,8 +52,8 @@ func (l *loop) woken(c *conn, from side) {
 		return
 	}
 	f.wakes++
-	if watched := now - f.since; watched >= coalesceWindow/1e6 {
-		often := f.wakes >= coalesceWakes && watched < 2*coalesceWindow/1e6
+	if watched := now - f.since; watched >= uint32(coalesceWindow/time.Millisecond) {
+		often := f.wakes >= coalesceWakes && watched < uint32(2*coalesceWindow/time.Millisecond)
 		*f = flow{from: from, since: now}
 		if often && len(l.coalesced) < coalescedMax {
 			l.coalesce(c)

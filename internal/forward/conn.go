@@ -1,6 +1,9 @@
 package forward
 
-import "math"
+import (
+	"math"
+	"time"
+)
 
 // side names one end of a connection, and the relay that reads from it.
 type side uint8
@@ -49,9 +52,9 @@ type relay struct {
 // conn is one connection. It holds plain values and no pointer: the collector need not look into the slabs, and the
 // whole state can be copied out for a reader.
 type conn struct {
-	id      uint64 // 0: the slot is free
-	opened  int64  // loop time, ns
-	active  int64  // loop time of the last byte, ns
+	id      uint64        // 0: the slot is free
+	opened  time.Duration // loop time
+	active  time.Duration // loop time of the last byte
 	end     [2]end
 	relay   [2]relay
 	address [2]address

@@ -9,12 +9,12 @@ import (
 )
 
 const (
-	dialPauseMin = 5e6   // ns before the second round
-	dialPauseMax = 200e6 // ns between two rounds, once the backend has been away for a while
+	dialPauseMin = 5 * time.Millisecond   // before the second round
+	dialPauseMax = 200 * time.Millisecond // between two rounds, once the backend has been away for a while
 
-	// headStart (ns) is how long an address is waited for before the next one is tried as well: RFC 8305, section 8,
+	// headStart is how long an address is waited for before the next one is tried as well: RFC 8305, section 8,
 	// "Connection Attempt Delay".
-	headStart = 250e6
+	headStart = 250 * time.Millisecond
 
 	// attemptsMax is how many addresses may be waited for at once: a name with three of them dead still costs a client less
 	// than a second.
@@ -30,10 +30,10 @@ type dial struct {
 	next      int  // index of the address to try next
 	addresses []sockaddr
 	attempts  [attemptsMax]attempt
-	wake      int64 // loop time: end of the pause, or of the head start of an attempt
-	due       int64 // loop time: the earlier of wake and the end of an attempt
-	giveUp    int64 // loop time after which no further round begins
-	pause     int64 // ns before the next round
+	wake      time.Duration // loop time: end of the pause, or of the head start of an attempt
+	due       time.Duration // loop time: the earlier of wake and the end of an attempt
+	giveUp    time.Duration // loop time after which no further round begins
+	pause     time.Duration // before the next round
 	err       error
 }
 
@@ -49,14 +49,14 @@ const (
 type attempt struct {
 	fd      int32
 	address address
-	batch   uint32 // loop.batch in which it began
-	began   int64  // loop time
+	batch   uint32        // loop.batch in which it began
+	began   time.Duration // loop time
 }
 
 func (a *attempt) underWay() bool { return a.address.family != unix.AF_UNSPEC }
 
 // silent reports whether the address has had its head start without an answer.
-func (a *attempt) silent(now int64) bool { return now-a.began >= headStart }
+func (a *attempt) silent(now time.Duration) bool { return now-a.began >= headStart }
 
 // underWay counts the attempts.
 func (d *dial) underWay() (n int) {
@@ -87,12 +87,12 @@ func (e *dialError) Unwrap() error { return e.errno }
 // startDial connects a new connection to the backend.
 func (l *loop) startDial(c *conn) { l.startDialUntil(c, after(l.now, l.proxy.cfg.ConnectRetry)) }
 
-func (l *loop) startDialUntil(c *conn, giveUp int64) {
+func (l *loop) startDialUntil(c *conn, giveUp time.Duration) {
 	l.addDial(c, giveUp)
 	l.dialRound(c)
 }
 
-func (l *loop) addDial(c *conn, giveUp int64) {
+func (l *loop) addDial(c *conn, giveUp time.Duration) {
 	l.dials = append(l.dials, dial{slot: c.slot, giveUp: giveUp, pause: dialPauseMin})
 	c.dial = uint32(len(l.dials))
 }
@@ -101,11 +101,11 @@ func (l *loop) addDial(c *conn, giveUp int64) {
 func (l *loop) dialOf(c *conn) *dial { return &l.dials[c.dial-1] }
 
 // after is a time plus a span, where Infinity is never.
-func after(now int64, span time.Duration) int64 {
-	if int64(span) > never-now {
+func after(now time.Duration, span time.Duration) time.Duration {
+	if span > never-now {
 		return never
 	}
-	return now + int64(span)
+	return now + span
 }
 
 // dialRound begins a round: with the literal address, or the name resolved once more.
@@ -378,7 +378,7 @@ func (l *loop) connected(c *conn, i int) {
 // sweepDials ends attempts that took too long, head starts, and pauses.
 func (l *loop) sweepDials() {
 	var due []*conn
-	next := int64(never)
+	next := never
 	for i := range l.dials {
 		if d := &l.dials[i]; d.due <= l.now {
 			due = append(due, l.at(d.slot))

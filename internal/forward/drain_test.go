@@ -15,7 +15,7 @@ func (r *rig) idleFor(id uint64, span time.Duration) {
 		c, err := r.Connection(id)
 		return err == nil && c.State == ConnectionOpen
 	})
-	r.inspect(id, func(_ *loop, c *conn) { c.active -= int64(span) })
+	r.inspect(id, func(_ *loop, c *conn) { c.active -= span })
 }
 
 // What has been idle for as long as a drain may take is not waited for, and sees the end of the stream.
@@ -61,7 +61,7 @@ func TestDrainEndsIdleHalfClosedConnectionsWithoutAnInventedEnd(t *testing.T) {
 			r.inspect(1, func(_ *loop, c *conn) { all = c.undelivered() == 0 })
 			return all
 		})
-		r.inspect(1, func(_ *loop, c *conn) { c.active -= int64(time.Minute) })
+		r.inspect(1, func(_ *loop, c *conn) { c.active -= time.Minute })
 		if err := r.Drain(DrainOptions{Timeout: proctest.Patience}); err != nil {
 			t.Fatal(err)
 		}

@@ -6,9 +6,9 @@ import "time"
 // moving a byte costs no more than a store. It runs while a connection has a time-out, and when the first one is due.
 
 const (
-	// sweepCost (ns) is how long the sweep waits for each connection that it has looked at, some hundred times what the
+	// sweepCost is how long the sweep waits for each connection that it has looked at, some hundred times what the
 	// look costs: with few connections time-outs are exact, and with many they stay cheap.
-	sweepCost = 1000
+	sweepCost = time.Microsecond
 	// halfCloseLooks is how often all half-closed connections are looked at in the time that one has: see lookForDelivery. A
 	// look is two system calls, much dearer than the rest of the sweep.
 	halfCloseLooks = 8
@@ -20,7 +20,7 @@ func (c *conn) halfClosed() bool {
 }
 
 // expiry is when a connection ends if nothing moves in it, and the reason that it ends for.
-func (l *loop) expiry(c *conn) (at int64, reason Reason) {
+func (l *loop) expiry(c *conn) (at time.Duration, reason Reason) {
 	if c.dial != 0 || c.closing {
 		return never, 0 // these have time-outs of their own
 	}
@@ -42,7 +42,7 @@ func (l *loop) armExpiry(c *conn) {
 
 // sweepExpired ends the connections in which nothing has moved for too long.
 func (l *loop) sweepExpired() {
-	next := int64(never)
+	next := never
 	looks, before := l.now >= l.nextLook, l.undelivered
 	if looks {
 		l.nextLook, l.undelivered = after(l.now, l.proxy.cfg.HalfCloseTimeout/halfCloseLooks), nil
@@ -65,7 +65,7 @@ func (l *loop) sweepExpired() {
 		l.expire(c)
 	}
 	if next != never {
-		l.arm(sweepExpiry, max(next, l.now+sweepCost*int64(l.registry.live)))
+		l.arm(sweepExpiry, max(next, l.now+sweepCost*time.Duration(l.registry.live)))
 	}
 }
 
@@ -115,7 +115,7 @@ func (l *loop) leave(c *conn, reason Reason) {
 func (l *loop) endIdle(span time.Duration) {
 	l.now = l.proxy.clock()
 	idle := l.connections(func(c *conn) bool {
-		return c.dial == 0 && !c.closing && l.now-c.active >= int64(span) && !c.holds() && c.undelivered() == 0
+		return c.dial == 0 && !c.closing && l.now-c.active >= span && !c.holds() && c.undelivered() == 0
 	})
 	for _, c := range idle {
 		l.leave(c, ReasonDrainIdle)

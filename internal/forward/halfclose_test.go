@@ -168,7 +168,7 @@ func TestHalfClosedConnectionsAreLookedAtAFewTimesOnly(t *testing.T) {
 		l.proxy.cfg.HalfCloseTimeout = timeout
 		l.now = l.proxy.clock()
 		for i, e := range l.registry.entries {
-			l.at(e.slot).active = l.now + int64(i)*int64(timeout)/connections
+			l.at(e.slot).active = l.now + time.Duration(i)*timeout/connections
 		}
 		l.arm(sweepExpiry, l.now)
 		looks.Store(0)

@@ -91,7 +91,7 @@ func (p *Proxy) bequeath(h *Handover) {
 func (w *stateWriter) instance(p *Proxy) instanceRecord {
 	y := &p.lifecycle
 	r := instanceRecord{
-		clock: monotonic(), now: p.clock(), lastID: p.lastID.Load(), idleSince: y.idleSince.Load(),
+		clock: monotonic(), now: p.clock(), lastID: p.lastID.Load(), idleSince: time.Duration(y.idleSince.Load()),
 		deadline: p.loopTime(y.deadline), cutAt: p.loopTime(y.cutAt),
 		state: y.state, backendState: p.BackendState(),
 		refusing: byteOf(p.refusing.Load()), exitWhenDrained: byteOf(y.exit), drainOver: byteOf(y.flushed),
@@ -200,25 +200,25 @@ func (l *loop) pour(r *relay) (held []byte, overhead int, errno sysErr) {
 }
 
 // loopTime is the inverse of wallTime.
-func (p *Proxy) loopTime(t time.Time) int64 {
+func (p *Proxy) loopTime(t time.Time) time.Duration {
 	if t.IsZero() {
 		return never
 	}
-	return int64(t.Sub(p.started))
+	return t.Sub(p.started)
 }
 
-func (p *Proxy) wallTime(at int64) time.Time {
+func (p *Proxy) wallTime(at time.Duration) time.Time {
 	if at == never {
 		return time.Time{}
 	}
-	return p.started.Add(time.Duration(at))
+	return p.started.Add(at)
 }
 
-// monotonic is CLOCK_MONOTONIC, which all processes of a machine share, in ns.
-func monotonic() int64 {
+// monotonic is CLOCK_MONOTONIC, which all processes of a machine share.
+func monotonic() time.Duration {
 	var now unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // fails only for clocks that do not exist
-	return now.Nano()
+	return time.Duration(now.Nano())
 }
 
 // ReadHandover reads what another process has left: its state, and as many of its descriptors as have come along. It fails where the

@@ -44,7 +44,7 @@ func (y *lifecycle) init(p *Proxy) {
 }
 
 // released is called by a loop that is closing a connection.
-func (y *lifecycle) released() { y.idleSince.Store(y.proxy.clock()) }
+func (y *lifecycle) released() { y.idleSince.Store(int64(y.proxy.clock())) }
 
 // idle is called by a loop that has closed the last connection.
 func (y *lifecycle) idle() {
@@ -130,7 +130,7 @@ func (y *lifecycle) stepRunning(connections int) (next time.Duration, end bool) 
 	}
 	y.watchIdle.Store(false)
 	now := y.proxy.clock()
-	left := max(y.exitIdleTime-time.Duration(now-y.idleSince.Load()), y.proxy.cfg.MinRuntime-time.Duration(now))
+	left := max(y.exitIdleTime-(now-time.Duration(y.idleSince.Load())), y.proxy.cfg.MinRuntime-now)
 	if left > 0 {
 		return left, false
 	}
@@ -303,7 +303,7 @@ func (p *Proxy) Resume() error {
 	}
 	y.exit = false
 	y.setDeadline(Infinity)
-	y.idleSince.Store(p.clock())
+	y.idleSince.Store(int64(p.clock()))
 	p.refusing.Store(false)
 	y.setAccepting(true)
 	y.setState(StateRunning)

@@ -5,6 +5,7 @@ import (
 	"math"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,7 +29,7 @@ import (
 //	                               (flush: nothing more is read)
 
 // never is a loop time that does not come.
-const never = math.MaxInt64
+const never = Infinity
 
 // interest is what every socket of a connection is watched for. EPOLLPRI shows TCP urgent data, which no splice gets past.
 const interest = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET&math.MaxUint32
@@ -58,19 +59,19 @@ type loop struct {
 	dials       []dial
 	aborts      []abort // in the order of their times
 	lingering   []linger
-	undelivered map[uint64]int    // by half-closed connection: bytes that the kernel had for its peers at the last look
-	nextLook    int64             // when that is done again: see sweepExpired
-	sweeps      [sweepKinds]int64 // when each is due
-	due         int64             // the earliest of them
+	undelivered map[uint64]int            // by half-closed connection: bytes that the kernel had for its peers at the last look
+	nextLook    time.Duration             // when that is done again: see sweepExpired
+	sweeps      [sweepKinds]time.Duration // when each is due
+	due         time.Duration             // the earliest of them
 
-	accepting bool    // the listeners are wanted in the epoll set
-	watched   []bool  // by listener: it is in the epoll set
-	backoff   []int64 // by listener: of accepting, ns; 0: no trouble
+	accepting bool            // the listeners are wanted in the epoll set
+	watched   []bool          // by listener: it is in the epoll set
+	backoff   []time.Duration // by listener: of accepting; 0: no trouble
 
 	waiter     waiter
-	now        int64     // ns since the start of the Proxy, read once for each batch of events
-	batch      uint32    // number of the batch
-	moved      [2]uint64 // bytes, by the side they came from
+	now        time.Duration // since the start of the Proxy, read once for each batch of events
+	batch      uint32        // number of the batch
+	moved      [2]uint64     // bytes, by the side they came from
 	counts     counts
 	halfClosed int // connections one of whose directions has come to its end
 	notes      backendNotes
@@ -108,7 +109,7 @@ func newLoop(p *Proxy) (*loop, error) {
 	}
 	l.pipes.budget = p.pipes
 	l.watched = make([]bool, len(p.cfg.Listeners))
-	l.backoff = make([]int64, len(p.cfg.Listeners))
+	l.backoff = make([]time.Duration, len(p.cfg.Listeners))
 	if l.mailbox, err = newMailbox(); err != nil {
 		closeFD(l.epfd)
 		return nil, fmt.Errorf("cannot create an eventfd: %w", err)
@@ -239,7 +240,7 @@ func (l *loop) handle(c *conn, s side, events uint32) {
 }
 
 // arm brings a sweep forward to a time.
-func (l *loop) arm(kind int, at int64) {
+func (l *loop) arm(kind int, at time.Duration) {
 	if at < l.sweeps[kind] {
 		l.sweeps[kind] = at
 		l.due = min(l.due, at)

@@ -24,7 +24,7 @@ type gate struct {
 	calls  int  // that it may still make
 	idle   bool // it is held because nothing is left to do
 	expire bool // its wait shall come to its end at once
-	clock  int64
+	clock  time.Duration
 
 	atMost int // bytes that a call moves
 	turn   int // bytes that streams move before the loop looks for events
@@ -160,7 +160,7 @@ func (g *gate) run(calls int) (idle bool) {
 
 // advance moves the clock of a loop that is idle, and lets it notice.
 func (g *gate) advance(d time.Duration, calls int) (idle bool) {
-	g.clock += int64(d)
+	g.clock += d
 	g.expire = true
 	return g.run(calls)
 }

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 )
 
 // Sizes of pipes, in bytes. Splicing through less than pipeMin costs more than copying.
@@ -76,17 +77,17 @@ type pipe struct {
 type pipePool struct {
 	budget *pipeBudget
 	free   []pipe
-	spare  int   // the fewest free pipes since the last trim: nobody needed these
-	retry  int64 // loop time before which no pipe is made, after one could not be had
+	spare  int           // the fewest free pipes since the last trim: nobody needed these
+	retry  time.Duration // loop time before which no pipe is made, after one could not be had
 }
 
 const (
-	pipeRetryTime = 100e6 // ns
-	pipeTrimTime  = 5e9   // ns
+	pipeRetryTime = 100 * time.Millisecond
+	pipeTrimTime  = 5 * time.Second
 )
 
 // get returns an empty pipe, or false where copying must do.
-func (pp *pipePool) get(now int64) (pipe, bool) {
+func (pp *pipePool) get(now time.Duration) (pipe, bool) {
 	if n := len(pp.free); n > 0 {
 		p := pp.free[n-1]
 		pp.free = pp.free[:n-1]

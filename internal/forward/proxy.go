@@ -115,7 +115,7 @@ func (p *Proxy) endLoops() {
 }
 
 // clock is the time since the start, which is what loop times are.
-func (p *Proxy) clock() int64 { return int64(time.Since(p.started)) }
+func (p *Proxy) clock() time.Duration { return time.Since(p.started) }
 
 // lightest returns the loop that a client accepted by l should live in: l itself, unless another has clearly less to do.
 // The kernel wakes the loop that waits for the shortest time, so that without this one loop would have them all.

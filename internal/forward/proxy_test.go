@@ -48,6 +48,16 @@ func TestStartRefusesWhatCannotWork(t *testing.T) {
 	streamtest.Dial(t, streamtest.TCP(l.Address())) // it is the caller's still
 }
 
+func TestConfigTakesAWholeIPv6AddressForASource(t *testing.T) {
+	cfg := testConfig(t, "127.0.0.1:1", nil)
+	for bits, ok := range map[int]bool{-1: false, 0: true, 1: true, 128: true, 129: false} {
+		cfg.SourcePrefixIPv6 = bits
+		if err := cfg.validate(); (err == nil) != ok {
+			t.Errorf("a prefix of %d bits: %v", bits, err)
+		}
+	}
+}
+
 func TestZeroConfigIsTheDefault(t *testing.T) {
 	checkLeaks(t)
 	backend, listener := listen(t, "tcp"), listenFor(t, "tcp")

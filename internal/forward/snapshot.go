@@ -55,8 +55,8 @@ type record struct {
 	proxy          address   // of family 0: there is none
 	names          [2]string // of AF_UNIX sockets
 	bytes          [2]uint64
-	opened, active int64
-	now            int64
+	opened, active time.Duration
+	now            time.Duration
 	listener       uint16
 }
 
@@ -100,9 +100,9 @@ func (p *Proxy) connection(r *record) Connection {
 		Client:         r.address[client].describe(r.names[client]),
 		Proxy:          r.proxy.describe(r.names[client]),
 		Backend:        r.address[backend].describe(r.names[backend]),
-		Opened:         p.started.Add(time.Duration(r.opened)),
-		Age:            time.Duration(r.now - r.opened),
-		Idle:           time.Duration(r.now - r.active),
+		Opened:         p.started.Add(r.opened),
+		Age:            r.now - r.opened,
+		Idle:           r.now - r.active,
 		BytesToBackend: r.bytes[client],
 		BytesToClient:  r.bytes[backend],
 	}

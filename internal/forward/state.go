@@ -3,6 +3,7 @@ package forward
 import (
 	"errors"
 	"fmt"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -47,17 +48,17 @@ type span struct{ offset, size uint64 }
 const noFile = -1
 
 type instanceRecord struct {
-	clock     int64 // CLOCK_MONOTONIC when the loops had stopped, ns
-	now       int64 // the loop time then
+	clock     time.Duration // CLOCK_MONOTONIC when the loops had stopped
+	now       time.Duration // the loop time then
 	lastID    uint64
-	idleSince int64
-	deadline  int64 // of a drain; never: none
-	cutAt     int64 // likewise
+	idleSince time.Duration
+	deadline  time.Duration // of a drain; never: none
+	cutAt     time.Duration // likewise
 
 	accepted, refused, failed uint64
 	moved                     [2]uint64
 
-	reached, took, backendFailed int64
+	reached, took, backendFailed time.Duration
 	backendError                 span
 
 	state                                State
@@ -85,10 +86,10 @@ type addressRecord struct {
 
 type connectionRecord struct {
 	id             uint64
-	opened, active int64
+	opened, active time.Duration
 	bytes          [2]uint64
-	deadline       int64 // of the PROXY header that is to come, or of the dial
-	began          int64 // while the backend is being connected: when this attempt began, if file has its socket
+	deadline       time.Duration // of the PROXY header that is to come, or of the dial
+	began          time.Duration // while the backend is being connected: when this attempt began, if file has its socket
 	held           [2]span
 	overhead       [2]uint64
 	header         span // what has come of a PROXY header

@@ -94,13 +94,22 @@ type histogram struct {
 	sum     uint64     // ns
 }
 
-// The limits of the buckets, ns.
+// The limits of the buckets.
 var (
-	connectTimeLimits = []int64{1e5, 25e4, 5e5, 1e6, 25e5, 5e6, 1e7, 25e6, 5e7, 1e8, 25e7, 5e8, 1e9, 25e8, 5e9, 1e10}
-	durationLimits    = []int64{1e6, 1e7, 1e8, 1e9, 1e10, 60e9, 600e9, 3600e9, 6 * 3600e9, 24 * 3600e9, 7 * 24 * 3600e9}
+	connectTimeLimits = []time.Duration{
+		100 * time.Microsecond, 250 * time.Microsecond, 500 * time.Microsecond,
+		time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond,
+		10 * time.Millisecond, 25 * time.Millisecond, 50 * time.Millisecond,
+		100 * time.Millisecond, 250 * time.Millisecond, 500 * time.Millisecond,
+		time.Second, 2500 * time.Millisecond, 5 * time.Second, 10 * time.Second,
+	}
+	durationLimits = []time.Duration{
+		time.Millisecond, 10 * time.Millisecond, 100 * time.Millisecond, time.Second, 10 * time.Second,
+		time.Minute, 10 * time.Minute, time.Hour, 6 * time.Hour, 24 * time.Hour, 7 * 24 * time.Hour,
+	}
 )
 
-func (h *histogram) add(limits []int64, took int64) {
+func (h *histogram) add(limits []time.Duration, took time.Duration) {
 	i := 0
 	for i < len(limits) && took > limits[i] {
 		i++
@@ -109,12 +118,12 @@ func (h *histogram) add(limits []int64, took int64) {
 	h.sum += uint64(took)
 }
 
-func (h *histogram) export(limits []int64) Histogram {
+func (h *histogram) export(limits []time.Duration) Histogram {
 	out := Histogram{Sum: time.Duration(h.sum)}
 	count := uint64(0)
 	for i, limit := range limits {
 		count += h.buckets[i]
-		out.Buckets = append(out.Buckets, Bucket{time.Duration(limit), count})
+		out.Buckets = append(out.Buckets, Bucket{limit, count})
 	}
 	return Histogram{append(out.Buckets, Bucket{Infinity, count + h.buckets[len(limits)]}), out.Sum}
 }

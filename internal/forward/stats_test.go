@@ -59,14 +59,14 @@ func TestBreakdownSaysWhyABackendCouldNotBeReached(t *testing.T) {
 func TestFailuresHaveOneKindEach(t *testing.T) {
 	for err, want := range map[error]Failure{
 		errors.New("cannot resolve backend: no address"): FailureLookup,
-		sysErr(unix.ECONNREFUSED):                        FailureRefused,
-		sysErr(unix.ENOENT):                              FailureRefused,
-		sysErr(unix.ETIMEDOUT):                           FailureTimeout,
-		sysErr(unix.ENETUNREACH):                         FailureUnreachable,
-		sysErr(unix.EAGAIN):                              FailureBusy,
-		sysErr(unix.EPERM):                               FailureDenied,
-		sysErr(unix.EADDRNOTAVAIL):                       FailureResources,
-		sysErr(unix.EPROTOTYPE):                          FailureOther,
+		unix.ECONNREFUSED:  FailureRefused,
+		unix.ENOENT:        FailureRefused,
+		unix.ETIMEDOUT:     FailureTimeout,
+		unix.ENETUNREACH:   FailureUnreachable,
+		unix.EAGAIN:        FailureBusy,
+		unix.EPERM:         FailureDenied,
+		unix.EADDRNOTAVAIL: FailureResources,
+		unix.EPROTOTYPE:    FailureOther,
 	} {
 		if errno, ok := err.(sysErr); ok {
 			err = &dialError{"192.0.2.1:80", errno}
@@ -77,17 +77,17 @@ func TestFailuresHaveOneKindEach(t *testing.T) {
 
 func TestHistogramCountsADurationUpToItsLimit(t *testing.T) {
 	var h histogram
-	limits := []int64{10, 20}
-	for _, took := range []int64{10, 11, 20, 21, 1000} {
+	limits := []time.Duration{10, 20}
+	for _, took := range []time.Duration{10, 11, 20, 21, 1000} {
 		h.add(limits, took)
 	}
 	equal(t, "histogram", fmt.Sprint(h.export(limits)), fmt.Sprint(Histogram{[]Bucket{{10, 1}, {20, 3}, {Infinity, 5}}, 1062}))
 }
 
 func TestHistogramsHaveRoomForTheirLimits(t *testing.T) {
-	for _, limits := range [][]int64{connectTimeLimits, durationLimits} {
+	for _, limits := range [][]time.Duration{connectTimeLimits, durationLimits} {
 		var h histogram
-		h.add(limits, int64(365*24*time.Hour))
+		h.add(limits, 365*24*time.Hour)
 		equal(t, "the last bucket", h.buckets[len(limits)], 1)
 	}
 }

@@ -23,7 +23,7 @@ func (p *Proxy) Takeover() Takeover { return p.takeover }
 func (p *Proxy) inherit(h *Handover) {
 	s := &h.state
 	i := &s.instance
-	p.started = time.Now().Add(-time.Duration(i.now + monotonic() - i.clock))
+	p.started = time.Now().Add(-(i.now + monotonic() - i.clock))
 	p.lastID.Store(i.lastID)
 	p.backendState.Store(uint32(i.backendState))
 	p.lifecycle.inherit(i)
@@ -54,7 +54,7 @@ func (p *Proxy) inherit(h *Handover) {
 	p.takeover.Connections = int(taken.Load())
 	p.takeover.Lost = len(s.connections) - p.takeover.Connections
 	h.Reset(0) // what nobody has taken
-	p.takeover.Pause = time.Duration(monotonic() - i.clock)
+	p.takeover.Pause = monotonic() - i.clock
 }
 
 // inheritListeners returns the new index of each listener that connections came in at. One that is listened on no more has only
@@ -78,7 +78,7 @@ func (p *Proxy) inheritListeners(s *state) (indexes []uint16) {
 }
 
 func (y *lifecycle) inherit(i *instanceRecord) {
-	y.idleSince.Store(i.idleSince)
+	y.idleSince.Store(int64(i.idleSince))
 	y.state = i.state
 	y.exit, y.flushed = i.exitWhenDrained != 0, i.drainOver != 0
 	y.deadline, y.cutAt = y.proxy.wallTime(i.deadline), y.proxy.wallTime(i.cutAt)

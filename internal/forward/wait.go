@@ -29,7 +29,7 @@ import (
 //
 // A loop with a stream that is coalesced (coalesce.go) has so much to do that it counts as hot.
 const (
-	hotWait    = 2e6 // ns; a shorter wait is a short one
+	hotWait    = 2 * time.Millisecond // a shorter wait is a short one
 	hotWaits   = 32
 	hotWaitMax = 10 // ms; the kernel arms its timer for each wait, and a shorter one costs more
 )
@@ -42,7 +42,7 @@ type waiter struct {
 	gateFD int32
 	conn   syscall.RawConn // of the gate
 	open   bool            // the loop's epoll instance is in the gate
-	due    int64           // loop time of the gate's deadline
+	due    time.Duration   // loop time of the gate's deadline
 
 	poll  func(uintptr) bool
 	ready int // events that poll has found
@@ -128,7 +128,7 @@ func (l *loop) park() int {
 		w.due = l.due
 		deadline := time.Time{} // none
 		if w.due != never {
-			deadline = l.proxy.started.Add(time.Duration(w.due))
+			deadline = l.proxy.started.Add(w.due)
 		}
 		_ = w.gate.SetReadDeadline(deadline) // fails only once it is closed
 	}
