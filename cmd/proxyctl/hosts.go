@@ -50,7 +50,7 @@ func (c *ctl) onHosts(hosts []*host, do func(h *host) error) (left []*host) {
 	return left
 }
 
-// lost tells of a machine that does not answer.
+// lost reports a machine that does not answer.
 func (c *ctl) lost(name string, err error) {
 	err = fmt.Errorf("%s: %w", name, err)
 	if c.onLost != nil {

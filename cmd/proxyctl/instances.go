@@ -145,8 +145,8 @@ type described struct {
 	*client.Properties
 }
 
-// describe asks instances for their properties, all at once. It tells of those that do not answer and leaves them out;
-// one that has ended meanwhile is no error where nobody asked for it.
+// describe asks instances for their properties, all at once. It names those that do not answer and leaves them out;
+// one that has ended meanwhile is an error only where it was asked for by name.
 func (c *ctl) describe(ctx context.Context, instances []*client.Instance, asked bool) []described {
 	var answers []func() (*client.Properties, error)
 	for _, instance := range instances {

@@ -52,7 +52,7 @@ type ctl struct {
 
 	bus      *client.Client // see connect
 	machines []*host        // where there are several --host=
-	onLost   func(error)    // tells of a machine that does not answer; nil: an error
+	onLost   func(error)    // reports a machine that does not answer; nil: an error
 
 	agent  *agent // nil without
 	status int    // the exit status so far
@@ -104,10 +104,10 @@ func (c *ctl) fail(err error) {
 	case errors.As(err, &own):
 		status = own.status
 	case errors.Is(err, context.Canceled):
-		c.status = statusInterrupted // whoever pressed Ctrl-C knows
+		c.status = statusInterrupted // the user who pressed Ctrl-C knows
 		return
 	case errors.Is(err, unix.EPIPE):
-		c.status = statusFailure // nobody reads any more
+		c.status = statusFailure // the output has no reader any more
 		return
 	}
 	fmt.Fprintf(c.stderr, "proxyctl: %s\n", printable.Line(err.Error()))

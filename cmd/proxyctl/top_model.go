@@ -160,7 +160,7 @@ func (u *usage) next(instance *client.Instance, p *client.Properties, now time.T
 	}
 	seconds := now.Sub(u.at).Seconds()
 	perSecond := func(before, after uint64) float64 {
-		if after < before || seconds <= 0 { // whoever has restarted it counts anew
+		if after < before || seconds <= 0 { // it has restarted, and counts anew
 			return 0
 		}
 		return float64(after-before) / seconds

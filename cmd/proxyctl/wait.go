@@ -123,7 +123,7 @@ func (w *wait) follow(ctx context.Context, event client.Event) {
 	}
 }
 
-// find is nil where nobody waits for the instance with that unique name.
+// find returns nil where the instance with that unique name is not waited for.
 func (w *wait) find(owner string) *described {
 	at := slices.IndexFunc(w.left, func(i *described) bool { return i.Owner == owner })
 	if at < 0 {

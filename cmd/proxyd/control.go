@@ -49,7 +49,7 @@ func (o *options) setName(value string) error {
 	return nil
 }
 
-// startControl exports the proxy on the bus, where there is to be one, until the returned function is called.
+// startControl exports the proxy on the bus, unless there is to be none, until the returned function is called.
 func startControl(opts *options, proxy *forward.Proxy, logs *journal.Log) (stop func()) {
 	if opts.bus.address == "" {
 		return func() {}

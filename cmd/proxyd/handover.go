@@ -18,8 +18,8 @@ import (
 // nothing, and a short one costs connections where systemd is busy: 2 s were too short on a machine that reloads 30 units at once.
 const askStopTime = 5 * time.Second
 
-// handOver leaves all connections to the next process of this unit, where there is to be one at once, and reports whether it did.
-// A true stop is none of its business. Where it cannot be done, it says why: those who see their connections end will ask.
+// handOver leaves all connections to the next process of this unit, where one starts at once, and reports whether it did.
+// It does nothing for a true stop. Where it cannot hand over, it logs why: the users whose connections end will ask.
 func handOver(proxy *forward.Proxy, log *slog.Logger) bool {
 	unit := sd.Unit()
 	if unit == "" || os.Getenv("NOTIFY_SOCKET") == "" {

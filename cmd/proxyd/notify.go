@@ -148,7 +148,7 @@ func (r *reporter) feedWatchdog(allowed time.Duration, ended <-chan struct{}) {
 			if !r.send(daemon.SdNotifyWatchdog) {
 				next = allowed / 20
 			}
-		case isClosed(ended): // nobody is left to answer, and nobody is missed
+		case isClosed(ended): // no loop is left to answer, and none is missed
 		default:
 			r.log.Error(fmt.Sprintf("The watchdog gets no ping: %v.", err))
 		}

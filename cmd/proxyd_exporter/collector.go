@@ -24,7 +24,7 @@ type collector struct {
 
 	mu     sync.Mutex
 	client *client.Client // nil: not connected
-	failed string         // what went wrong the last time, which is told once
+	failed string         // what went wrong the last time, which is logged once
 }
 
 func newCollector(bus client.Destination, log *slog.Logger) *collector {
@@ -104,7 +104,7 @@ func (c *collector) ask() (all []metrics.Instance, err error) {
 	return metrics.Ask(ctx, instances), nil
 }
 
-// note tells of trouble with the bus once, and of its end.
+// note logs trouble with the bus once, and its end.
 func (c *collector) note(err error) {
 	now := ""
 	if err != nil {

@@ -27,7 +27,7 @@ const (
 // polkitTimeout is how long polkit may take by itself.
 const polkitTimeout = 10 * time.Second
 
-// Refusals are logged at this rate, so that nobody fills the log by asking.
+// Refusals are logged at this rate, so that no caller can fill the log.
 const (
 	auditRate  = 1 // a second
 	auditBurst = 20
@@ -104,7 +104,7 @@ func (t *session) askPolkit(c *call, action string) (a answer, err error) {
 	return a, fmt.Errorf("polkit says: %w", err)
 }
 
-// isAbsent says whether err means that nobody has the name and nobody could be started for it.
+// isAbsent reports whether err means that the name has no owner and that none could be started.
 func isAbsent(err error) bool {
 	var e dbus.Error
 	return errors.As(err, &e) && (e.Name == "org.freedesktop.DBus.Error.ServiceUnknown" ||
@@ -113,7 +113,7 @@ func isAbsent(err error) bool {
 		strings.HasPrefix(e.Name, "org.freedesktop.systemd1."))
 }
 
-// audit writes down who did what. What only looks is told at debug level.
+// audit logs who did what. Calls that only look are logged at debug level.
 func (t *session) audit(who *caller, action, what string, err error) {
 	level, outcome := slog.LevelInfo, "done"
 	if action == actionList {

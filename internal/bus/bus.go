@@ -82,7 +82,7 @@ type Server struct {
 	refusedBackoff   time.Duration // where the policy of the bus refuses a name
 }
 
-// Start begins to connect and returns at once; what goes wrong with the bus is told in the log.
+// Start begins to connect and returns at once; trouble with the bus is logged.
 func Start(config Config) *Server {
 	s := newServer(config)
 	s.start()
@@ -112,7 +112,7 @@ func (s *Server) Close() {
 
 func (s *Server) run(ctx context.Context) {
 	defer close(s.ended)
-	reported := false // the present trouble is told
+	reported := false // the present trouble is logged
 	backoff := reconnectMin
 	var hasteEnds time.Time     // a bus that has broken, or whose socket has appeared, is about to answer
 	var watch *wire.SocketWatch // open from before an attempt that fails for want of a socket, so that none appears unseen

@@ -107,7 +107,7 @@ func (s *Server) exports() map[dbus.ObjectPath]object {
 	}
 	for path, o := range objects {
 		o[peerInterface] = exported{peerXML, peerMethods}
-		o[introspectableInterface] = exported{introspectableXML, nil} // which tells of itself too
+		o[introspectableInterface] = exported{introspectableXML, nil} // which describes itself too
 		xml := introspection(o, slices.Sorted(maps.Keys(children[path])))
 		o[introspectableInterface] = exported{introspectableXML, map[string]method{
 			"Introspect": {"", func(*session, *call) ([]any, error) { return []any{xml}, nil }},

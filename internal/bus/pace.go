@@ -42,7 +42,7 @@ const (
 	askBurst   = 4000
 	callersMax = 1024 // that are remembered
 
-	// A caller who asks for more is told so at this rate, and not answered beyond it: the bus bounds how many answers a caller
+	// A caller that asks for more gets an error at this rate, and not answered beyond it: the bus bounds how many answers a caller
 	// may wait for.
 	refusalRate  = 50 // a second
 	refusalBurst = 100

@@ -22,7 +22,7 @@ type property struct {
 	get       func(*view) any
 	prepare   func(*session, any) (deed, error) // of setting it; nil: read-only
 	action    string                            // of setting it
-	emits     bool                              // its changes are told
+	emits     bool                              // its changes are signalled
 }
 
 // view is the proxy at the moment of one call, looked at where the call wants it.
@@ -181,7 +181,7 @@ func propertiesOf(owner string, properties map[string]property) map[string]metho
 	}
 }
 
-// propertiesChanged is called by whoever changed one without an event of the proxy.
+// propertiesChanged is called after a change that is no event of the proxy.
 func (t *session) propertiesChanged() {
 	select {
 	case t.changed <- struct{}{}:
@@ -189,7 +189,7 @@ func (t *session) propertiesChanged() {
 	}
 }
 
-// followProperties tells of changes until the session ends, or the proxy does.
+// followProperties signals changes until the session ends, or the proxy does.
 func (t *session) followProperties() {
 	events := t.Proxy.Subscribe(16, forward.EventStateChanged, forward.EventCountChanged, forward.EventBackendChanged)
 	defer events.Close()
@@ -222,7 +222,7 @@ func (t *session) followProperties() {
 	}
 }
 
-// emitting has the values of the properties whose changes are told.
+// emitting has the values of the properties whose changes are signalled.
 func (t *session) emitting() map[string]any {
 	view, values := t.view(), map[string]any{}
 	for name, p := range properties {

@@ -116,7 +116,7 @@ func (t *session) serve(ctx context.Context, owned func()) error {
 		return errors.New("the connection to the bus has broken")
 	case <-ctx.Done():
 	}
-	// The socket itself, because t.conn.Close would wait for whoever writes to a bus that hangs.
+	// The socket itself, because t.conn.Close would wait for a goroutine that writes to a bus that hangs.
 	defer time.AfterFunc(flushTimeout, func() { t.socket.Close() }).Stop()
 	t.stopWorking()
 	t.calls.close()
@@ -129,8 +129,8 @@ func (t *session) serve(ctx context.Context, owned func()) error {
 	return nil
 }
 
-// ownNames takes the names. It queues for the base name first, because that is what the policy of the bus goes by: whoever finds the
-// name of the instance may call it then.
+// ownNames takes the names. It queues for the base name first, because that is what the policy of the bus goes by: a client that finds
+// the name of the instance may call it then.
 func (t *session) ownNames() error {
 	if _, err := t.requestName(api.BaseName); err != nil {
 		return err
@@ -140,7 +140,7 @@ func (t *session) ownNames() error {
 		name = shortName()
 		t.Log.Warn(fmt.Sprintf("%v; this one is on the bus as %s.", err, name), "bus_name", name)
 	}
-	// Only for those who know it from a unit, so whoever has it first keeps it.
+	// Only callers that know it from a unit use it, so its first owner keeps it.
 	if plain := api.PlainBusName(t.Instance); plain != "" {
 		if _, err := t.requestName(plain); err != nil {
 			return err
@@ -170,7 +170,7 @@ func (t *session) ownNames() error {
 // shortName is for instances whose own name is too long.
 func shortName() string { return fmt.Sprintf("%s.pid%d", api.BaseName, os.Getpid()) }
 
-// requestName queues where somebody else has the name.
+// requestName queues where another process has the name.
 func (t *session) requestName(name string) (dbus.RequestNameReply, error) {
 	var reply uint32
 	err := t.callBus("RequestName", []any{name, uint32(0)}, &reply)

@@ -59,7 +59,7 @@ func (s *subscribers) add(who *caller) error {
 	s.workers.Go(func() { s.send(name, events, s.session.pace.signals.of(who.uid)) })
 	s.mu.Unlock()
 
-	// Had it left before the bus was asked to tell, nobody would.
+	// If it had left before the bus was asked to report it, no signal would come.
 	var present bool
 	if err := s.session.callBus("NameHasOwner", []any{name}, &present); err != nil || !present {
 		_ = s.remove(name)
@@ -119,7 +119,7 @@ func (s *subscribers) forget(name string) bool {
 	return true
 }
 
-// has says whether the events of name are still these.
+// has reports whether the events of name are still these.
 func (s *subscribers) has(name string, events *forward.Subscription) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -55,7 +55,7 @@ func (l *loop) acceptFrom(i int) {
 	for n := range acceptBatch {
 		if l.proxy.full() {
 			// A client without a descriptor left for its backend would only take one from those who wait, too.
-			if n == 0 { // else it is not known that somebody waits
+			if n == 0 { // else it is not known that a client waits
 				l.acceptFailed(i, unix.EMFILE)
 			}
 			return
@@ -78,7 +78,7 @@ func (l *loop) acceptFrom(i int) {
 		case unix.ECONNABORTED, unix.EPROTO, unix.ENETDOWN, unix.ENOPROTOOPT, unix.EHOSTDOWN, unix.ENONET,
 			unix.EHOSTUNREACH, unix.ENETUNREACH, unix.ETIMEDOUT, unix.EPERM:
 			// accept(2): the trouble of one client that is gone already. That of so many is ours: a security module or
-			// seccomp(2) forbids the call, which takes nobody out of the backlog.
+			// seccomp(2) forbids the call, which takes no client out of the backlog.
 			if gone++; gone == acceptBatch {
 				l.acceptFailed(i, errno)
 			}
@@ -89,7 +89,7 @@ func (l *loop) acceptFrom(i int) {
 	}
 }
 
-// acceptFailed stays away from a listener for a while: a failing accept takes nobody out of the backlog, so the listener
+// acceptFailed stays away from a listener for a while: a failing accept takes no client out of the backlog, so the listener
 // stays readable, and a loop that came back at once would spin. The others may still work.
 func (l *loop) acceptFailed(i int, errno sysErr) {
 	l.unwatch(i)

@@ -9,7 +9,7 @@ import (
 )
 
 // silenceKept is how long an address that did not answer is tried after the others: RFC 6555, section 4.2, which lets one
-// client in so long a time find out whether it answers again.
+// client in that time find out whether it answers again.
 const silenceKept = 10 * time.Minute
 
 // addressOrder remembers which addresses of the backend did not answer, for all clients to come, and which one did where

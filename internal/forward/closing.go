@@ -56,7 +56,7 @@ func (l *loop) broke(c *conn, s side, errno sysErr) {
 	}
 }
 
-// peerLeft ends a connection one of whose peers is gone, once all that it had sent is delivered: nobody is left to read
+// peerLeft ends a connection one of whose peers is gone, once all that it had sent is delivered: no reader is left for
 // what the other peer may still send.
 func (l *loop) peerLeft(c *conn, s side) {
 	if c.closing {

@@ -135,13 +135,13 @@ func (s *slabs) release(c *conn) {
 	s.released = append(s.released, c.slot)
 }
 
-// reclaim is called between two batches of events, when nobody holds a connection.
+// reclaim is called between two batches of events, when no function holds a connection.
 func (s *slabs) reclaim() {
 	s.free = append(s.free, s.released...)
 	s.released = s.released[:0]
 }
 
-// over reports whether the connection is closed. Until the end of the batch of events, c is no other connection: whoever has called
+// over reports whether the connection is closed. Until the end of the batch of events, c is no other connection: a caller of
 // something that may have closed it can look here, and what moves or closes it does nothing.
 func (c *conn) over() bool { return c.id == 0 }
 
@@ -171,7 +171,7 @@ func (r *registry) add(c *conn) {
 	r.live++
 }
 
-// remove is told after the connection was released.
+// remove is called after the connection was released.
 func (r *registry) remove(s *slabs) {
 	r.live--
 	if len(r.entries) < 2*r.live+64 {

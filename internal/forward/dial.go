@@ -168,7 +168,7 @@ func (l *loop) dialNext(c *conn) {
 	switch {
 	case d.next < len(d.addresses):
 		d.wake = l.now + headStart
-	case d.underWay() == 0, d.mayHeal && l.now < d.giveUp: // an address that is silent keeps nobody from the others
+	case d.underWay() == 0, d.mayHeal && l.now < d.giveUp: // an address that is silent keeps no client from the others
 		l.dialRoundFailed(c)
 		return
 	default:
@@ -271,7 +271,7 @@ func (l *loop) dialFailed(c *conn, i int, errno sysErr) {
 	l.endAttempt(d, i)
 }
 
-// mayHeal says whether an error of connect(2) is one of a backend that is not there yet, or of a resource that may
+// mayHeal reports whether an error of connect(2) is one of a backend that is not there yet, or of a resource that may
 // come back.
 func mayHeal(errno sysErr) bool {
 	switch errno {
@@ -347,7 +347,7 @@ func (l *loop) dialled(c *conn, i int, events uint32) bool {
 }
 
 // connectedToItself finds a socket whose near end the kernel gave the very port that it was to connect to. This happens
-// where nobody listens on a port of ip_local_port_range. Such a socket would send the client's bytes back to it, and keep
+// where no socket listens on a port of ip_local_port_range. Such a socket would send the client's bytes back to it, and keep
 // the port from the backend.
 func (l *loop) connectedToItself(fd int32, to address) bool {
 	near, far := &l.sa, &l.farSA

@@ -8,7 +8,7 @@ type State uint8
 // The states of a Proxy.
 const (
 	StateRunning  State = iota // accepts and forwards
-	StateDraining              // accepts nobody; what exists may finish
+	StateDraining              // accepts no client; what exists may finish
 	StateDrained               // as draining, and no connection is left
 	StateExiting               // on its way out; cannot be resumed
 )

@@ -24,7 +24,7 @@ const (
 	eventKinds
 )
 
-// eventLog writes what happens into the log: what needs somebody's attention always, the end of each connection at debug
+// eventLog writes what happens into the log: what needs attention always, the end of each connection at debug
 // level. A flood of clients does not become a flood of lines.
 type eventLog struct {
 	log  *slog.Logger
@@ -123,7 +123,7 @@ func (g *eventLog) acceptTrouble(l *Listener, err error, backoff time.Duration) 
 	})
 }
 
-// address tells of one address of several that does not answer, or does so again.
+// address logs that one address of several does not answer, or does so again.
 func (g *eventLog) address(kind EventKind, address, target string) (leftOut bool) {
 	return g.limited(kind, address, func() {
 		if kind == eventAddressAnswers {

@@ -20,9 +20,9 @@ const stateTextMax = 1 << 30
 type Handover struct {
 	// State describes the connections and counters; only this package reads it.
 	State []byte
-	// Files are the descriptors that belong to it, in this order. Whoever has the Handover owns them.
+	// Files are the descriptors that belong to it, in this order. The owner of the Handover owns them.
 	Files []int32
-	// Commit is called by [Start] at the last moment before it uses them: from then on nobody else may take this Handover over. If
+	// Commit is called by [Start] at the last moment before it uses them: from then on no other process may take this Handover over. If
 	// nil, that is known already. Start fails with its error.
 	Commit func() error
 
@@ -107,7 +107,7 @@ func (w *stateWriter) instance(p *Proxy) instanceRecord {
 	return r
 }
 
-// addListener takes the descriptor of a socket that nobody else keeps.
+// addListener takes the descriptor of a socket that no other process keeps.
 func (w *stateWriter) addListener(l *Listener) {
 	r := listenerRecord{address: w.keep([]byte(l.address)), name: w.keep([]byte(l.name)), inode: l.inode, file: noFile}
 	if l.own {
@@ -162,7 +162,7 @@ func (w *stateWriter) addConnection(l *loop, c *conn) {
 	}
 	for s := range c.end {
 		if c.end[s].fd >= 0 {
-			setReset(c.end[s].fd, true) // where nobody takes it over, its end must not look like that of a stream
+			setReset(c.end[s].fd, true) // where no process takes it over, its end must not look like that of a stream
 			r.file[s] = w.addFile(c.end[s].fd)
 			c.end[s].fd = -1
 		}

@@ -13,7 +13,7 @@ import (
 const flushTime = time.Second
 
 // drainIdleMin is how long nothing has moved at the least in a connection that a drain does not wait for: one that was
-// quiet for less may be in the middle of something, and sees no end of the stream that nobody has sent.
+// quiet for less may be in the middle of something, and sees no end of the stream that its peer has not sent.
 const drainIdleMin = time.Second
 
 // lifecycle owns the Proxy's state: running, draining, drained, exiting, and the times at which it changes by itself.
@@ -23,7 +23,7 @@ type lifecycle struct {
 	done  chan struct{}
 
 	idleSince atomic.Int64 // loop time of the last end of a connection
-	watchIdle atomic.Bool  // somebody wants to know when the next one that is the last goes
+	watchIdle atomic.Bool  // the next end of a last connection is waited for
 
 	mu           sync.Mutex
 	state        State
@@ -88,7 +88,7 @@ func (y *lifecycle) step() (next time.Duration, end bool) {
 	if y.kill || y.heir != nil {
 		return 0, true
 	}
-	y.watchIdle.Store(true) // before the look, so that nobody's last connection goes unnoticed
+	y.watchIdle.Store(true) // before the look, so that no last connection goes unnoticed
 	connections := y.proxy.NumConnections()
 	if y.state == StateRunning {
 		return y.stepRunning(connections)
@@ -134,7 +134,7 @@ func (y *lifecycle) stepRunning(connections int) (next time.Duration, end bool) 
 	if left > 0 {
 		return left, false
 	}
-	// Whoever connects while this process ends is left in the backlog, for which systemd starts it again. Whoever has
+	// A client that connects while this process ends stays in the backlog, for which systemd starts it again. One that has
 	// connected before is found there, or was accepted and is counted.
 	y.setAccepting(false)
 	if y.proxy.NumConnections() == 0 && !y.backlog() {
@@ -148,7 +148,7 @@ func (y *lifecycle) stepRunning(connections int) (next time.Duration, end bool) 
 	return countInterval, false
 }
 
-// backlog says whether a client waits at a listener.
+// backlog reports whether a client waits at a listener.
 func (y *lifecycle) backlog() bool {
 	var fds []unix.PollFd
 	for _, listener := range y.proxy.cfg.Listeners {

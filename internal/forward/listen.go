@@ -31,12 +31,12 @@ type Listener struct {
 	inherits atomic.Bool
 }
 
-// AdoptListener takes over a listening SOCK_STREAM socket that somebody else has opened, such as systemd, and closes
+// AdoptListener takes over a listening SOCK_STREAM socket that another process has opened, such as systemd, and closes
 // file; its name is file.Name(). It fails with an error that wraps ErrNotStream for anything else, and leaves file open
 // then.
 func AdoptListener(file *os.File) (*Listener, error) {
 	// A duplicate, because an os.File is known to the runtime's poller, which every client would wake, and is closed
-	// by the garbage collector when nobody points at it.
+	// by the garbage collector when nothing points at it.
 	fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file.Name(), err)
@@ -77,7 +77,7 @@ func (l *Listener) Address() string { return l.address }
 // Close gives the socket up. Only for a Listener that was not handed to Start.
 func (l *Listener) Close() {
 	if l.path != "" && socketInode(l.path) == l.inode {
-		_ = unix.Unlink(l.path) // best effort: nobody is left to tell
+		_ = unix.Unlink(l.path) // best effort: there is no caller left for the error
 	}
 	closeFD(l.fd)
 }
@@ -123,7 +123,7 @@ func ParseListenAddress(s string) (ListenAddress, error) {
 // String returns the address as it was given.
 func (a ListenAddress) String() string { return a.text }
 
-// Listen binds the address and listens. A socket file that nobody listens on any more is replaced, one in use is not.
+// Listen binds the address and listens. A socket file without a listener is replaced, one in use is not.
 func (a ListenAddress) Listen() (*Listener, error) {
 	l, err := a.listen(&a.sa)
 	if a.any && errors.Is(err, unix.EAFNOSUPPORT) {
@@ -191,7 +191,7 @@ func socketInode(path string) uint64 {
 	return st.Ino
 }
 
-// isStale says whether a socket file was left behind by a listener that is gone: unix(7), ECONNREFUSED, which connect(2)
+// isStale reports whether a socket file was left behind by a listener that is gone: unix(7), ECONNREFUSED, which connect(2)
 // gives for files of other kinds too.
 func isStale(sa *sockaddr) bool {
 	if socketInode(sa.unixName()) == 0 {

@@ -75,7 +75,7 @@ type loop struct {
 	counts     counts
 	halfClosed int // connections one of whose directions has come to its end
 	notes      backendNotes
-	load       atomic.Int64 // connections here, for whoever shares clients out
+	load       atomic.Int64 // connections here, for the loop that shares clients out
 	buf        [copySize]byte
 	events     [256]unix.EpollEvent
 
@@ -92,7 +92,7 @@ const (
 	sweepExpiry           // connections in which nothing moves: see expiry.go
 	sweepAborts           // clients that have gone while the backend is being connected
 	sweepAccept           // accepting again after a back-off
-	sweepPipes            // pipes that nobody needs
+	sweepPipes            // pipes that are not needed
 	sweepCoalesced        // streams whose bytes gather
 	sweepKinds
 )

@@ -47,7 +47,7 @@ func (m *mailbox) take() []func() {
 	return queue
 }
 
-// close ends the mailbox and returns what nobody has run yet.
+// close ends the mailbox and returns what has not run yet.
 func (m *mailbox) close() []func() {
 	m.mu.Lock()
 	defer m.mu.Unlock()

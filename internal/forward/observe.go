@@ -17,7 +17,7 @@ const (
 
 // Subscription is a bounded queue of events. A reader that falls behind loses events, never the data plane its time.
 type Subscription struct {
-	// C delivers the events in order, the same ones to all subscribers: nobody may change them. It is closed by Close, and when
+	// C delivers the events in order, the same ones to all subscribers: they must not be changed. It is closed by Close, and when
 	// the Proxy has ended.
 	C <-chan *Event
 
@@ -77,7 +77,7 @@ type observers struct {
 	end   chan struct{}
 	ended chan struct{}
 
-	wanted     atomic.Uint64 // bit set of the kinds that somebody subscribed to
+	wanted     atomic.Uint64 // bit set of the kinds that have a subscriber
 	countDirty atomic.Bool   // the number of connections changed since it was last told
 
 	mu            sync.Mutex
@@ -112,7 +112,7 @@ func (o *observers) remove(s *Subscription) {
 	}
 }
 
-// report tells of a connection that was opened or closed.
+// report queues the event of a connection that was opened or closed.
 func (l *loop) report(kind EventKind, c *conn) {
 	o := l.proxy.observers
 	trouble := kind == EventClosed && (c.reason == ReasonConnectFailed || c.reason == ReasonResources || c.reason == ReasonHandOver)
@@ -131,7 +131,7 @@ func (l *loop) report(kind EventKind, c *conn) {
 	o.add(h)
 }
 
-// reportRefused tells of a client that was turned away.
+// reportRefused queues the event of a client that was turned away.
 func (l *loop) reportRefused(fd int32, address address, listener int, reason Reason) {
 	h := happening{kind: EventRefused, reason: reason}
 	h.record.listener = uint16(listener)
@@ -142,13 +142,13 @@ func (l *loop) reportRefused(fd int32, address address, listener int, reason Rea
 	l.proxy.observers.add(h)
 }
 
-// acceptTrouble tells of a failing accept.
+// acceptTrouble queues a failing accept for the log.
 func (o *observers) acceptTrouble(listener *Listener, errno sysErr, backoff time.Duration) {
 	o.add(happening{kind: eventAcceptTrouble, err: errno, listener: listener, backoff: backoff})
 }
 
-// countChanged is called after the slot was taken or given back, so that whoever hears of it reads the new count. It costs
-// a load where nobody asked or it is known already.
+// countChanged is called after the slot was taken or given back, so that a subscriber that hears of it reads the new count. It costs
+// a load where it has no subscriber, or is known already.
 func (o *observers) countChanged() {
 	if o.wants(EventCountChanged) && !o.countDirty.Load() && !o.countDirty.Swap(true) {
 		o.poke()
@@ -178,7 +178,7 @@ func (o *observers) poke() {
 func (o *observers) run() {
 	defer close(o.ended)
 	var (
-		rest    <-chan time.Time // until the queue is looked at again: to wake for each connection costs more than to tell of it
+		rest    <-chan time.Time // until the queue is looked at again: to wake for each connection costs more than to report it
 		pause   <-chan time.Time // until the count may be told again; nil: it may
 		summary <-chan time.Time // when the lines left out are summed up; nil: there are none
 	)

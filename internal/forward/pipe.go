@@ -77,7 +77,7 @@ type pipe struct {
 type pipePool struct {
 	budget *pipeBudget
 	free   []pipe
-	spare  int           // the fewest free pipes since the last trim: nobody needed these
+	spare  int           // the fewest free pipes since the last trim: these were not needed
 	retry  time.Duration // loop time before which no pipe is made, after one could not be had
 }
 
@@ -117,14 +117,14 @@ func (pp *pipePool) get(now time.Duration) (pipe, bool) {
 // put takes back an empty pipe.
 func (pp *pipePool) put(p pipe) { pp.free = append(pp.free, p) }
 
-// discard ends a pipe that may still hold bytes: the next borrower would send them to somebody else.
+// discard ends a pipe that may still hold bytes: the next borrower would send them to another peer.
 func (pp *pipePool) discard(p pipe) {
 	closeFD(p.r)
 	closeFD(p.w)
 	pp.budget.give(p.cost)
 }
 
-// trim closes the pipes that nobody needed since the last trim.
+// trim closes the pipes that were not needed since the last trim.
 func (pp *pipePool) trim() {
 	for range pp.spare {
 		n := len(pp.free) - 1

@@ -95,7 +95,7 @@ func Start(cfg Config) (*Proxy, error) {
 	p.room = max(int((p.files-min(p.files, p.ownFiles(p.files)))/2), 1)
 	if cfg.Predecessor != nil {
 		p.inherit(cfg.Predecessor)
-		p.cfg.Predecessor = nil // which nobody needs any more, and which is large
+		p.cfg.Predecessor = nil // which is not needed any more, and is large
 	}
 	p.checkFiles(cfg.ConnectionsMax)
 	go p.observers.run()
@@ -173,7 +173,7 @@ func (p *Proxy) advisedFiles(connections uint64) uint64 {
 	return p.ownFiles(math.MaxUint64) + 2*connections
 }
 
-// full says whether there are no descriptors for one client more, though it would be within the limit.
+// full reports whether there are no descriptors for one more client, though it would be within the limit.
 func (p *Proxy) full() bool {
 	n := p.NumConnections()
 	return n >= p.room && uint64(n) < uint64(p.ConnectionsMax()) && !p.refusing.Load()
@@ -209,7 +209,7 @@ func (p *Proxy) NumConnections() int { return int(p.slots.used.Load()) }
 // ConnectionsMax is the limit in force.
 func (p *Proxy) ConnectionsMax() uint32 { return uint32(p.slots.max.Load()) }
 
-// SetConnectionsMax changes the limit for clients to come; lowering it closes nobody. 0 is refused with [ErrLimitZero].
+// SetConnectionsMax changes the limit for clients to come; lowering it closes no connection. 0 is refused with [ErrLimitZero].
 func (p *Proxy) SetConnectionsMax(n uint32) error {
 	if n == 0 {
 		return ErrLimitZero

@@ -13,7 +13,7 @@ const (
 	// copySize is the size of a loop's one buffer. A direction that fills it with one read is a stream.
 	copySize = 64 << 10
 	// turnBytes is how many bytes the streams of a loop may move before it looks for events again: a millisecond of work,
-	// for which somebody with a short message waits.
+	// for which a client with a short message waits.
 	turnBytes = 4 << 20
 	// streamBytes is how many bytes one stream may move before another has its turn. Meanwhile the bytes of the others
 	// gather; to change streams at every turn costs half as much CPU time again.

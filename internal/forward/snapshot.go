@@ -47,7 +47,7 @@ type Connection struct {
 	BytesToClient  uint64
 }
 
-// record is what a loop copies out for a [Connection]; whoever asked writes the strings.
+// record is what a loop copies out for a [Connection]; the caller's goroutine writes the strings.
 type record struct {
 	id             uint64
 	state          ConnectionState

@@ -44,7 +44,7 @@ const (
 // span is a piece of sectionText.
 type span struct{ offset, size uint64 }
 
-// noFile stands for a descriptor that there is none of.
+// noFile stands for no descriptor.
 const noFile = -1
 
 type instanceRecord struct {

@@ -45,7 +45,7 @@ type Failure uint8
 // The failures.
 const (
 	FailureOther       Failure = iota
-	FailureRefused             // nobody listens there
+	FailureRefused             // no socket listens there
 	FailureTimeout             // no answer within Config.ConnectTimeout
 	FailureUnreachable         // no route, or a host that does not answer
 	FailureBusy                // the backlog of an AF_UNIX socket was full

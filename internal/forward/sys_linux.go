@@ -121,7 +121,7 @@ func resetOnClose(fd int32) {
 	}
 }
 
-// setReset says whether the last close(2) of a TCP socket sends a reset: socket(7), SO_LINGER.
+// setReset decides whether the last close(2) of a TCP socket sends a reset: socket(7), SO_LINGER.
 func setReset(fd int32, on bool) sysErr {
 	linger := unix.Linger{Onoff: int32(byteOf(on))}
 	_, errno := raw(unix.SYS_SETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_LINGER, uintptr(unsafe.Pointer(&linger)),
@@ -147,7 +147,7 @@ func socketError(fd int32) sysErr {
 
 // peerCredentials says who connected an AF_UNIX socket: unix(7), SO_PEERCRED.
 func peerCredentials(fd int32) (cred unix.Ucred) {
-	cred.Uid = math.MaxUint32 // (uid_t) -1, which is nobody's, should the kernel not say
+	cred.Uid = math.MaxUint32 // (uid_t) -1, which no user has, should the kernel not say
 	size := uint32(unix.SizeofUcred)
 	raw(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_PEERCRED, uintptr(unsafe.Pointer(&cred)),
 		uintptr(unsafe.Pointer(&size)), 0)

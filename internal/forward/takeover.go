@@ -53,7 +53,7 @@ func (p *Proxy) inherit(h *Handover) {
 	p.slots.raisePeak(max(int64(i.peak), p.slots.used.Load()))
 	p.takeover.Connections = int(taken.Load())
 	p.takeover.Lost = len(s.connections) - p.takeover.Connections
-	h.Reset(0) // what nobody has taken
+	h.Reset(0) // what was not taken
 	p.takeover.Pause = monotonic() - i.clock
 }
 

@@ -13,7 +13,7 @@ const (
 	flushTime = time.Second
 )
 
-// queue keeps whoever logs from waiting for the log: a terminal that was stopped with ^S, a journal or a collector that
+// queue keeps callers from waiting for the log: a terminal that was stopped with ^S, a journal or a collector that
 // hangs. What finds no room in it is lost, and counted.
 type queue struct {
 	target   func() sink

@@ -125,7 +125,7 @@ func truth(is bool) float64 {
 	return 0
 }
 
-// All are the metrics, in the order in which they are told.
+// All are the metrics, in the order in which they are written.
 var All = []Metric{
 	{Name: "proxyd_up", Kind: Gauge, Help: "Whether the instance answered when it was asked for its properties.", samples: func(i Instance) []Sample {
 		return []Sample{{Value: truth(i.Properties != nil)}}

@@ -31,7 +31,7 @@ func PassedFiles() ([]*os.File, error) {
 	return files, err
 }
 
-// passedNames has a name for each socket that the variables tell of; none if they are meant for another process, or nothing
+// passedNames has a name for each socket that the variables announce; none if they are meant for another process, or nothing
 // was passed.
 func passedNames(pid, count, names string) ([]string, error) {
 	if pid != strconv.Itoa(os.Getpid()) || count == "" {

@@ -28,7 +28,7 @@ const (
 const (
 	filesPerMessage = 253 // SCM_MAX_FD of the kernel
 
-	// Offsets in the memfd: of a byte that is not 0 once somebody has taken the state over, of the size of the state, of the number of
+	// Offsets in the memfd: of a byte that is not 0 once a process has taken the state over, of the size of the state, of the number of
 	// descriptors in the bags, and of the state.
 	takenOffset = 0
 	sizeOffset  = 8
@@ -90,7 +90,7 @@ func storeBags(n notifier, files []int32, bagsMax int) (kept int, err error) {
 	return kept, nil
 }
 
-// newMemory is a memfd with a state that nobody has taken yet.
+// newMemory is a memfd with a state that no process has taken yet.
 func newMemory(state []byte, files int) (fd int, err error) {
 	fd, err = unix.MemfdCreate(stateName, unix.MFD_CLOEXEC)
 	if err != nil {
@@ -213,7 +213,7 @@ func (s *Stored) readState() error {
 	return nil
 }
 
-// makeRoom has the kernel make its table of descriptors as large as so many need, at once. A table that grows by and by waits each time
+// makeRoom has the kernel make its table of descriptors as large as so many need, at once. A table that grows step by step waits each time
 // until no thread uses the old one, which for 20,000 descriptors takes a tenth of a second in all.
 func makeRoom(fd uintptr, files int) {
 	var limit unix.Rlimit

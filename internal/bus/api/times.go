@@ -7,7 +7,7 @@ import (
 	"example.org/socketproxy/internal/timespan"
 )
 
-// InteractiveTimeout is how long polkit may take while somebody looks for the password.
+// InteractiveTimeout is how long polkit may take while a user looks for the password.
 const InteractiveTimeout = 5 * time.Minute
 
 // Span is a span of the interface, which is microseconds with the largest value for infinity.

@@ -121,7 +121,7 @@ func Connect(ctx context.Context, d Destination) (*Client, error) {
 	}
 	client := &Client{events: newEvents(), replyTimeout: replyTimeout, host: d.Host}
 	command := d.bridge()
-	if command == nil { // behind a bridge somebody may have to type a password first
+	if command == nil { // on the way to a bridge, a user may have to type a password first
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, wire.ConnectTimeout, errMute)
 		defer cancel()
@@ -251,7 +251,7 @@ func (c *Client) Instance(name, owner string) *Instance {
 }
 
 const (
-	// replyTimeout is how long an answer may take that needs nobody's consent. An instance answers within milliseconds,
+	// replyTimeout is how long an answer may take that needs no consent. An instance answers within milliseconds,
 	// unless it is stopped.
 	replyTimeout = 5 * time.Second
 

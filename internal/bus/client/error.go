@@ -59,7 +59,7 @@ func explain(err error) error {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed), errors.Is(err, dbus.ErrClosed):
 		return errBusGone
 	case errors.As(err, &errno):
-		return errno // without the address, which whoever connects has told already
+		return errno // without the address, which the caller has named already
 	}
 	return err
 }
@@ -67,7 +67,7 @@ func explain(err error) error {
 func explainRefusal(refusal dbus.Error) error {
 	message := cmp.Or(strings.TrimSuffix(refusal.Error(), "."), refusal.Name)
 	if known, ok := words[refusal.Name]; ok {
-		// proxyd says whose refusal it was; the bus itself cites its rules, which help nobody.
+		// proxyd says whose refusal it was; the bus itself cites its rules, which do not help the reader.
 		if reason, ok := strings.CutPrefix(message, "Access denied: "); ok {
 			return fmt.Errorf("%w: %s", known, reason)
 		}

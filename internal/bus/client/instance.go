@@ -149,8 +149,8 @@ type Filter struct {
 	Client  string         // as CheckFilter takes it, "" for all
 	Backend string         // the same
 	State   string         // one of ConnectionStates, "" for all
-	Older   *time.Duration // connected at least so long ago
-	Idle    *time.Duration // without a byte in either direction for at least so long
+	Older   *time.Duration // connected at least that long ago
+	Idle    *time.Duration // without a byte in either direction for at least that long
 }
 
 func (f Filter) variants() map[string]dbus.Variant {
@@ -263,7 +263,7 @@ func (i *Instance) Exit(ctx context.Context) error { return i.call(ctx, "Exit").
 // Subscribe asks for the signals of the instance; see [Client.Next].
 func (i *Instance) Subscribe(ctx context.Context) error { return i.call(ctx, "Subscribe").store() }
 
-// SubscribeQuietly is Subscribe that asks nobody for an authorization: it fails where one is needed.
+// SubscribeQuietly is Subscribe without a question to the user: it fails where an authorization is needed.
 func (i *Instance) SubscribeQuietly(ctx context.Context) error {
 	c := *i.client
 	c.Interactive = false

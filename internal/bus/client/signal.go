@@ -58,7 +58,7 @@ type InstanceChanged struct {
 // EventsLost tells that so many events came faster than they were taken, and were left out here.
 type EventsLost struct{ N uint64 }
 
-// eventsMax is how many events wait for [Client.Next]. Somebody who reads the output of proxyctl may pause.
+// eventsMax is how many events wait for [Client.Next]. The reader of proxyctl's output may pause.
 const eventsMax = 4096
 
 // events takes the signals for a [Client]. It implements dbus.SignalHandler: the handlers of godbus keep whatever comes
@@ -93,7 +93,7 @@ func (e *events) changed(c InstanceChanged) {
 	}
 }
 
-// keep leaves out what nobody has asked for: calls, and the signals of strangers.
+// keep drops what was not asked for: calls, and the signals of strangers.
 func (e *events) keep(h wire.Head, _ wire.Reader) wire.Fate {
 	switch {
 	case h.Kind == dbus.TypeMethodCall, h.Kind == dbus.TypeSignal && h.Sender != wire.DriverName && !e.isInstance(h.Sender):

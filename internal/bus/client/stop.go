@@ -41,7 +41,7 @@ func AskStop(ctx context.Context, service string) (stop Stop, err error) {
 	return stop, explain(err)
 }
 
-// answersOnly is for a connection that nobody has anything to say to.
+// answersOnly is for a connection that receives nothing but answers.
 func answersOnly(h wire.Head, _ wire.Reader) wire.Fate {
 	if h.Kind == dbus.TypeMethodCall || h.Kind == dbus.TypeSignal && h.Sender != wire.DriverName {
 		return wire.Unwanted

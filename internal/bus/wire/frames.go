@@ -214,7 +214,7 @@ func routeOf(head []byte, order binary.ByteOrder) (sender []byte, replySerial ui
 	}
 }
 
-// decodes says whether godbus can make something of a message.
+// decodes reports whether godbus can decode a message.
 func decodes(message []byte) bool {
 	_, err := Decode(message)
 	return err == nil

@@ -16,12 +16,12 @@ const (
 	writeTimeout   = 5 * time.Second
 )
 
-// ConnectTimeout is how long the bus may take to let a process in. A bus with all the connections it wants accepts nobody and says
+// ConnectTimeout is how long the bus may take to let a process in. A bus with all the connections it wants accepts no connection and says
 // nothing.
 const ConnectTimeout = 10 * time.Second
 
 // Socket is a connection to the bus on which reads block a thread. That of package net has the runtime's poller wake for every
-// message that arrives, wanted or not, and so lets whoever floods the bus have as much of this process's time as they like.
+// message that arrives, wanted or not, and so lets a process that floods the bus take as much of this process's time as it likes.
 type Socket struct {
 	*os.File
 }
