@@ -270,6 +270,28 @@ func testCockpitPage(t *testing.T, m *machine) {
 		b.picture("cockpit-guest")
 		testenv.Must(t, m.ask("tcp", address))
 	})
+	t.Run("with thousands of connections", func(t *testing.T) {
+		crowded := instance{name: "crowded", target: i.target, options: "--connections-max=3000"}
+		address := m.proxy(t, crowded)
+		const clients = 2500
+		for range clients {
+			m.connect(t, "tcp", address)
+		}
+		b := m.browse(t, "warden", "secret-9")
+		b.open("crowded")
+		b.shows("2,500 connections, page 1 of 50")
+		began := time.Now()
+		b.press("Next page")
+		b.shows("page 2 of 50")
+		b.press("Previous page")
+		for _, first := range []string{"1", "2500"} {
+			b.does("sort by ID", chromedp.Click("th:first-child button"))
+			b.until("see "+first+" first", `document.querySelector("section table tbody td").textContent === "`+first+`"`)
+		}
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("four clicks took %v", took)
+		}
+	})
 	t.Run("where the instance ends and comes back", func(t *testing.T) {
 		b := m.browse(t, "warden", "secret-9")
 		b.open("cockpit")
