@@ -87,6 +87,8 @@ func run(ctx context.Context, n int, seed uint64, packages []string) error {
 		}
 		verdict, err := m.try(ctx, dir)
 		switch {
+		case ctx.Err() != nil:
+			continue // and say what was found until then
 		case err != nil:
 			return err
 		case verdict == doesNotCompile:
@@ -159,7 +161,7 @@ func (m *mutation) try(ctx context.Context, dir string) (verdict, error) {
 	}
 	for _, pkg := range append([]string{m.pkg}, testers[m.pkg]...) {
 		if goTool("test", "-failfast", "-count=1", fmt.Sprint("-timeout=", testTime), module+pkg) != nil {
-			return noticed, ctx.Err()
+			return noticed, nil
 		}
 	}
 	return unnoticed, nil
