@@ -65,7 +65,7 @@ func (l *loop) acceptFrom(i int) {
 		switch errno {
 		case 0:
 			l.backoff[i] = 0
-			if !inherits && isInet(l.sa.family()) {
+			if !inherits && l.sa.kind().isTCP {
 				listener.setStreamOptions(client)
 			}
 			l.admit(client, i)
@@ -101,9 +101,7 @@ func (l *loop) acceptFailed(i int, errno sysErr) {
 // admit takes an accepted client in, or turns it away.
 func (l *loop) admit(fd int32, listener int) {
 	address := l.sa.address()
-	if address.family == unix.AF_UNIX {
-		address.setCredentials(peerCredentials(fd))
-	}
+	address.kind().identify(&address, fd)
 	if l.proxy.refusing.Load() {
 		l.refuse(fd, address, listener, ReasonDraining)
 		return
@@ -148,7 +146,7 @@ func (l *loop) open(fd int32, address address, listener int, expects bool) {
 	c.opened, c.active = l.now, l.now
 	c.from = uint16(listener)
 	c.address[client] = address
-	c.end[client] = end{fd: fd, flags: socketFlags(uint16(address.family))}
+	c.end[client] = end{fd: fd, flags: address.kind().flags}
 	c.end[backend].fd = -1
 	l.registry.add(c)
 	if expects {

@@ -77,17 +77,7 @@ type address struct {
 
 func (sa *sockaddr) address() (a address) {
 	a.family = uint8(sa.family())
-	switch a.family {
-	case unix.AF_INET:
-		a.ip = netip.AddrFrom4([4]byte(sa.raw[4:8])).As16()
-		a.port = binary.BigEndian.Uint16(sa.raw[2:])
-	case unix.AF_INET6:
-		a.ip = [16]byte(sa.raw[8:24])
-		a.port = binary.BigEndian.Uint16(sa.raw[2:])
-		a.zone = binary.NativeEndian.Uint32(sa.raw[24:])
-	case unix.AF_UNIX:
-		a.named = sa.len > 2
-	}
+	a.kind().decode(&a, sa)
 	return a
 }
 
@@ -112,17 +102,7 @@ func (a *address) pid() uint32 { return binary.NativeEndian.Uint32(a.ip[0:]) }
 func (a *address) uid() uint32 { return binary.NativeEndian.Uint32(a.ip[4:]) }
 
 // source is what Config.ConnectionsMaxPerSource counts by: an IPv4 address, an IPv6 prefix of so many bits, or a uid.
-func (a *address) source(prefixIPv6 int) (s source) {
-	s.family = a.family
-	switch a.family {
-	case unix.AF_UNIX:
-		copy(s.key[:], a.ip[4:8])
-	case unix.AF_INET, unix.AF_INET6:
-		s.family = unix.AF_INET6
-		s.key, s.zone = a.prefix(prefixIPv6).Addr().As16(), a.zone
-	}
-	return s
-}
+func (a *address) source(prefixIPv6 int) source { return a.kind().source(a, prefixIPv6) }
 
 type source struct {
 	key    [16]byte
@@ -140,39 +120,17 @@ func (a *address) prefix(bitsIPv6 int) netip.Prefix {
 	return prefix
 }
 
-// describe names the address; name is the AF_UNIX name, where it has one.
+// describe names the address, "" where it is not known; name is the AF_UNIX name, where it has one.
 func (a *address) describe(name string) string {
-	switch a.family {
-	case unix.AF_INET, unix.AF_INET6:
-		return a.addrPort().String()
-	case unix.AF_UNIX:
-		if name != "" {
-			return name
-		}
-		return fmt.Sprintf("unix:pid=%d,uid=%d", a.pid(), a.uid())
-	case 0:
+	if a.family == unix.AF_UNSPEC {
 		return ""
 	}
-	return fmt.Sprintf("address family %d", a.family)
+	return a.kind().describe(a, name)
 }
 
 // describeSource names what source counts by.
 func (a *address) describeSource(prefixIPv6 int) string {
-	switch a.family {
-	case unix.AF_UNIX:
-		return fmt.Sprintf("uid %d", a.uid())
-	case unix.AF_INET, unix.AF_INET6:
-		prefix := a.prefix(prefixIPv6)
-		ip := prefix.Addr()
-		if a.zone != 0 {
-			ip = ip.WithZone(strconv.FormatUint(uint64(a.zone), 10)) // RFC 4007, section 11.7
-		}
-		if prefix.IsSingleIP() {
-			return ip.String()
-		}
-		return fmt.Sprintf("%s/%d", ip, prefix.Bits())
-	}
-	return fmt.Sprintf("address family %d", a.family)
+	return a.kind().describeSource(a, prefixIPv6)
 }
 
 // zoneIndex returns the index of an interface by its name or number, 0 where there is none.

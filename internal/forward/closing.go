@@ -224,14 +224,3 @@ func (l *loop) release(c *conn) {
 	l.proxy.slots.release()
 	l.proxy.observers.countChanged()
 }
-
-// socketFlags returns what is known of a socket of that family before its first event.
-func socketFlags(family uint16) endFlags {
-	if isInet(family) {
-		return tcp
-	}
-	if family == unix.AF_UNIX {
-		return exact // SCM_RIGHTS and MSG_OOB make reads stop early: unix(7)
-	}
-	return exact | noSplice
-}

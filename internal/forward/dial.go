@@ -213,7 +213,7 @@ func (l *loop) beginAttempt(c *conn, to address) int {
 func (l *loop) endAttempt(d *dial, i int) {
 	a := &d.attempts[i]
 	if a.fd >= 0 {
-		if isInet(uint16(a.address.family)) {
+		if a.address.kind().isTCP {
 			resetOnClose(a.fd)
 		}
 		closeFD(a.fd)
@@ -231,7 +231,7 @@ func (l *loop) dialAddress(c *conn, i int, sa *sockaddr) sysErr {
 		return errno
 	}
 	l.dialOf(c).attempts[i].fd = fd
-	if isInet(sa.family()) {
+	if sa.kind().isTCP {
 		l.proxy.listeners[c.from].setStreamOptions(fd)
 	}
 	result := connect(fd, sa)
@@ -351,7 +351,7 @@ func (l *loop) dialled(c *conn, i int, events uint32) bool {
 // the port from the backend.
 func (l *loop) connectedToItself(fd int32, to address) bool {
 	near, far := &l.sa, &l.farSA
-	if !isInet(uint16(to.family)) || getsockname(fd, near) != 0 || near.address().port != to.port {
+	if !to.kind().isTCP || getsockname(fd, near) != 0 || near.address().port != to.port {
 		return false
 	}
 	return getpeername(fd, far) == 0 && near.address() == far.address() // to may be 0.0.0.0, which means this machine
@@ -361,7 +361,7 @@ func (l *loop) connectedToItself(fd int32, to address) bool {
 func (l *loop) connected(c *conn, i int) {
 	d := l.dialOf(c)
 	a := &d.attempts[i]
-	c.end[backend] = end{fd: a.fd, flags: socketFlags(uint16(a.address.family))}
+	c.end[backend] = end{fd: a.fd, flags: a.address.kind().flags}
 	c.address[backend] = a.address
 	c.active = l.now // the wait for the backend was not the connection's idle time
 	l.backendReached(a.began)

@@ -711,7 +711,7 @@ func (k *houseKind) open(t *testing.T) *house {
 
 // portable is a socket address as package unix has it.
 func portable(sa *sockaddr) unix.Sockaddr {
-	if !isInet(sa.family()) {
+	if !sa.kind().isTCP {
 		return &unix.SockaddrUnix{Name: sa.unixName()}
 	}
 	a := sa.address()

@@ -539,7 +539,7 @@ func (y *layer) kernel(s site, call, a1, a2, a3, a4, a5, a6 uintptr) (n, r2 uint
 }
 
 func networkOf(family uint16) string {
-	if isInet(family) {
+	if familyOf(uint8(family)).isTCP {
 		return "tcp"
 	}
 	return "unix"

@@ -61,15 +61,13 @@ func newListener(fd int32, name string) (*Listener, error) {
 	}
 	var sa sockaddr
 	getsockname(fd, &sa)
-	l := &Listener{fd: fd, address: sa.String(), name: name, inet: isInet(sa.family())}
+	l := &Listener{fd: fd, address: sa.String(), name: name, inet: sa.kind().isTCP}
 	if l.inet {
 		l.options = changedKeepalive(fd)
 		l.setStreamOptions(fd)
 	}
 	return l, nil
 }
-
-func isInet(family uint16) bool { return family == unix.AF_INET || family == unix.AF_INET6 }
 
 // Address is where the socket listens, such as "127.0.0.1:80", "/run/web.sock" or "@web".
 func (l *Listener) Address() string { return l.address }
