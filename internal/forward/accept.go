@@ -101,7 +101,7 @@ func (l *loop) acceptFailed(i int, errno sysErr) {
 // admit takes an accepted client in, or turns it away.
 func (l *loop) admit(fd int32, listener int) {
 	address := l.sa.address()
-	address.kind().identify(&address, fd)
+	address = address.kind().identify(address, fd)
 	if l.proxy.refusing.Load() {
 		l.refuse(fd, address, listener, ReasonDraining)
 		return

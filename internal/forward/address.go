@@ -76,8 +76,8 @@ type address struct {
 }
 
 func (sa *sockaddr) address() (a address) {
+	a = sa.kind().decode(sa)
 	a.family = uint8(sa.family())
-	a.kind().decode(&a, sa)
 	return a
 }
 
@@ -102,7 +102,7 @@ func (a *address) pid() uint32 { return binary.NativeEndian.Uint32(a.ip[0:]) }
 func (a *address) uid() uint32 { return binary.NativeEndian.Uint32(a.ip[4:]) }
 
 // source is what Config.ConnectionsMaxPerSource counts by: an IPv4 address, an IPv6 prefix of so many bits, or a uid.
-func (a *address) source(prefixIPv6 int) source { return a.kind().source(a, prefixIPv6) }
+func (a *address) source(prefixIPv6 int) source { return a.kind().source(*a, prefixIPv6) }
 
 type source struct {
 	key    [16]byte
@@ -125,12 +125,12 @@ func (a *address) describe(name string) string {
 	if a.family == unix.AF_UNSPEC {
 		return ""
 	}
-	return a.kind().describe(a, name)
+	return a.kind().describe(*a, name)
 }
 
 // describeSource names what source counts by.
 func (a *address) describeSource(prefixIPv6 int) string {
-	return a.kind().describeSource(a, prefixIPv6)
+	return a.kind().describeSource(*a, prefixIPv6)
 }
 
 // zoneIndex returns the index of an interface by its name or number, 0 where there is none.
