@@ -15,7 +15,11 @@ function nameOf(busName) {
     const label = busName.slice(base.length + 1);
     if (!/^(?:[A-Za-z0-9-]|_[0-9a-f]{2})+$/.test(label))
         return label;
-    return label.replace(/_([0-9a-f]{2})/g, (_, hex) => String.fromCharCode(parseInt(hex, 16)));
+    try {
+        return decodeURIComponent(label.replaceAll("_", "%"));
+    } catch {
+        return label; // no UTF-8
+    }
 }
 
 // plain takes the variants out of a dictionary.
