@@ -104,6 +104,18 @@ func TestCoalescedStreamWakesTheLoopSeldom(t *testing.T) {
 	}
 }
 
+func TestCoalescedStreamMayBeginSlowly(t *testing.T) {
+	r := newRig(t, "tcp", "tcp", coalesces)
+	from, to := r.pair()
+	sink(to)
+	for range 6 {
+		streamtest.Send(t, from, "a little")
+		time.Sleep(coalesceWindow / 2)
+	}
+	trickles(t, from)
+	r.eventuallyMarked(client, true)
+}
+
 func TestCoalescedStreamPassesItsEndOn(t *testing.T) {
 	r := newRig(t, "tcp", "tcp", coalesces)
 	c, s := r.pair()
