@@ -178,7 +178,7 @@ install-proxyd-cockpit: build/cockpit/patternfly.css
 
 # The settings of instances in $(CONFDIR) are the administrator's, and stay.
 uninstall:
-	$(foreach p,$(DEBS),rm -f $(foreach f,$($(p)-PROGRAMS) $($(p)-FILES),$(call to,$(f))) &&) :
+	$(foreach p,$(PACKAGES) proxyd-cockpit,rm -f $(foreach f,$($(p)-PROGRAMS) $($(p)-FILES),$(call to,$(f))) &&) :
 	[ ! -d $(DESTDIR)$(DATADIR)/cockpit/proxyd ] || rmdir $(DESTDIR)$(DATADIR)/cockpit/proxyd
 	$(foreach p,$(PACKAGES),[ ! -d $(DESTDIR)$(DOCDIR)/$(p) ] || find $(DESTDIR)$(DOCDIR)/$(p) -depth -type d -empty -delete &&) :
 	[ ! -d $(DESTDIR)$(CONFDIR) ] || rmdir --ignore-fail-on-non-empty $(DESTDIR)$(CONFDIR)
@@ -194,13 +194,13 @@ NFPM ?= $(GO) run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
 DEBDIR ?= build
 
 # Each build of a commit makes the same bytes, whenever and wherever: reproducible-builds.org.
-DEBS = $(PACKAGES) proxyd-cockpit
+# The Cockpit page is left out where there is no npm for its stylesheet.
 deb: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
 deb:
 	$(MAKE) --always-make build VERSION='$(DEBVERSION)'
-	$(MAKE) $(DEBS:%=deb-%)
+	$(MAKE) $(PACKAGES:%=deb-%) $(if $(shell command -v npm),deb-proxyd-cockpit)
 
-$(DEBS:%=deb-%): deb-%:
+deb-proxyd-cockpit $(PACKAGES:%=deb-%): deb-%:
 	rm -rf build/root/$* build/deb/$*
 	mkdir -p -m 755 build/deb/$*
 	$(MAKE) install-$* DESTDIR=build/root/$* PREFIX=/usr ZSHDIR=/usr/share/zsh/vendor-completions
@@ -215,4 +215,4 @@ nfpm:
 clean:
 	rm -rf build
 
-.PHONY: $(DEBS:%=install-%) $(DEBS:%=deb-%) all build test unprivileged architectures lint compare faults fuzz floods soak handover mutants bench run install uninstall deb nfpm clean
+.PHONY: $(PACKAGES:%=install-%) $(PACKAGES:%=deb-%) install-proxyd-cockpit deb-proxyd-cockpit all build test unprivileged architectures lint compare faults fuzz floods soak handover mutants bench run install uninstall deb nfpm clean

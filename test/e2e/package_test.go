@@ -17,6 +17,7 @@ import (
 func TestThePackage(t *testing.T) {
 	t.Parallel()
 	testenv.Need(t, "dpkg", "dpkg")
+	testenv.Need(t, "npm", "npm")
 	older, newer := buildPackages(t, "1.0"), buildPackages(t, "1.1")
 
 	t.Run("is the same, byte for byte, when it is built again elsewhere", func(t *testing.T) {
