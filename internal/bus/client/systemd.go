@@ -20,6 +20,7 @@ const (
 	unitIface    = managerName + ".Unit"
 	jobIface     = managerName + ".Job"
 	serviceIface = managerName + ".Service"
+	socketIface  = managerName + ".Socket"
 )
 
 // ActiveTriggers returns the units that start a unit when a client or an event comes, its sockets above all, and that are
@@ -251,11 +252,11 @@ func (c *Client) AskSockets(ctx context.Context, template, program string) func(
 		if err := list.store(&units); err != nil {
 			return nil, err
 		}
-		// All are asked before the first answer is read. A unit that is gone meanwhile answers nothing.
+		// All are asked before the first answer is read, and as little as will do: on most machines few of the sockets are ours. A unit
+		// that is gone meanwhile answers nothing.
 		triggers, listens := make([]*reply, len(units)), make([]*reply, len(units))
 		for i, unit := range units {
 			triggers[i] = get(unit.Path, unitIface, "Triggers")
-			listens[i] = get(unit.Path, managerName+".Socket", "Listen")
 		}
 		all, programs := make([]Socket, len(units)), make([]*reply, len(units))
 		prefix := strings.TrimSuffix(template, ".service")
@@ -265,18 +266,14 @@ func (c *Client) AskSockets(ctx context.Context, template, program string) func(
 			if triggers[i].variant(&services) == nil && len(services) > 0 {
 				all[i].Service = services[0]
 			}
-			var pairs []struct{ Type, Address string }
-			_ = listens[i].variant(&pairs)
-			for _, pair := range pairs {
-				all[i].Addresses = append(all[i].Addresses, pair.Address)
-			}
-			if !strings.HasPrefix(all[i].Service, prefix) && all[i].Service != "" {
+			switch {
+			case strings.HasPrefix(all[i].Service, prefix):
+				listens[i] = get(unit.Path, socketIface, "Listen")
+			case all[i].Service != "":
 				programs[i] = get(unitObject(all[i].Service), serviceIface, "ExecStart")
 			}
 		}
-		var sockets []Socket
-		for i, socket := range all {
-			isOurs := strings.HasPrefix(socket.Service, prefix)
+		for i, unit := range units {
 			if programs[i] != nil {
 				var commands []struct {
 					Path           string
@@ -286,11 +283,22 @@ func (c *Client) AskSockets(ctx context.Context, template, program string) func(
 					PID            uint32
 					Code, Status   int32
 				}
-				isOurs = programs[i].variant(&commands) == nil && len(commands) > 0 && path.Base(commands[0].Path) == program
+				if programs[i].variant(&commands) == nil && len(commands) > 0 && path.Base(commands[0].Path) == program {
+					listens[i] = get(unit.Path, socketIface, "Listen")
+				}
 			}
-			if isOurs {
-				sockets = append(sockets, socket)
+		}
+		var sockets []Socket
+		for i, socket := range all {
+			if listens[i] == nil {
+				continue
 			}
+			var pairs []struct{ Type, Address string }
+			_ = listens[i].variant(&pairs)
+			for _, pair := range pairs {
+				socket.Addresses = append(socket.Addresses, pair.Address)
+			}
+			sockets = append(sockets, socket)
 		}
 		return sockets, nil
 	}
