@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"example.org/socketproxy/internal/bus/api"
+	"example.org/socketproxy/internal/bus/wire"
 	"example.org/socketproxy/internal/forward"
 	"github.com/godbus/dbus/v5"
 )
@@ -87,16 +88,15 @@ func (t *session) askPolkit(c *call, action string) (a answer, err error) {
 		Kind    string
 		Details map[string]dbus.Variant
 	}
-	polkit := t.conn.Object(polkitName, polkitPath)
 	cancellation := c.Sender + "/" + strconv.FormatUint(uint64(c.Head.Serial), 10)
-	err = polkit.CallWithContext(ctx, polkitInterface+".CheckAuthorization", 0,
+	err = t.conn.Call(ctx, wire.NewCall(polkitName, polkitPath, polkitInterface, "CheckAuthorization",
 		subject{"system-bus-name", map[string]dbus.Variant{"name": dbus.MakeVariant(c.Sender)}},
-		action, map[string]string{"instance": sendable(t.Instance)}, flags, cancellation).Store(&a)
+		action, map[string]string{"instance": sendable(t.Instance)}, flags, cancellation)).Store(&a)
 	switch {
 	case err == nil:
 		return a, nil
 	case ctx.Err() != nil:
-		polkit.Go(polkitInterface+".CancelCheckAuthorization", dbus.FlagNoReplyExpected, nil, cancellation)
+		_ = t.conn.Send(wire.NewCall(polkitName, polkitPath, polkitInterface, "CancelCheckAuthorization", cancellation))
 		return a, errors.New("polkit does not answer")
 	case isAbsent(err):
 		return a, errors.New("polkit is not running, so that only root may do this")

@@ -214,7 +214,7 @@ func TestACallerIsAskedAboutOnce(t *testing.T) {
 	ping := bustest.Call{Iface: peerInterface, Member: "Ping"}.Message()
 	ping.Headers[dbus.FieldSender] = dbus.MakeVariant(stranger)
 	message := bustest.WithBody(ping, "", nil)
-	bustest.Deliver(t, bytes.Repeat(message, callsPerCallerMax+1), r.receive) // the last is one too many to wait
+	r.bus.Deliver(bytes.Repeat(message, callsPerCallerMax+1)) // the last is one too many to wait
 	r.identify()
 	for range callsPerCallerMax + 1 {
 		<-r.bus.Replies
@@ -225,10 +225,10 @@ func TestACallerIsAskedAboutOnce(t *testing.T) {
 func TestACallOfACallerThatHasLeftIsLogged(t *testing.T) {
 	r := newCallRig(t)
 	r.bus.Answer = func(*dbus.Message) (string, []byte) { return "org.freedesktop.DBus.Error.NameHasNoOwner:", nil }
-	call := bustest.Call{Member: "SetConnectionsMax", Args: []any{uint32(7)}, Flags: dbus.FlagNoReplyExpected}.Message()
+	call := bustest.Call{Member: "SetConnectionsMax", Flags: dbus.FlagNoReplyExpected}.Message()
 	call.Headers[dbus.FieldSender] = dbus.MakeVariant(stranger)
 	signature, body := bustest.Encoded(t, uint32(7))
-	bustest.Deliver(t, bustest.WithBody(call, signature, body), r.receive)
+	r.bus.Deliver(bustest.WithBody(call, signature, body))
 	r.identify()
 	r.log.says(t, "Dropped the calls of "+stranger+", 1 in number: it had left the bus before it was known who it is")
 }

@@ -5,8 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
-	"sync/atomic"
 
 	"example.org/socketproxy/internal/bus/api"
 	"example.org/socketproxy/internal/bus/wire"
@@ -33,13 +33,12 @@ type caller struct {
 
 // callers remembers who the callers are, and asks the bus about new ones: one question each, a bounded number at once and a second.
 type callers struct {
-	known   map[string]*caller // by unique name
-	asked   map[string]*caller
-	awaited map[uint32]*caller // of those asked, by the serial of the question
+	known map[string]*caller // by unique name
+	asked map[string]*caller
 }
 
 func newCallers() callers {
-	return callers{known: map[string]*caller{}, asked: map[string]*caller{}, awaited: map[uint32]*caller{}}
+	return callers{known: map[string]*caller{}, asked: map[string]*caller{}}
 }
 
 // callerOf returns nil where too many callers are asked about.
@@ -54,29 +53,20 @@ func (c *calls) callerOf(sender string) *caller {
 		return nil
 	}
 	who := &caller{sender: sender}
-	serial := c.session.serials.GetSerial()
-	c.callers.asked[sender], c.callers.awaited[serial] = who, who
-	c.questions = appendQuestion(c.questions, serial, sender)
+	c.callers.asked[sender] = who
+	serial := c.session.conn.Expect(func(read wire.Reader) { c.answered(who, read) })
+	c.session.conn.Queue(question(serial, sender))
 	return who
 }
 
-// ask sends the questions that have come up since the last time. In a flood of new callers, those about many of them are one write,
-// and no question costs what godbus takes for a call: a goroutine, a context and two threads that wake each other.
-func (c *calls) ask() {
-	if len(c.questions) > 0 {
-		_, _ = c.session.out.Write(c.questions) // where it fails, the connection has broken
-		c.questions = c.questions[:0]
-	}
-}
-
-// appendQuestion adds the message that calls GetConnectionUnixUser() of the bus: D-Bus specification, "Message Bus Messages".
-func appendQuestion(questions []byte, serial uint32, name string) []byte {
-	start := len(questions)
-	questions = append(questions, questionHead()...)
-	binary.LittleEndian.PutUint32(questions[start+4:], uint32(4+len(name)+1)) // of the body
-	binary.LittleEndian.PutUint32(questions[start+8:], serial)
-	questions = binary.LittleEndian.AppendUint32(questions, uint32(len(name)))
-	return append(append(questions, name...), 0)
+// question is the message that calls GetConnectionUnixUser() of the bus: D-Bus specification, "Message Bus Messages". In a flood of new
+// callers, no question costs what a [wire.Conn.Call] takes: its message is made without reflection, and many are sent in one write.
+func question(serial uint32, name string) []byte {
+	message := slices.Clone(questionHead())
+	binary.LittleEndian.PutUint32(message[4:], uint32(4+len(name)+1)) // of the body
+	binary.LittleEndian.PutUint32(message[8:], serial)
+	message = binary.LittleEndian.AppendUint32(message, uint32(len(name)))
+	return append(append(message, name...), 0)
 }
 
 var questionHead = sync.OnceValue(func() []byte {
@@ -94,18 +84,11 @@ var questionHead = sync.OnceValue(func() []byte {
 	return message.Bytes()
 })
 
-// answered takes the bus's answer to a question; it is not ok where the message is another one.
-func (c *calls) answered(h wire.Head, read wire.Reader) (ok bool) {
-	c.mu.Lock()
-	who := c.callers.awaited[h.ReplySerial]
-	delete(c.callers.awaited, h.ReplySerial)
-	c.mu.Unlock()
-	if who == nil {
-		return false
-	}
+// answered takes the bus's answer to the question about a caller.
+func (c *calls) answered(who *caller, read wire.Reader) {
 	message, err := read(nil)
 	if err != nil { // the connection has broken
-		return true
+		return
 	}
 	uid, err := uidOf(message)
 	if err != nil && !hasLeft(err) {
@@ -121,7 +104,6 @@ func (c *calls) answered(h wire.Head, read wire.Reader) (ok bool) {
 	c.mu.Lock()
 	delete(c.callers.asked, who.sender)
 	c.mu.Unlock()
-	return true
 }
 
 const noOwner = "org.freedesktop.DBus.Error.NameHasNoOwner"
@@ -155,21 +137,6 @@ func uidOf(answer []byte) (uint32, error) {
 	}
 	return 0, fmt.Errorf("what it answers is no user id: %v", msg.Body)
 }
-
-// serials numbers the messages of a session, those of godbus and the questions. It implements [dbus.SerialGenerator]. No answer takes
-// so long that its number comes again.
-type serials struct{ last atomic.Uint32 }
-
-// GetSerial returns the next number. 0 is none: D-Bus specification, "Message Format".
-func (s *serials) GetSerial() uint32 {
-	if n := s.last.Add(1); n != 0 {
-		return n
-	}
-	return s.last.Add(1)
-}
-
-// RetireSerial does nothing.
-func (*serials) RetireSerial(uint32) {}
 
 func (c *callers) remember(who *caller) {
 	if len(c.known) == callersMax {

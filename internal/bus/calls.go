@@ -25,12 +25,9 @@ type call struct {
 
 func (c *call) interactive() bool { return c.Head.Flags&dbus.FlagAllowInteractiveAuthorization != 0 }
 
-// calls serves the calls of a session, each in a goroutine, and no more of them than the bounds allow. godbus never sees
-// them: it would serve any number at once, answer org.freedesktop.DBus.Peer with an id that is not the machine's, and give
-// errors names of its own.
+// calls serves the calls of a session, each in a goroutine, and no more of them than the bounds allow.
 type calls struct {
-	session   *session
-	questions []byte // to the bus, not sent yet; only the goroutine that reads from the bus touches it
+	session *session
 
 	mu       sync.Mutex
 	callers  callers
@@ -49,7 +46,7 @@ func newCalls(t *session) *calls {
 // receive is called for each call by the goroutine that reads from the bus. It does not wait for anything, since the answers
 // of the bus and of polkit come the same way, and it looks no further into a call than its head until the user who sent it has
 // paid for it.
-func (c *calls) receive(h wire.Head, read wire.Reader) wire.Fate {
+func (c *calls) receive(h wire.Head, read wire.Reader) (wanted bool) {
 	c.mu.Lock()
 	who := c.callerOf(h.Sender)
 	err := errTooMany
@@ -64,7 +61,7 @@ func (c *calls) receive(h wire.Head, read wire.Reader) wire.Fate {
 	c.mu.Unlock()
 	if err != nil {
 		c.session.refuse(h, err)
-		return wire.Unwanted
+		return false
 	}
 	if admitted {
 		if message, err := read(nil); err == nil {
@@ -72,15 +69,12 @@ func (c *calls) receive(h wire.Head, read wire.Reader) wire.Fate {
 		} else { // the connection to the bus has broken
 			c.finish(who)
 		}
-		return wire.Taken
+		return true
 	}
 	if who.messages, err = read(who.messages); err == nil {
 		who.waiting = append(who.waiting, h)
 	}
-	if c.session.pace.busy() {
-		return wire.Unwanted
-	}
-	return wire.Taken
+	return !c.session.pace.busy()
 }
 
 // serveWaiting serves what has waited for the bus to say who the caller is, as far as that user may have it.
@@ -225,21 +219,17 @@ func (t *session) reply(to wire.Head, results []any, err error) {
 		return
 	}
 	msg := &dbus.Message{
-		Type:  dbus.TypeMethodReply,
-		Flags: dbus.FlagNoReplyExpected,
+		Type: dbus.TypeMethodReply,
 		Headers: map[dbus.HeaderField]dbus.Variant{
 			dbus.FieldDestination: dbus.MakeVariant(to.Sender),
 			dbus.FieldReplySerial: dbus.MakeVariant(to.Serial),
 		},
-		Body: results,
 	}
 	if err != nil {
 		e := asDBusError(err)
-		msg.Type, msg.Body = dbus.TypeError, e.Body
+		msg.Type, results = dbus.TypeError, e.Body
 		msg.Headers[dbus.FieldErrorName] = dbus.MakeVariant(e.Name)
 	}
-	if len(msg.Body) > 0 {
-		msg.Headers[dbus.FieldSignature] = dbus.MakeVariant(dbus.SignatureOf(msg.Body...))
-	}
-	t.conn.Send(msg, nil)
+	wire.SetBody(msg, results...)
+	_ = t.conn.Send(msg) // where it fails, the connection has broken
 }

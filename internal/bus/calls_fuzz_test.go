@@ -61,9 +61,9 @@ func newCallRig(f testing.TB) *callRig {
 		Exit: func() error { return r.Proxy.Exit(0) }})
 	t := &session{Server: server, changed: make(chan struct{}, 1)}
 	t.calls, t.subscribers = newCalls(t), newSubscribers(t)
-	t.out = r.bus
-	t.conn = r.bus.Enter(t.receive, dbus.WithSerialGenerator(&t.serials), dbus.WithSignalHandler(t))
+	t.conn = r.bus.Connect(t.receive, messageMax)
 	t.ctx = t.conn.Context()
+	testenv.Must(f, t.conn.Enter(t.ctx))
 	t.working, t.stopWorking = context.WithCancel(t.ctx)
 	r.session, r.rules = t, introspected(f, server.objects)
 	for name, uid := range map[string]uint32{root: 0, granted: bustest.Nobody, denied: bustest.Nobody} {
@@ -131,7 +131,6 @@ func (r *callRig) stopProxy() {
 
 // identify has the bus say who the callers are.
 func (r *callRig) identify() {
-	r.calls.ask()
 	for asked := 1; asked > 0; {
 		runtime.Gosched()
 		r.calls.mu.Lock()
@@ -143,7 +142,7 @@ func (r *callRig) identify() {
 // call serves one call to its end. There is no answer to one that wants none.
 func (r *callRig) call(message []byte) (answer *dbus.Message) {
 	r.asked, r.log.records = nil, nil
-	bustest.Deliver(r.t, message, r.receive)
+	r.bus.Deliver(message)
 	r.identify()
 	r.calls.mu.Lock()
 	for r.calls.serving > 0 {

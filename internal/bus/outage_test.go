@@ -84,7 +84,7 @@ func TestABusThatIsKilledFindsItsNamesAgainWithinASecond(t *testing.T) {
 		testenv.Must(t, ask(t, subscriber, "Subscribe").Err)
 		for n := 1; n <= 3; n++ {
 			daemon.Kill()
-			r.log.says(t, "No D-Bus control: the connection to the bus has broken; trying again. Forwarding goes on.", n)
+			r.log.says(t, "No D-Bus control: the connection to the bus broke; trying again. Forwarding goes on.", n)
 			r.dial("tcp")
 			daemon.Restart()
 			began := time.Now()

@@ -215,7 +215,7 @@ func (t *session) followProperties() {
 			}
 		}
 		if len(changes) > 0 {
-			t.emit("", api.PropertiesInterface, "PropertiesChanged", "sa{sv}as", api.Interface, changes, []string{})
+			t.emit("", api.PropertiesInterface, "PropertiesChanged", api.Interface, changes, []string{})
 			pause = time.After(changeInterval)
 		}
 		last = now

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"strconv"
 	"sync"
 	"time"
 
@@ -27,10 +25,7 @@ type session struct {
 	ctx         context.Context // ends with the connection
 	working     context.Context // ends with it, or before, when nothing new is begun
 	stopWorking context.CancelFunc
-	conn        *dbus.Conn
-	out         io.Writer // to the bus, beside conn; takes whole messages
-	serials     serials
-	socket      *wire.Socket
+	conn        *wire.Conn
 	ownBus      bool // of the user of this process
 	calls       *calls
 	subscribers *subscribers
@@ -39,60 +34,45 @@ type session struct {
 
 // connect lets this process into the bus, ready for calls.
 func (s *Server) connect(ctx context.Context) (*session, error) {
-	entering, cancel := context.WithTimeout(ctx, wire.ConnectTimeout)
+	entering, cancel := context.WithTimeoutCause(ctx, wire.ConnectTimeout, errors.New("the bus does not answer"))
 	defer cancel()
 	socket, err := wire.Dial(entering, s.Address)
 	if err != nil {
 		return nil, err
 	}
-	stop := context.AfterFunc(entering, func() { socket.Close() })
-	t := &session{Server: s, socket: socket, ownBus: socket.Listener() == os.Geteuid(), changed: make(chan struct{}, 1)}
+	t := &session{Server: s, ownBus: socket.Listener() == os.Geteuid(), changed: make(chan struct{}, 1)}
 	t.calls = newCalls(t)
 	t.subscribers = newSubscribers(t)
-	frames := wire.NewFrames(socket, t.receive, messageMax)
-	frames.Emptied = t.calls.ask
-	t.out = frames
-	t.conn, err = dbus.NewConn(frames,
-		dbus.WithSerialGenerator(&t.serials),
-		dbus.WithAuth(dbus.AuthExternal(strconv.Itoa(os.Geteuid()))),
-		dbus.WithSignalHandler(t))
-	if err != nil {
-		socket.Close()
-		return nil, err
-	}
+	t.conn = wire.NewConn(socket, t.receive, messageMax)
 	t.ctx = t.conn.Context()
-	t.working, t.stopWorking = context.WithCancel(t.ctx)
-	err = t.conn.Auth(nil)
-	if err == nil {
-		err = t.conn.Hello()
-	}
-	if !stop() {
-		err = errors.Join(err, errors.New("the bus does not answer"))
-	}
-	if err != nil {
-		t.conn.Close()
+	if err := t.conn.Enter(entering); err != nil {
 		return nil, err
 	}
+	t.working, t.stopWorking = context.WithCancel(t.ctx)
 	return t, nil
 }
 
-// receive is the [sorter] of a session.
-func (t *session) receive(h wire.Head, read wire.Reader) wire.Fate {
-	switch h.Kind {
-	case dbus.TypeMethodCall:
+// receive is the [wire.Handler] of a session.
+func (t *session) receive(h wire.Head, read wire.Reader) (wanted bool) {
+	switch {
+	case h.Kind == dbus.TypeMethodCall:
 		return t.calls.receive(h, read)
-	case dbus.TypeMethodReply, dbus.TypeError, dbus.TypeSignal:
-		switch {
-		case h.Sender == wire.DriverName:
-			if h.Kind != dbus.TypeSignal && t.calls.answered(h, read) {
-				return wire.Taken
-			}
-			return wire.OfTheBus
-		case h.Kind != dbus.TypeSignal: // which anybody may send, and mean nothing here
-			return wire.PassedOn
-		}
+	case h.Sender == wire.DriverName:
+		t.receiveSignal(read)
+		return true
 	}
-	return wire.Unwanted
+	return false
+}
+
+// receiveSignal takes a signal of the bus.
+func (t *session) receiveSignal(read wire.Reader) {
+	signal, err := read.Decode()
+	if err != nil || wire.Header[string](signal, dbus.FieldMember) != "NameOwnerChanged" || len(signal.Body) != 3 {
+		return
+	}
+	if name, _ := signal.Body[0].(string); signal.Body[2] == "" {
+		t.subscribers.forget(name)
+	}
 }
 
 // serve owns the names until the connection breaks or ctx ends; then it finishes what it has begun. It calls owned once it
@@ -113,11 +93,10 @@ func (t *session) serve(ctx context.Context, owned func()) error {
 	owned()
 	select {
 	case <-t.ctx.Done():
-		return errors.New("the connection to the bus has broken")
+		return wire.ErrClosed
 	case <-ctx.Done():
 	}
-	// The socket itself, because t.conn.Close would wait for a goroutine that writes to a bus that hangs.
-	defer time.AfterFunc(flushTimeout, func() { t.socket.Close() }).Stop()
+	defer time.AfterFunc(flushTimeout, t.conn.Close).Stop()
 	t.stopWorking()
 	t.calls.close()
 	select {
@@ -184,34 +163,22 @@ func (t *session) requestName(name string) (dbus.RequestNameReply, error) {
 func (t *session) callBus(method string, args []any, results ...any) error {
 	ctx, cancel := context.WithTimeout(t.ctx, callTimeout)
 	defer cancel()
-	return t.conn.BusObject().CallWithContext(ctx, wire.DriverName+"."+method, 0, args...).Store(results...)
-}
-
-// DeliverSignal implements dbus.SignalHandler, for the signals of the bus.
-func (t *session) DeliverSignal(_, _ string, signal *dbus.Signal) {
-	if signal.Name != wire.DriverName+".NameOwnerChanged" || len(signal.Body) != 3 {
-		return
-	}
-	if name, _ := signal.Body[0].(string); signal.Body[2] == "" {
-		t.subscribers.forget(name)
-	}
+	return t.conn.Call(ctx, wire.NewCall(wire.DriverName, wire.DriverPath, wire.DriverName, method, args...)).Store(results...)
 }
 
 // emit sends a signal of the object, to everybody who listens where to is empty.
-func (t *session) emit(to, iface, member string, signature string, body ...any) {
+func (t *session) emit(to, iface, member string, body ...any) {
 	msg := &dbus.Message{
-		Type:  dbus.TypeSignal,
-		Flags: dbus.FlagNoReplyExpected,
+		Type: dbus.TypeSignal,
 		Headers: map[dbus.HeaderField]dbus.Variant{
 			dbus.FieldPath:      dbus.MakeVariant(dbus.ObjectPath(api.Path)),
 			dbus.FieldInterface: dbus.MakeVariant(iface),
 			dbus.FieldMember:    dbus.MakeVariant(member),
-			dbus.FieldSignature: dbus.MakeVariant(dbus.ParseSignatureMust(signature)),
 		},
-		Body: body,
 	}
+	wire.SetBody(msg, body...)
 	if to != "" {
 		msg.Headers[dbus.FieldDestination] = dbus.MakeVariant(to)
 	}
-	t.conn.Send(msg, nil)
+	_ = t.conn.Send(msg) // where it fails, the connection has broken
 }

@@ -8,7 +8,6 @@ import (
 	"example.org/socketproxy/internal/bus/api"
 	"example.org/socketproxy/internal/bus/wire"
 	"example.org/socketproxy/internal/forward"
-	"github.com/godbus/dbus/v5"
 	"golang.org/x/time/rate"
 )
 
@@ -115,7 +114,7 @@ func (s *subscribers) forget(name string) bool {
 		return false
 	}
 	one.events.Close()
-	s.session.conn.BusObject().Go(wire.DriverName+".RemoveMatch", dbus.FlagNoReplyExpected, nil, leavingRule(name))
+	_ = s.session.conn.Send(wire.NewCall(wire.DriverName, wire.DriverPath, wire.DriverName, "RemoveMatch", leavingRule(name)))
 	return true
 }
 
@@ -160,19 +159,19 @@ func (s *subscribers) send(name string, events *forward.Subscription, pace *rate
 		c := &e.Connection
 		switch e.Kind {
 		case forward.EventOpened:
-			s.session.emit(name, api.Interface, "ConnectionNew", "tss", c.ID, sendable(c.Client), sendable(c.Backend))
+			s.session.emit(name, api.Interface, "ConnectionNew", c.ID, sendable(c.Client), sendable(c.Backend))
 		case forward.EventClosed:
-			s.session.emit(name, api.Interface, "ConnectionRemoved", "tsttt",
+			s.session.emit(name, api.Interface, "ConnectionRemoved",
 				c.ID, e.Reason.String(), c.BytesToBackend, c.BytesToClient, uint64(c.Age/time.Microsecond))
 		case forward.EventRefused:
-			s.session.emit(name, api.Interface, "ConnectionRefused", "ss", sendable(c.Client), e.Reason.String())
+			s.session.emit(name, api.Interface, "ConnectionRefused", sendable(c.Client), e.Reason.String())
 		}
 		before = max(0, before-1)
 		if lost == told {
 			lost, before = events.Dropped(), len(events.C)
 		}
 		if lost > told && before == 0 {
-			s.session.emit(name, api.Interface, "SignalsLost", "t", lost-told)
+			s.session.emit(name, api.Interface, "SignalsLost", lost-told)
 			told = lost
 		}
 	}

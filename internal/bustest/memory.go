@@ -6,6 +6,7 @@ import (
 	"io"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
 	"example.org/socketproxy/internal/bus/wire"
@@ -19,53 +20,76 @@ type MemoryBus struct {
 	Replies chan *dbus.Message                                       // to the calls of others
 	T       testing.TB                                               // of a fuzz target, the present one
 
-	toClient chan []byte
+	toClient chan chunk
 	unread   []byte
+	taken    chan<- struct{} // closed with the next Read, when the client has dealt with what it has; may be nil
+	closed   chan struct{}
+	closing  sync.Once
+}
+
+// chunk is what the client reads at once.
+type chunk struct {
+	bytes []byte
+	taken chan<- struct{}
 }
 
 func NewMemoryBus(t testing.TB) *MemoryBus {
 	// A message goes from goroutine to goroutine, and is not to wait for another thread to wake each time.
 	before := runtime.GOMAXPROCS(1)
 	t.Cleanup(func() { runtime.GOMAXPROCS(before) })
-	return &MemoryBus{T: t, Replies: make(chan *dbus.Message, 16), toClient: make(chan []byte, 64)}
+	return &MemoryBus{T: t, Replies: make(chan *dbus.Message, 64), toClient: make(chan chunk, 64), closed: make(chan struct{})}
 }
 
-// Enter connects a client.
-func (b *MemoryBus) Enter(sort wire.Sorter, options ...dbus.ConnOption) *dbus.Conn {
-	b.T.Helper()
-	conn, err := dbus.NewConn(wire.NewFrames(b, sort, wire.AnswerMax), options...)
-	testenv.Must(b.T, err)
-	testenv.Must(b.T, conn.Auth(nil))
-	b.T.Cleanup(func() { conn.Close() })
+// Connect is a connection of the client, which enters later.
+func (b *MemoryBus) Connect(handler wire.Handler, max uint64) *wire.Conn {
+	conn := wire.NewConn(b, handler, max)
+	b.T.Cleanup(conn.Close)
 	return conn
+}
+
+// Deliver sends messages to the client, and returns when its handler has seen them, or the client has closed the connection.
+func (b *MemoryBus) Deliver(messages []byte) {
+	taken := make(chan struct{})
+	b.toClient <- chunk{messages, taken}
+	select {
+	case <-taken:
+	case <-b.closed:
+	}
 }
 
 func (b *MemoryBus) Read(p []byte) (int, error) {
 	if len(b.unread) == 0 {
-		b.unread = <-b.toClient
-	}
-	if b.unread == nil {
-		return 0, io.EOF
+		if b.taken != nil {
+			close(b.taken)
+		}
+		select {
+		case next := <-b.toClient:
+			b.unread, b.taken = next.bytes, next.taken
+		case <-b.closed:
+			return 0, io.EOF
+		}
 	}
 	n := copy(p, b.unread)
 	b.unread = b.unread[n:]
 	return n, nil
 }
 
-// Write takes a whole message or a line of the authentication, as godbus writes them.
+// Write takes whole messages, and the lines of the authentication.
 func (b *MemoryBus) Write(p []byte) (int, error) {
-	switch line := string(p); {
-	case line == "AUTH\r\n":
-		b.toClient <- []byte("REJECTED EXTERNAL\r\n")
-	case strings.HasPrefix(line, "AUTH "):
-		b.toClient <- []byte("OK 0123456789abcdef0123456789abcdef\r\n")
-	case line != "\x00" && line != "BEGIN\r\n":
-		msg, err := wire.Decode(p)
+	if bytes.HasPrefix(p, []byte("\x00AUTH")) {
+		b.toClient <- chunk{bytes: []byte("OK 0123456789abcdef0123456789abcdef\r\n")}
+		return len(p), nil
+	}
+	for in := bytes.NewReader(p); in.Len() > 0; {
+		msg, err := dbus.DecodeMessage(in)
 		testenv.Must(b.T, err)
 		if msg.Type == dbus.TypeMethodCall && msg.Flags&dbus.FlagNoReplyExpected == 0 {
-			signature, body := b.Answer(msg)
+			signature, body := "", []byte(nil)
+			if wire.Header[string](msg, dbus.FieldMember) != "Hello" {
+				signature, body = b.Answer(msg)
+			}
 			message, _ := ReplyTo(msg, signature, body)
-			b.toClient <- message
+			b.toClient <- chunk{bytes: message}
 		} else if msg.Type == dbus.TypeMethodReply || msg.Type == dbus.TypeError {
 			b.Replies <- msg
 		}
@@ -74,7 +98,7 @@ func (b *MemoryBus) Write(p []byte) (int, error) {
 }
 
 func (b *MemoryBus) Close() error {
-	b.toClient <- nil
+	b.closing.Do(func() { close(b.closed) })
 	return nil
 }
 
@@ -129,19 +153,3 @@ func Decoded(signature string, body []byte) (values []any, ok bool) {
 	}
 	return answer.Body, true
 }
-
-// Deliver has a sorter decide about messages, which it takes.
-func Deliver(t testing.TB, messages []byte, sort wire.Sorter) {
-	t.Helper()
-	frames := wire.NewFrames(fromMemory{bytes.NewReader(messages)}, sort, wire.AnswerMax)
-	_, err := io.WriteString(frames, "BEGIN\r\n")
-	testenv.Must(t, err)
-	_, err = io.Copy(io.Discard, frames)
-	testenv.Must(t, err)
-}
-
-// fromMemory is a bus of which everything has come that will.
-type fromMemory struct{ *bytes.Reader }
-
-func (fromMemory) Write(p []byte) (int, error) { return len(p), nil }
-func (fromMemory) Close() error                { return nil }

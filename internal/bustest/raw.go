@@ -22,7 +22,7 @@ import (
 type rawConn struct {
 	net.Conn
 	t      *testing.T
-	in     *wire.Frames
+	in     *bufio.Reader
 	serial uint32
 }
 
@@ -45,15 +45,15 @@ func newRaw(t *testing.T, c net.Conn, err error, uid int) *rawConn {
 	testenv.Must(t, err)
 	t.Cleanup(func() { c.Close() })
 	testenv.Must(t, c.SetDeadline(time.Now().Add(proctest.Patience)))
-	r := &rawConn{Conn: c, t: t, in: wire.NewFrames(c, func(wire.Head, wire.Reader) wire.Fate { return wire.PassedOn }, wire.AnswerMax)}
+	r := &rawConn{Conn: c, t: t, in: bufio.NewReader(c)}
 	_, err = fmt.Fprintf(c, "\x00AUTH EXTERNAL %x\r\n", fmt.Sprint(uid))
 	testenv.Must(t, err)
-	answer, err := bufio.NewReader(r.in).ReadString('\n')
+	answer, err := r.in.ReadString('\n')
 	testenv.Must(t, err)
 	if !strings.HasPrefix(answer, "OK ") {
 		t.Fatalf("the bus answers %q", answer)
 	}
-	_, err = io.WriteString(r.in, "BEGIN\r\n")
+	_, err = io.WriteString(c, "BEGIN\r\n")
 	testenv.Must(t, err)
 	r.Send(Frame(t, Call{To: wire.DriverName, Path: wire.DriverPath, Iface: wire.DriverName, Member: "Hello"}, "", nil))
 	r.answer()

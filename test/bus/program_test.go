@@ -260,7 +260,7 @@ func TestNoByteIsLostWhileTheBusIsKilled(t *testing.T) {
 		for n := 1; n <= 3; n++ {
 			daemon.Kill()
 			proctest.Eventually(t, "proxyd notices", func() bool {
-				return strings.Count(p.Stderr(), "No D-Bus control: the connection to the bus has broken") == n
+				return strings.Count(p.Stderr(), "No D-Bus control: the connection to the bus broke") == n
 			})
 			daemon.Restart()
 			conn, began := daemon.Connect(t), time.Now()

@@ -517,7 +517,7 @@ func subscribeAndStop(args []string) (string, error) {
 }
 
 // oversized are calls with long arguments, of up to what a bus passes on, which is 32 MiB for dbus-daemon(1). proxyd does not
-// answer those of more than 16 KiB: see frames in internal/bus.
+// answer those of more than 16 KiB: see messageMax in internal/bus.
 var oversized = []struct {
 	member string
 	arg    func() any

@@ -106,7 +106,7 @@ type Client struct {
 	// Waiting, if not nil, is called where an answer takes long though the instance is alive: it waits for polkit.
 	Waiting func(*Instance)
 
-	conn         *dbus.Conn
+	conn         *wire.Conn
 	host         string
 	bridge       *exec.Cmd // nil without
 	events       *events
@@ -130,26 +130,13 @@ func Connect(ctx context.Context, d Destination) (*Client, error) {
 	if err != nil {
 		return nil, explain(err)
 	}
-	stop := context.AfterFunc(ctx, func() { stream.Close() })
-	defer stop()
 	client.consent = command != nil || os.Geteuid() != 0
-	client.conn, err = dbus.NewConn(wire.NewFrames(stream, client.events.keep, wire.AnswerMax), dbus.WithSignalHandler(client.events))
-	if err != nil {
-		return nil, err
-	}
-	if err = client.conn.Auth(nil); err == nil {
-		err = client.conn.Hello()
-	}
-	if err == nil {
+	client.conn = wire.NewConn(stream, client.events.receive, wire.AnswerMax)
+	if err = client.conn.Enter(ctx); err == nil {
 		return client, nil
 	}
 	client.Close()
-	switch {
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		err = context.Cause(ctx)
-	case ctx.Err() != nil:
-		err = ctx.Err()
-	case client.bridge != nil:
+	if client.bridge != nil && ctx.Err() == nil {
 		err = fmt.Errorf("%s ended: %v", command[0], client.bridge.ProcessState)
 	}
 	return nil, explain(err)
@@ -262,7 +249,7 @@ const (
 
 // reply is an answer to come.
 type reply struct {
-	call    *dbus.Call
+	*wire.Call
 	cancel  context.CancelFunc
 	givenUp error // why, nil if it is not
 }
@@ -270,24 +257,12 @@ type reply struct {
 // send sends a call. Many can be on their way at once, which takes the time of one.
 func (c *Client) send(ctx context.Context, timeout time.Duration, to, path, iface, member string, args ...any) *reply {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("%w within %s", errNoAnswer, timeout))
-	msg := &dbus.Message{
-		Type:  dbus.TypeMethodCall,
-		Flags: dbus.FlagNoAutoStart,
-		Headers: map[dbus.HeaderField]dbus.Variant{
-			dbus.FieldDestination: dbus.MakeVariant(to),
-			dbus.FieldPath:        dbus.MakeVariant(dbus.ObjectPath(path)),
-			dbus.FieldInterface:   dbus.MakeVariant(iface),
-			dbus.FieldMember:      dbus.MakeVariant(member),
-		},
-		Body: args,
-	}
+	msg := wire.NewCall(to, path, iface, member, args...)
+	msg.Flags = dbus.FlagNoAutoStart
 	if c.Interactive {
-		msg.Flags |= dbus.FlagAllowInteractiveAuthorization // Object.Call of godbus drops it
+		msg.Flags |= dbus.FlagAllowInteractiveAuthorization
 	}
-	if len(args) > 0 {
-		msg.Headers[dbus.FieldSignature] = dbus.MakeVariant(dbus.SignatureOf(args...))
-	}
-	return &reply{call: c.conn.SendWithContext(ctx, msg, nil), cancel: cancel}
+	return &reply{Call: c.conn.Call(ctx, msg), cancel: cancel}
 }
 
 func (c *Client) askBus(ctx context.Context, member string, args ...any) *reply {
@@ -296,16 +271,12 @@ func (c *Client) askBus(ctx context.Context, member string, args ...any) *reply 
 
 // body waits for the answer.
 func (r *reply) body() ([]any, error) {
-	call := <-r.call.Done
-	err := call.Err
-	switch {
-	case r.givenUp != nil:
+	defer r.cancel()
+	body, err := r.Body()
+	if r.givenUp != nil {
 		err = r.givenUp
-	case errors.Is(err, context.DeadlineExceeded):
-		err = context.Cause(call.Context())
 	}
-	r.cancel()
-	return call.Body, explain(err)
+	return body, explain(err)
 }
 
 // store waits for the answer and puts it into results.
@@ -314,26 +285,5 @@ func (r *reply) store(results ...any) error {
 	if err != nil {
 		return err
 	}
-	return store(body, results...)
-}
-
-// store is [dbus.Store], but takes a dictionary of variants as it is: that makes each of them again, and panics at one that
-// holds what it reads and cannot write, a dictionary with booleans as keys.
-func store(body []any, results ...any) error {
-	if len(body) != len(results) {
-		return dbus.Store(body, results...) // which says so
-	}
-	for i, result := range results {
-		values, ok := result.(*map[string]dbus.Variant)
-		if !ok {
-			if err := dbus.Store(body[i:i+1], result); err != nil {
-				return err
-			}
-			continue
-		}
-		if *values, ok = body[i].(map[string]dbus.Variant); !ok {
-			return fmt.Errorf("the answer has a %T for a dictionary of variants", body[i])
-		}
-	}
-	return nil
+	return wire.Store(body, results...)
 }

@@ -195,7 +195,7 @@ func theClientHearsOfEvents(t *testing.T, daemon *bustest.Bus) {
 	next(func(e Event) bool { return e == InstanceChanged{"web", web.Owner, ""} })
 
 	r.daemon.Kill()
-	if _, err := client.Next(ctx); !errors.Is(err, errBusGone) {
+	if _, err := client.Next(ctx); !errors.Is(err, wire.ErrClosed) {
 		t.Errorf("without a bus: %v", err)
 	}
 	if _, err := client.Instances(ctx); err == nil {
@@ -319,13 +319,13 @@ func TestSignalsThatMakeNoSenseAreLeftOut(t *testing.T) {
 		"org.freedesktop.DBus.Properties.PropertiesChanged", wire.DriverName + ".NameOwnerChanged",
 	} {
 		for _, body := range [][]any{nil, {"x"}, {uint64(1), []string{"x"}, uint32(1)}, {"x", "y", "z"}} {
-			if e := event(&dbus.Signal{Sender: ":1.5", Name: name, Body: body}); e != nil && len(body) != 3 {
+			if e := event(signalWith(":1.5", name, body...)); e != nil && len(body) != 3 {
 				t.Errorf("%s%v is %+v", name, body, e)
 			}
 		}
 	}
 	// Only the bus says who owns a name.
-	forged := &dbus.Signal{Sender: ":1.5", Name: wire.DriverName + ".NameOwnerChanged", Body: []any{api.BaseName + ".web", ":1.1", ""}}
+	forged := signalWith(":1.5", wire.DriverName+".NameOwnerChanged", api.BaseName+".web", ":1.1", "")
 	if e := event(forged); e != nil {
 		t.Errorf("a forged signal is %+v", e)
 	}
@@ -333,11 +333,8 @@ func TestSignalsThatMakeNoSenseAreLeftOut(t *testing.T) {
 
 // A proxyctl that monitors remembers the clients of many signals.
 func TestAnEventKeepsNoBufferOfItsMessage(t *testing.T) {
-	msg := &dbus.Message{Type: dbus.TypeSignal, Headers: map[dbus.HeaderField]dbus.Variant{
-		dbus.FieldPath: dbus.MakeVariant(dbus.ObjectPath(api.Path)), dbus.FieldInterface: dbus.MakeVariant(api.Interface),
-		dbus.FieldMember: dbus.MakeVariant("ConnectionNew"), dbus.FieldSender: dbus.MakeVariant(":1.5"),
-		dbus.FieldSignature: dbus.MakeVariant(dbus.ParseSignatureMust("tss")),
-	}, Body: []any{uint64(1), "192.0.2.9:50000", "127.0.0.1:3000"}}
+	msg := signalWith(":1.5", api.Interface+".ConnectionNew", uint64(1), "192.0.2.9:50000", "127.0.0.1:3000")
+	msg.Headers[dbus.FieldSignature] = dbus.MakeVariant(dbus.ParseSignatureMust("tss"))
 	var encoded bytes.Buffer
 	testenv.Must(t, msg.EncodeTo(&encoded, binary.LittleEndian))
 	const n = 4096
@@ -348,7 +345,7 @@ func TestAnEventKeepsNoBufferOfItsMessage(t *testing.T) {
 	for range n {
 		decoded, err := dbus.DecodeMessage(bytes.NewReader(encoded.Bytes()))
 		testenv.Must(t, err)
-		kept = append(kept, event(&dbus.Signal{Sender: decoded.Headers[dbus.FieldSender].Value().(string), Name: api.Interface + ".ConnectionNew", Body: decoded.Body}))
+		kept = append(kept, event(decoded))
 	}
 	runtime.GC()
 	runtime.ReadMemStats(&after)
@@ -381,12 +378,18 @@ func TestSignalsThatNobodyAskedForReachNoClient(t *testing.T) {
 
 func signalsThatNobodyAskedForReachNoClient(t *testing.T, daemon *bustest.Bus) {
 	r := newRigOn(t, daemon)
+	other := daemon.Connect(t)
+	names := func() (names []string) {
+		testenv.Must(t, other.BusObject().Call(wire.DriverName+".ListNames", 0).Store(&names))
+		return names
+	}
+	before := names()
 	client := connectClient(t, daemon)
+	self := slices.DeleteFunc(names(), func(name string) bool { return slices.Contains(before, name) })[0]
 	web := theInstance(t, client)
 	ctx, cancel := context.WithTimeout(t.Context(), proctest.Patience)
 	defer cancel()
 	testenv.Must(t, web.Subscribe(ctx))
-	self := client.conn.Names()[0]
 
 	stranger := bustest.ConnectRaw(t, daemon.Address())
 	// {signature "y": ""}: valid, and what godbus ends the connection for.
@@ -408,9 +411,7 @@ func TestEventsThatNobodyTakesAreLostAndCounted(t *testing.T) {
 	client := connectClient(t, bustest.Start(t, bustest.Options{}))
 	deliver := func(from, to int) {
 		for i := from; i < to; i++ {
-			client.events.DeliverSignal("", "", &dbus.Signal{
-				Sender: ":1.5", Name: api.Interface + ".ConnectionNew", Body: []any{uint64(i), "client", "backend"},
-			})
+			client.events.deliver(ConnectionNew{":1.5", uint64(i), "client", "backend"})
 		}
 	}
 	next := func(want Event) {

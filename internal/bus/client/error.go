@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
+	"os"
 	"strings"
 	"syscall"
 	"unicode"
@@ -27,7 +27,6 @@ var (
 	errNoFile    = errors.New("there is no such file")
 	errNoManager = errors.New("systemd is not on the bus")
 	errNoAnswer  = errors.New("no answer")
-	errBusGone   = errors.New("the connection to the bus broke")
 	errMute      = fmt.Errorf("no answer within %s", wire.ConnectTimeout)
 )
 
@@ -47,7 +46,7 @@ var words = map[string]error{
 	api.ErrorExiting:                          errors.New("it is exiting"),
 }
 
-// explain turns what godbus returns into words for people.
+// explain turns an error into words for people.
 func explain(err error) error {
 	var refusal dbus.Error
 	var errno syscall.Errno
@@ -56,8 +55,8 @@ func explain(err error) error {
 		return nil
 	case errors.As(err, &refusal):
 		return explainRefusal(refusal)
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed), errors.Is(err, dbus.ErrClosed):
-		return errBusGone
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, os.ErrClosed):
+		return wire.ErrClosed
 	case errors.As(err, &errno):
 		return errno // without the address, which the caller has named already
 	}

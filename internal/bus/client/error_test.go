@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"example.org/socketproxy/internal/bus/api"
+	"example.org/socketproxy/internal/bus/wire"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -28,7 +29,7 @@ func TestErrorsAreExplained(t *testing.T) {
 		{dbus.Error{Name: "org.example.Odd"}, "org.example.Odd"},
 		{&net.OpError{Op: "dial", Net: "unix", Err: syscall.ENOENT}, "no such file or directory"},
 		{fmt.Errorf("read: %w", io.EOF), "the connection to the bus broke"},
-		{dbus.ErrClosed, "the connection to the bus broke"},
+		{wire.ErrClosed, "the connection to the bus broke"},
 		{errors.New("other"), "other"},
 	} {
 		if got := fmt.Sprint(explain(test.err)); got != test.want {

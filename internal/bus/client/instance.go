@@ -278,8 +278,7 @@ func (i *Instance) call(ctx context.Context, member string, args ...any) *reply 
 	}
 	reply := c.send(ctx, consentTimeout, i.Owner, api.Path, api.Interface, member, args...)
 	select {
-	case call := <-reply.call.Done:
-		reply.call.Done <- call // has room for it again
+	case <-reply.Done():
 	case <-time.After(c.replyTimeout):
 		i.lookAfter(ctx, reply)
 	}
@@ -291,7 +290,7 @@ func (i *Instance) lookAfter(ctx context.Context, reply *reply) {
 	c := i.client
 	err := c.send(ctx, c.replyTimeout, i.Owner, api.Path, "org.freedesktop.DBus.Peer", "Ping").store()
 	switch {
-	case len(reply.call.Done) > 0: // it has come meanwhile
+	case reply.Answered(): // meanwhile
 	case errors.Is(err, errNoAnswer):
 		reply.givenUp = err
 		reply.cancel()

@@ -61,8 +61,7 @@ type EventsLost struct{ N uint64 }
 // eventsMax is how many events wait for [Client.Next]. The reader of proxyctl's output may pause.
 const eventsMax = 4096
 
-// events takes the signals for a [Client]. It implements dbus.SignalHandler: the handlers of godbus keep whatever comes
-// until it is asked for, and anybody may send signals to anybody.
+// events takes the signals for a [Client], and keeps a bounded number: any process may send signals to any other.
 type events struct {
 	queue chan Event
 	lost  atomic.Uint64
@@ -93,13 +92,15 @@ func (e *events) changed(c InstanceChanged) {
 	}
 }
 
-// keep drops what was not asked for: calls, and the signals of strangers.
-func (e *events) keep(h wire.Head, _ wire.Reader) wire.Fate {
-	switch {
-	case h.Kind == dbus.TypeMethodCall, h.Kind == dbus.TypeSignal && h.Sender != wire.DriverName && !e.isInstance(h.Sender):
-		return wire.Unwanted
+// receive is the [wire.Handler] of a client. It drops what was not asked for: calls, and the signals of strangers.
+func (e *events) receive(h wire.Head, read wire.Reader) (wanted bool) {
+	if h.Kind == dbus.TypeMethodCall || h.Sender != wire.DriverName && !e.isInstance(h.Sender) {
+		return false
 	}
-	return wire.PassedOn
+	if signal, err := read.Decode(); err == nil {
+		e.deliver(event(signal))
+	}
+	return true
 }
 
 func (e *events) isInstance(sender string) bool {
@@ -113,10 +114,9 @@ func (e *events) isInstance(sender string) bool {
 	return false
 }
 
-// DeliverSignal implements dbus.SignalHandler. Once an event is lost, all are until that has been told, so that the gap is
-// where it is told.
-func (e *events) DeliverSignal(_, _ string, signal *dbus.Signal) {
-	event := event(signal)
+// deliver queues an event. After one event is lost, it drops all later ones until [EventsLost] has been delivered, so that the gap is
+// where it is reported.
+func (e *events) deliver(event Event) {
 	if event == nil {
 		return
 	}
@@ -164,54 +164,55 @@ func (c *Client) Next(ctx context.Context) (Event, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-c.conn.Context().Done():
-		return nil, errBusGone
+		return nil, wire.ErrClosed
 	}
 }
 
 // event returns nil for what it does not know. Its strings are copies: those that godbus decodes keep 4 KiB of its buffers
 // each, for as long as they are remembered.
-func event(signal *dbus.Signal) Event {
+func event(signal *dbus.Message) Event {
 	var err error
-	signal.Sender = strings.Clone(signal.Sender)
+	sender := strings.Clone(wire.Header[string](signal, dbus.FieldSender))
+	name := wire.Header[string](signal, dbus.FieldInterface) + "." + wire.Header[string](signal, dbus.FieldMember)
 	for i, value := range signal.Body {
 		if text, ok := value.(string); ok {
 			signal.Body[i] = strings.Clone(text)
 		}
 	}
-	switch signal.Name {
+	switch name {
 	case api.Interface + ".ConnectionNew":
-		e := ConnectionNew{Owner: signal.Sender}
+		e := ConnectionNew{Owner: sender}
 		if err = dbus.Store(signal.Body, &e.ID, &e.Client, &e.Backend); err == nil {
 			return e
 		}
 	case api.Interface + ".ConnectionRemoved":
-		e := ConnectionRemoved{Owner: signal.Sender}
+		e := ConnectionRemoved{Owner: sender}
 		var usec uint64
 		if err = dbus.Store(signal.Body, &e.ID, &e.Reason, &e.BytesToBackend, &e.BytesToClient, &usec); err == nil {
 			e.Duration = api.Span(usec)
 			return e
 		}
 	case api.Interface + ".ConnectionRefused":
-		e := ConnectionRefused{Owner: signal.Sender}
+		e := ConnectionRefused{Owner: sender}
 		if err = dbus.Store(signal.Body, &e.Client, &e.Reason); err == nil {
 			return e
 		}
 	case api.Interface + ".SignalsLost":
-		e := SignalsLost{Owner: signal.Sender}
+		e := SignalsLost{Owner: sender}
 		if err = dbus.Store(signal.Body, &e.N); err == nil {
 			return e
 		}
 	case "org.freedesktop.DBus.Properties.PropertiesChanged":
-		e := PropertiesChanged{Owner: signal.Sender}
+		e := PropertiesChanged{Owner: sender}
 		var iface string
 		var invalidated []string
-		if err = store(signal.Body, &iface, &e.Values, &invalidated); err == nil && iface == api.Interface {
+		if err = wire.Store(signal.Body, &iface, &e.Values, &invalidated); err == nil && iface == api.Interface {
 			return e
 		}
 	case wire.DriverName + ".NameOwnerChanged":
 		e := InstanceChanged{}
 		var busName string
-		if err = dbus.Store(signal.Body, &busName, &e.OldOwner, &e.NewOwner); err == nil && signal.Sender == wire.DriverName {
+		if err = dbus.Store(signal.Body, &busName, &e.OldOwner, &e.NewOwner); err == nil && sender == wire.DriverName {
 			var ok bool
 			if e.Name, ok = api.InstanceOf(busName); ok {
 				return e

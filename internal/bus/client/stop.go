@@ -22,37 +22,24 @@ func AskStop(ctx context.Context, service string) (stop Stop, err error) {
 	if err != nil {
 		return stop, explain(err)
 	}
-	defer context.AfterFunc(ctx, func() { stream.Close() })()
-	conn, err := dbus.NewConn(wire.NewFrames(stream, answersOnly, wire.AnswerMax))
-	if err != nil {
-		stream.Close()
-		return stop, err
-	}
-	defer conn.Close()
-	if err = conn.Auth(nil); err == nil {
-		err = conn.Hello()
-	}
-	if err == nil {
+	conn := wire.NewConn(stream, nothing, wire.AnswerMax)
+	if err = conn.Enter(ctx); err == nil {
 		stop, err = manager{ctx, conn}.stopOf(service)
+		conn.Close()
 	}
-	if err != nil && ctx.Err() != nil && !errors.Is(err, errNoManager) {
-		err = errNoAnswer // whatever broke because of it
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = errNoAnswer
 	}
 	return stop, explain(err)
 }
 
-// answersOnly is for a connection that receives nothing but answers.
-func answersOnly(h wire.Head, _ wire.Reader) wire.Fate {
-	if h.Kind == dbus.TypeMethodCall || h.Kind == dbus.TypeSignal && h.Sender != wire.DriverName {
-		return wire.Unwanted
-	}
-	return wire.PassedOn
-}
+// nothing is for a connection that receives replies only.
+func nothing(wire.Head, wire.Reader) (wanted bool) { return false }
 
 // manager is the service manager, as far as it is asked.
 type manager struct {
 	ctx  context.Context
-	conn *dbus.Conn
+	conn *wire.Conn
 }
 
 func (m manager) stopOf(service string) (stop Stop, err error) {
@@ -80,18 +67,20 @@ func (m manager) stopOf(service string) (stop Stop, err error) {
 
 // awaitUnit finds the object of a unit.
 func (m manager) awaitUnit(name string) (unit dbus.ObjectPath, err error) {
-	err = awaitManager(m.ctx, func() error { return m.call(managerPath, managerName+".Manager.GetUnit", name).Store(&unit) })
+	err = awaitManager(m.ctx, func() error { return m.call(managerPath, managerName+".Manager", "GetUnit", name).Store(&unit) })
 	return unit, err
 }
 
 func (m manager) property(path dbus.ObjectPath, iface, name string, value any) error {
 	var variant dbus.Variant
-	if err := m.call(path, api.PropertiesInterface+".Get", iface, name).Store(&variant); err != nil {
+	if err := m.call(string(path), api.PropertiesInterface, "Get", iface, name).Store(&variant); err != nil {
 		return err
 	}
 	return variant.Store(value)
 }
 
-func (m manager) call(path dbus.ObjectPath, method string, args ...any) *dbus.Call {
-	return m.conn.Object(managerName, path).CallWithContext(m.ctx, method, dbus.FlagNoAutoStart, args...)
+func (m manager) call(path, iface, member string, args ...any) *wire.Call {
+	msg := wire.NewCall(managerName, path, iface, member, args...)
+	msg.Flags = dbus.FlagNoAutoStart
+	return m.conn.Call(m.ctx, msg)
 }
