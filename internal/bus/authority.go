@@ -54,30 +54,30 @@ func (t *session) authorize(c *call, action string) error {
 	default:
 		return errorf(api.ErrorLimitsExceeded, "Too many questions to polkit at once")
 	}
-	answer, err := t.askPolkit(c, action)
+	verdict, err := t.askPolkit(c, action)
 	switch {
 	case t.working.Err() != nil:
 		return forward.ErrExiting
 	case err != nil:
 		return errorf(api.ErrorAccessDenied, "Access denied: %v", err)
-	case answer.Authorized:
+	case verdict.Authorized:
 		return nil
-	case answer.Details["polkit.dismissed"] != "":
+	case verdict.Details["polkit.dismissed"] != "":
 		return errorf(api.ErrorAccessDenied, "Access denied: the authentication was dismissed")
-	case answer.Challenge:
+	case verdict.Challenge:
 		return errorf(api.ErrorInteractive, "Interactive authentication required for %s", action)
 	}
 	return errorf(api.ErrorAccessDenied, "Access denied by polkit: %s", action)
 }
 
-// answer of CheckAuthorization.
-type answer struct {
+// verdict is the answer of CheckAuthorization.
+type verdict struct {
 	Authorized bool
 	Challenge  bool // it could be, if the caller authenticated
 	Details    map[string]string
 }
 
-func (t *session) askPolkit(c *call, action string) (a answer, err error) {
+func (t *session) askPolkit(c *call, action string) (v verdict, err error) {
 	timeout, flags := t.polkitTimeout, uint32(0)
 	if c.interactive() {
 		timeout, flags = api.InteractiveTimeout, allowUserInteraction
@@ -91,17 +91,17 @@ func (t *session) askPolkit(c *call, action string) (a answer, err error) {
 	cancellation := c.Sender + "/" + strconv.FormatUint(uint64(c.Head.Serial), 10)
 	err = t.conn.Call(ctx, wire.NewCall(polkitName, polkitPath, polkitInterface, "CheckAuthorization",
 		subject{"system-bus-name", map[string]dbus.Variant{"name": dbus.MakeVariant(c.Sender)}},
-		action, map[string]string{"instance": sendable(t.Instance)}, flags, cancellation)).Store(&a)
+		action, map[string]string{"instance": sendable(t.Instance)}, flags, cancellation)).Store(&v)
 	switch {
 	case err == nil:
-		return a, nil
+		return v, nil
 	case ctx.Err() != nil:
 		_ = t.conn.Send(wire.NewCall(polkitName, polkitPath, polkitInterface, "CancelCheckAuthorization", cancellation))
-		return a, errors.New("polkit does not answer")
+		return v, errors.New("polkit does not answer")
 	case isAbsent(err):
-		return a, errors.New("polkit is not running, so that only root may do this")
+		return v, errors.New("polkit is not running, so that only root may do this")
 	}
-	return a, fmt.Errorf("polkit says: %w", err)
+	return v, fmt.Errorf("polkit says: %w", err)
 }
 
 // isAbsent reports whether err means that the name has no owner and that none could be started.
@@ -138,10 +138,10 @@ func (t *session) auditRefused(who *caller, action, what string, err error) {
 }
 
 // dropped is for the calls of a caller that has left the bus before the bus could say who it is. It may have been an administrator,
-// with a tool that does not wait for the answer.
+// with a tool that does not wait for the verdict.
 func (t *session) dropped(who *caller, calls int) {
 	if t.pace.audit.Allow() {
-		t.Log.Info(fmt.Sprintf("Dropped the calls of %s, %d in number: it had left the bus before it was known who it is. A caller has to wait for the answer.",
+		t.Log.Info(fmt.Sprintf("Dropped the calls of %s, %d in number: it had left the bus before it was known who it is. A caller has to wait for the verdict.",
 			who.sender, calls), "caller", who.sender)
 	} else {
 		t.pace.unlogged.Add(1)

@@ -191,26 +191,27 @@ func (t *session) find(c *call) (method, error) {
 	if m, ok := peerMethods[c.member]; ok && name == peerInterface {
 		return m, nil
 	}
-	object, ok := t.objects[path]
+	o, ok := t.objects[path]
 	if !ok {
 		return method{}, errorf(api.ErrorUnknownObject, "No object at %s", path)
 	}
-	if name != "" {
-		iface, ok := object[name]
-		if !ok {
-			return method{}, errorf(api.ErrorUnknownMethod, "No method %s(): no interface %s at %s", c.member, name, path)
+	if name == "" {
+		for _, i := range o {
+			if m, ok := i.methods[c.member]; ok {
+				return m, nil
+			}
 		}
-		if m, ok := iface.methods[c.member]; ok {
-			return m, nil
-		}
+		return method{}, errorf(api.ErrorUnknownMethod, "No method %s() at %s", c.member, path)
+	}
+	i, ok := o[name]
+	if !ok {
+		return method{}, errorf(api.ErrorUnknownMethod, "No method %s(): no interface %s at %s", c.member, name, path)
+	}
+	m, ok := i.methods[c.member]
+	if !ok {
 		return method{}, errorf(api.ErrorUnknownMethod, "No method %s() in %s", c.member, name)
 	}
-	for _, iface := range object {
-		if m, ok := iface.methods[c.member]; ok {
-			return m, nil
-		}
-	}
-	return method{}, errorf(api.ErrorUnknownMethod, "No method %s() at %s", c.member, path)
+	return m, nil
 }
 
 // reply answers a call, unless its sender does not want to hear.

@@ -71,7 +71,7 @@ func newCallRig(f testing.TB) *callRig {
 			work: rate.NewLimiter(rate.Inf, 0), questions: make(chan struct{}, questionsMax),
 		}})
 	}
-	yes, no := answer{Authorized: true, Details: map[string]string{}}, answer{Details: map[string]string{}}
+	yes, no := verdict{Authorized: true, Details: map[string]string{}}, verdict{Details: map[string]string{}}
 	signature, bodyYes := bustest.Encoded(f, yes)
 	_, bodyNo := bustest.Encoded(f, no)
 	owned, bodyTrue := bustest.Encoded(f, true)
@@ -492,9 +492,9 @@ func FuzzWhoMayCall(f *testing.F) {
 	add(false, uint32(1))
 	add(false, "0")
 	add(false, uint32(0), uint32(0))
-	add(true, answer{true, false, map[string]string{}})
-	add(true, answer{false, true, map[string]string{"polkit.dismissed": "1"}})
-	add(true, answer{false, true, nil})
+	add(true, verdict{true, false, map[string]string{}})
+	add(true, verdict{false, true, map[string]string{"polkit.dismissed": "1"}})
+	add(true, verdict{false, true, nil})
 	add(true, true, false)
 	_, refusal := bustest.Encoded(f, "What?")
 	f.Add(true, "org.freedesktop.DBus.Error.ServiceUnknown:s", refusal)

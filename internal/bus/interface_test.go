@@ -99,9 +99,9 @@ func TestTheTablesHaveWhatTheXMLHas(t *testing.T) {
 		methods    map[string]method
 		properties map[string]property
 	}{
-		{"ours", documented(t), served(members), properties},
+		{"ours", documented(t), methods, properties},
 		{"log", parseXML(t, "<node>"+logControlXML+"</node>").Interfaces[0], nil, logProperties},
-		{"properties", parseXML(t, "<node>"+propertiesXML+"</node>").Interfaces[0], propertiesOf("", nil), nil},
+		{"properties", parseXML(t, "<node>"+propertiesXML+"</node>").Interfaces[0], propertyMethods(nil), nil},
 		{"peer", parseXML(t, "<node>"+peerXML+"</node>").Interfaces[0], peerMethods, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -424,7 +424,7 @@ func TestEveryMethodNeedsAnActionOfThePolicyFile(t *testing.T) {
 		inPolicy = append(inPolicy, match[1])
 	}
 	asked := map[string]bool{actionExit: true} // Drain asks for it too
-	for name, m := range members {
+	for name, m := range methods {
 		if (m.action == actionNone) != (name == "Unsubscribe") {
 			t.Errorf("%s() needs the action %q", name, m.action)
 		}
@@ -446,7 +446,7 @@ func TestEveryMethodNeedsAnActionOfThePolicyFile(t *testing.T) {
 	}
 	// The XML says for each method which one, or refers to the property that does.
 	for _, m := range documented(t).Methods {
-		if action := members[m.Name].action; action != actionNone && !strings.HasPrefix(m.Name, "Set") {
+		if action := methods[m.Name].action; action != actionNone && !strings.HasPrefix(m.Name, "Set") {
 			comment := interfaceXML[strings.Index(interfaceXML, "      "+m.Name+":"):strings.Index(interfaceXML, `<method name="`+m.Name+`"`)]
 			if !strings.Contains(strings.Join(strings.Fields(comment), " "), action) {
 				t.Errorf("the documentation of %s() does not name %s", m.Name, action)

@@ -39,25 +39,25 @@ var logProperties = map[string]property{
 	"LogLevel": {
 		signature: "s", action: actionLog,
 		get: func(v *view) any { return v.LogControl.LogLevel() },
-		prepare: func(t *session, value any) (deed, error) {
+		prepare: func(t *session, value any) (operation, error) {
 			return setLog("log level", value.(string), t.LogControl.SetLogLevel)
 		},
 	},
 	"LogTarget": {
 		signature: "s", action: actionLog,
 		get: func(v *view) any { return v.LogControl.LogTarget() },
-		prepare: func(t *session, value any) (deed, error) {
+		prepare: func(t *session, value any) (operation, error) {
 			return setLog("log target", value.(string), t.LogControl.SetLogTarget)
 		},
 	},
 	"SyslogIdentifier": {signature: "s", get: func(v *view) any { return v.LogControl.SyslogIdentifier() }},
 }
 
-func setLog(what, value string, set func(string) error) (deed, error) {
+func setLog(what, value string, set func(string) error) (operation, error) {
 	if err := checkText(what, value); err != nil {
-		return deed{}, err
+		return operation{}, err
 	}
-	return deed{what: fmt.Sprintf("set the %s to %q", what, value), logs: true, do: func() ([]any, error) {
+	return operation{what: fmt.Sprintf("set the %s to %q", what, value), logs: true, do: func() ([]any, error) {
 		if err := set(value); err != nil {
 			return nil, errorf(api.ErrorInvalidArgs, "%v", err)
 		}

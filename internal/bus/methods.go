@@ -25,24 +25,31 @@ const (
 	actionExit   = api.Interface + ".exit"
 )
 
-// member is a method of our interface: what it takes, who may call it, and what it does.
-type member struct {
+// method is one of an interface: what it takes, who may call it, and what it does.
+type method struct {
 	in      string // signature
 	action  string
-	prepare func(*session, *call) (deed, error)
+	prepare func(*session, *call) (operation, error) // its arguments are of the types of in
 }
 
-// deed is a call whose arguments have been read and found right. It is done once the caller is known to be allowed to;
+// operation is a call whose arguments have been read and found right. It is done once the caller is known to be allowed to;
 // whatever has changed by then is for it to notice.
-type deed struct {
+type operation struct {
 	what   string // for the log
-	action string // instead of the member's, if not empty
+	action string // instead of the method's, if not empty
 	logs   bool   // it changes the log, and so is logged before it is done
 	do     func() ([]any, error)
 }
 
-// members has every method of the interface.
-var members = map[string]member{
+// answer prepares a call that takes no arguments.
+func answer(do func(*session) ([]any, error)) func(*session, *call) (operation, error) {
+	return func(t *session, _ *call) (operation, error) {
+		return operation{do: func() ([]any, error) { return do(t) }}, nil
+	}
+}
+
+// methods has every method of our interface.
+var methods = map[string]method{
 	"ListConnections":   {"a{sv}tu", actionList, prepareListConnections},
 	"GetConnection":     {"t", actionList, prepareGetConnection},
 	"CloseConnection":   {"t", actionClose, prepareCloseConnection},
@@ -57,7 +64,7 @@ var members = map[string]member{
 }
 
 // serve does what a caller asks for, if that caller may.
-func (m member) serve(t *session, c *call) ([]any, error) {
+func (m method) serve(t *session, c *call) ([]any, error) {
 	d, err := m.prepare(t, c)
 	if err != nil {
 		return nil, err
@@ -120,13 +127,13 @@ func sendable(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
-func prepareListConnections(t *session, c *call) (deed, error) {
+func prepareListConnections(t *session, c *call) (operation, error) {
 	matches, err := parseFilter(c.Body[0].(map[string]dbus.Variant))
 	after, limit := c.Body[1].(uint64), c.Body[2].(uint32)
 	if limit == 0 || limit > pageMax {
 		limit = pageMax
 	}
-	return deed{what: "list connections", do: func() ([]any, error) {
+	return operation{what: "list connections", do: func() ([]any, error) {
 		looked := 0
 		found := t.Proxy.Connections(after, int(limit), counting(&looked, matches))
 		c.caller.charge(len(found)/rowsPerCall + looked/looksPerCall)
@@ -146,9 +153,9 @@ func counting(looked *int, matches matcher) matcher {
 	}
 }
 
-func prepareGetConnection(t *session, c *call) (deed, error) {
+func prepareGetConnection(t *session, c *call) (operation, error) {
 	id := c.Body[0].(uint64)
-	return deed{what: "get connection " + strconv.FormatUint(id, 10), do: func() ([]any, error) {
+	return operation{what: "get connection " + strconv.FormatUint(id, 10), do: func() ([]any, error) {
 		found, err := t.connection(id)
 		return []any{newRow(&found)}, err
 	}}, nil
@@ -162,9 +169,9 @@ func (t *session) connection(id uint64) (forward.Connection, error) {
 	return found, nil
 }
 
-func prepareCloseConnection(t *session, c *call) (deed, error) {
+func prepareCloseConnection(t *session, c *call) (operation, error) {
 	id := c.Body[0].(uint64)
-	return deed{what: "close connection " + strconv.FormatUint(id, 10), do: func() ([]any, error) {
+	return operation{what: "close connection " + strconv.FormatUint(id, 10), do: func() ([]any, error) {
 		if t.Proxy.CloseConnection(id) != nil {
 			return nil, errorf(api.ErrorNoSuchConnection, "No connection %d", id)
 		}
@@ -172,10 +179,10 @@ func prepareCloseConnection(t *session, c *call) (deed, error) {
 	}}, nil
 }
 
-func prepareCloseConnections(t *session, c *call) (deed, error) {
+func prepareCloseConnections(t *session, c *call) (operation, error) {
 	filter := c.Body[0].(map[string]dbus.Variant)
 	matches, err := parseFilter(filter)
-	return deed{what: "close " + describeFilter(filter), do: func() ([]any, error) {
+	return operation{what: "close " + describeFilter(filter), do: func() ([]any, error) {
 		looked := 0
 		closed := t.Proxy.CloseConnections(counting(&looked, matches))
 		c.caller.charge(looked / looksPerCall)
@@ -183,41 +190,41 @@ func prepareCloseConnections(t *session, c *call) (deed, error) {
 	}}, err
 }
 
-func prepareSetConnectionsMax(t *session, c *call) (deed, error) {
+func prepareSetConnectionsMax(t *session, c *call) (operation, error) {
 	return setConnectionsMax(t, c.Body[0])
 }
 
-func setConnectionsMax(t *session, value any) (deed, error) {
+func setConnectionsMax(t *session, value any) (operation, error) {
 	n := value.(uint32)
 	if n == 0 {
-		return deed{}, errorf(api.ErrorInvalidArgs, "ConnectionsMax must be 1 or more")
+		return operation{}, errorf(api.ErrorInvalidArgs, "ConnectionsMax must be 1 or more")
 	}
-	return deed{what: "set ConnectionsMax to " + strconv.FormatUint(uint64(n), 10), do: func() ([]any, error) {
+	return operation{what: "set ConnectionsMax to " + strconv.FormatUint(uint64(n), 10), do: func() ([]any, error) {
 		err := t.Proxy.SetConnectionsMax(n)
 		t.propertiesChanged()
 		return nil, err
 	}}, nil
 }
 
-func prepareSetExitIdleTime(t *session, c *call) (deed, error) {
+func prepareSetExitIdleTime(t *session, c *call) (operation, error) {
 	return setExitIdleTime(t, c.Body[0])
 }
 
-func setExitIdleTime(t *session, value any) (deed, error) {
+func setExitIdleTime(t *session, value any) (operation, error) {
 	span := api.Span(value.(uint64))
-	return deed{what: "set ExitIdleTimeUSec to " + timespan.Format(span), do: func() ([]any, error) {
+	return operation{what: "set ExitIdleTimeUSec to " + timespan.Format(span), do: func() ([]any, error) {
 		t.Proxy.SetExitIdleTime(span)
 		t.propertiesChanged()
 		return nil, nil
 	}}, nil
 }
 
-func prepareDrain(t *session, c *call) (deed, error) {
+func prepareDrain(t *session, c *call) (operation, error) {
 	timeout, flags := api.Span(c.Body[0].(uint64)), c.Body[1].(uint32)
 	if unknown := flags &^ (api.DrainExit | api.DrainRefuse); unknown != 0 {
-		return deed{}, errorf(api.ErrorInvalidArgs, "Unknown flags %#x", unknown)
+		return operation{}, errorf(api.ErrorInvalidArgs, "Unknown flags %#x", unknown)
 	}
-	d := deed{what: "drain", do: func() ([]any, error) {
+	d := operation{what: "drain", do: func() ([]any, error) {
 		return nil, t.Proxy.Drain(forward.DrainOptions{
 			Timeout: timeout, Exit: flags&api.DrainExit != 0, Refuse: flags&api.DrainRefuse != 0,
 		})
@@ -228,38 +235,23 @@ func prepareDrain(t *session, c *call) (deed, error) {
 	if flags&api.DrainExit != 0 {
 		d.what, d.action = d.what+" and exit", actionExit
 	}
-	switch t.Proxy.State() {
-	case forward.StateDraining, forward.StateDrained:
-		return deed{}, forward.ErrDraining
-	case forward.StateExiting:
-		return deed{}, forward.ErrExiting
-	}
-	return d, nil
+	return d, t.Proxy.State().CanDrain()
 }
 
-func prepareResume(t *session, _ *call) (deed, error) {
-	switch t.Proxy.State() {
-	case forward.StateRunning:
-		return deed{}, forward.ErrNotDraining
-	case forward.StateExiting:
-		return deed{}, forward.ErrExiting
-	}
-	return deed{what: "resume", do: func() ([]any, error) { return nil, t.Proxy.Resume() }}, nil
+func prepareResume(t *session, _ *call) (operation, error) {
+	return operation{what: "resume", do: func() ([]any, error) { return nil, t.Proxy.Resume() }}, t.Proxy.State().CanResume()
 }
 
-func prepareExit(t *session, _ *call) (deed, error) {
-	if t.Proxy.State() == forward.StateExiting {
-		return deed{}, forward.ErrExiting
-	}
-	return deed{what: "exit", do: func() ([]any, error) { return nil, t.Exit() }}, nil
+func prepareExit(t *session, _ *call) (operation, error) {
+	return operation{what: "exit", do: func() ([]any, error) { return nil, t.Exit() }}, t.Proxy.State().CanExit()
 }
 
-func prepareSubscribe(t *session, c *call) (deed, error) {
-	return deed{what: "subscribe", do: func() ([]any, error) { return nil, t.subscribers.add(c.caller) }}, nil
+func prepareSubscribe(t *session, c *call) (operation, error) {
+	return operation{what: "subscribe", do: func() ([]any, error) { return nil, t.subscribers.add(c.caller) }}, nil
 }
 
-func prepareUnsubscribe(t *session, c *call) (deed, error) {
-	return deed{do: func() ([]any, error) { return nil, t.subscribers.remove(c.Sender) }}, nil
+func prepareUnsubscribe(t *session, c *call) (operation, error) {
+	return operation{do: func() ([]any, error) { return nil, t.subscribers.remove(c.Sender) }}, nil
 }
 
 // describeFilter is for the log.

@@ -61,33 +61,25 @@ const (
 )
 
 // object is what is at one path, by interface.
-type object map[string]exported
+type object map[string]iface
 
-// exported is an interface of an object.
-type exported struct {
-	xml     string
-	methods map[string]method
-}
-
-// method is one of an interface. Its arguments are of the types of in by the time serve sees them.
-type method struct {
-	in    string // signature
-	serve func(*session, *call) ([]any, error)
+// iface is an interface of an object.
+type iface struct {
+	xml        string
+	methods    map[string]method
+	properties map[string]property
 }
 
 // exports has the objects of a server: ours, the one of the log, and those on the way to them, which tools walk down.
 func (s *Server) exports() map[dbus.ObjectPath]object {
 	objects := map[dbus.ObjectPath]object{
-		api.Path: {
-			api.Interface:           {interfaceOf(interfaceXML), served(members)},
-			api.PropertiesInterface: {propertiesXML, propertiesOf(api.Interface, properties)},
-		},
+		api.Path: {api.Interface: {interfaceOf(interfaceXML), methods, properties}},
 	}
 	if s.LogControl != nil {
-		objects[logControlPath] = object{
-			logControlInterface:     {logControlXML, nil},
-			api.PropertiesInterface: {propertiesXML, propertiesOf(logControlInterface, logProperties)},
-		}
+		objects[logControlPath] = object{logControlInterface: {logControlXML, nil, logProperties}}
+	}
+	for _, o := range objects {
+		o[api.PropertiesInterface] = iface{propertiesXML, propertyMethods(o), nil}
 	}
 	children := map[dbus.ObjectPath]map[string]bool{}
 	for path := range objects {
@@ -106,22 +98,14 @@ func (s *Server) exports() map[dbus.ObjectPath]object {
 		}
 	}
 	for path, o := range objects {
-		o[peerInterface] = exported{peerXML, peerMethods}
-		o[introspectableInterface] = exported{introspectableXML, nil} // which describes itself too
+		o[peerInterface] = iface{peerXML, peerMethods, nil}
+		o[introspectableInterface] = iface{introspectableXML, nil, nil} // which describes itself too
 		xml := introspection(o, slices.Sorted(maps.Keys(children[path])))
-		o[introspectableInterface] = exported{introspectableXML, map[string]method{
-			"Introspect": {"", func(*session, *call) ([]any, error) { return []any{xml}, nil }},
-		}}
+		o[introspectableInterface] = iface{introspectableXML, map[string]method{
+			"Introspect": {prepare: answer(func(*session) ([]any, error) { return []any{xml}, nil })},
+		}, nil}
 	}
 	return objects
-}
-
-func served(members map[string]member) map[string]method {
-	methods := map[string]method{}
-	for name, m := range members {
-		methods[name] = method{m.in, m.serve}
-	}
-	return methods
 }
 
 // interfaceOf cuts the interface out of its document.
@@ -146,11 +130,11 @@ func introspection(o object, children []string) string {
 }
 
 var peerMethods = map[string]method{
-	"Ping": {"", func(*session, *call) ([]any, error) { return nil, nil }},
-	"GetMachineId": {"", func(*session, *call) ([]any, error) {
+	"Ping": {prepare: answer(func(*session) ([]any, error) { return nil, nil })},
+	"GetMachineId": {prepare: answer(func(*session) ([]any, error) {
 		id, err := machineID()
 		return []any{id}, err
-	}},
+	})},
 }
 
 // machineID is the id of machine-id(5), or what D-Bus keeps where there is none.

@@ -2,6 +2,7 @@ package bus
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"reflect"
 	"sync"
@@ -20,9 +21,9 @@ const changeInterval = 200 * time.Millisecond
 type property struct {
 	signature string
 	get       func(*view) any
-	prepare   func(*session, any) (deed, error) // of setting it; nil: read-only
-	action    string                            // of setting it
-	emits     bool                              // its changes are signalled
+	prepare   func(*session, any) (operation, error) // of setting it; nil: read-only
+	action    string                                 // of setting it
+	emits     bool                                   // its changes are signalled
 }
 
 // view is the proxy at the moment of one call, looked at where the call wants it.
@@ -121,62 +122,64 @@ func (s *Server) listenAddresses() []string {
 	return addresses
 }
 
-// propertiesOf serves org.freedesktop.DBus.Properties for an object that has properties in one interface. That may go without
-// its name: D-Bus specification, "org.freedesktop.DBus.Properties".
-func propertiesOf(owner string, properties map[string]property) map[string]method {
-	all := func(iface string) (map[string]property, error) {
-		switch iface {
-		case owner, "":
-			return properties, nil
-		case api.PropertiesInterface, peerInterface, introspectableInterface:
-			return nil, nil
+// propertyMethods are those of org.freedesktop.DBus.Properties, for an object. A caller may leave the interface's name out: D-Bus
+// specification, "org.freedesktop.DBus.Properties".
+func propertyMethods(o object) map[string]method {
+	all := func(name string) (map[string]property, error) {
+		if name != "" {
+			i, ok := o[name]
+			if !ok {
+				return nil, errorf(api.ErrorUnknownInterface, "No interface %s", name)
+			}
+			return i.properties, nil
 		}
-		return nil, errorf(api.ErrorUnknownInterface, "No interface %s", iface)
+		of := map[string]property{}
+		for _, i := range o {
+			maps.Copy(of, i.properties)
+		}
+		return of, nil
 	}
-	find := func(iface, name string) (property, error) {
-		of, err := all(iface)
+	find := func(owner, name string) (property, error) {
+		of, err := all(owner)
 		if err != nil {
 			return property{}, err
 		}
 		p, ok := of[name]
 		if !ok {
-			return property{}, errorf(api.ErrorUnknownProperty, "No property %s in %s", name, owner)
+			return property{}, errorf(api.ErrorUnknownProperty, "No property %s", name)
 		}
 		return p, nil
 	}
 	return map[string]method{
-		"Get": {"ss", func(t *session, c *call) ([]any, error) {
+		"Get": {in: "ss", prepare: func(t *session, c *call) (operation, error) {
 			p, err := find(c.Body[0].(string), c.Body[1].(string))
-			if err != nil {
-				return nil, err
-			}
-			return []any{dbus.MakeVariant(p.get(t.view()))}, nil
+			return operation{do: func() ([]any, error) { return []any{dbus.MakeVariant(p.get(t.view()))}, nil }}, err
 		}},
-		"GetAll": {"s", func(t *session, c *call) ([]any, error) {
+		"GetAll": {in: "s", prepare: func(t *session, c *call) (operation, error) {
 			of, err := all(c.Body[0].(string))
-			if err != nil {
-				return nil, err
-			}
-			view, values := t.view(), map[string]dbus.Variant{}
-			for name, p := range of {
-				values[name] = dbus.MakeVariant(p.get(view))
-			}
-			return []any{values}, nil
+			return operation{do: func() ([]any, error) {
+				view, values := t.view(), map[string]dbus.Variant{}
+				for name, p := range of {
+					values[name] = dbus.MakeVariant(p.get(view))
+				}
+				return []any{values}, nil
+			}}, err
 		}},
-		"Set": {"ssv", func(t *session, c *call) ([]any, error) {
+		"Set": {in: "ssv", prepare: func(t *session, c *call) (operation, error) {
 			name, value := c.Body[1].(string), c.Body[2].(dbus.Variant)
 			p, err := find(c.Body[0].(string), name)
 			if err != nil {
-				return nil, err
+				return operation{}, err
 			}
 			if p.prepare == nil {
-				return nil, errorf(api.ErrorPropertyReadOnly, "Property %s is read-only", name)
+				return operation{}, errorf(api.ErrorPropertyReadOnly, "Property %s is read-only", name)
 			}
 			if got := value.Signature().String(); got != p.signature {
-				return nil, errorf(api.ErrorInvalidArgs, "Property %s is of type %q, not %q", name, p.signature, got)
+				return operation{}, errorf(api.ErrorInvalidArgs, "Property %s is of type %q, not %q", name, p.signature, got)
 			}
-			set := member{action: p.action, prepare: func(t *session, _ *call) (deed, error) { return p.prepare(t, value.Value()) }}
-			return set.serve(t, c)
+			set, err := p.prepare(t, value.Value())
+			set.action = p.action
+			return set, err
 		}},
 	}
 }

@@ -17,6 +17,31 @@ func (s State) String() string {
 	return [...]string{"running", "draining", "drained", "exiting"}[s]
 }
 
+// CanDrain returns the error with which [Proxy.Drain] fails in this state, nil if it does not.
+func (s State) CanDrain() error {
+	switch s {
+	case StateDraining, StateDrained:
+		return ErrDraining
+	}
+	return s.CanExit()
+}
+
+// CanResume is the same for [Proxy.Resume].
+func (s State) CanResume() error {
+	if s == StateRunning {
+		return ErrNotDraining
+	}
+	return s.CanExit()
+}
+
+// CanExit is the same for [Proxy.Exit].
+func (s State) CanExit() error {
+	if s == StateExiting {
+		return ErrExiting
+	}
+	return nil
+}
+
 // Reason says why a connection ended or a client was turned away.
 type Reason uint8
 

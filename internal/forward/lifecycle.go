@@ -274,11 +274,8 @@ func (p *Proxy) Drain(options DrainOptions) error {
 	y := &p.lifecycle
 	y.mu.Lock()
 	defer y.mu.Unlock()
-	switch y.state {
-	case StateDraining, StateDrained:
-		return ErrDraining
-	case StateExiting:
-		return ErrExiting
+	if err := y.state.CanDrain(); err != nil {
+		return err
 	}
 	p.refusing.Store(options.Refuse)
 	// With Refuse this is a barrier: when it returns, no loop is still taking in a client that it accepted before.
@@ -295,11 +292,8 @@ func (p *Proxy) Resume() error {
 	y := &p.lifecycle
 	y.mu.Lock()
 	defer y.mu.Unlock()
-	switch y.state {
-	case StateRunning:
-		return ErrNotDraining
-	case StateExiting:
-		return ErrExiting
+	if err := y.state.CanResume(); err != nil {
+		return err
 	}
 	y.exit = false
 	y.setDeadline(Infinity)
@@ -317,8 +311,8 @@ func (p *Proxy) Exit(timeout time.Duration) error {
 	y := &p.lifecycle
 	y.mu.Lock()
 	defer y.mu.Unlock()
-	if y.state == StateExiting {
-		return ErrExiting
+	if err := y.state.CanExit(); err != nil {
+		return err
 	}
 	p.refusing.Store(false)
 	y.setAccepting(false)
