@@ -26,7 +26,7 @@ func (l *loop) clientLeft(c *conn) {
 		return
 	}
 	l.aborts = append(l.aborts, abort{c.ref(client), l.now + abortGrace})
-	l.arm(sweepAborts, l.now+abortGrace)
+	l.timers.arm(sweepAborts, l.now+abortGrace)
 }
 
 // sweepAborted gives up the connections whose clients have gone, and whose backends have not been connected since.
@@ -38,7 +38,7 @@ func (l *loop) sweepAborted() {
 		l.aborts = l.aborts[1:]
 	}
 	if len(l.aborts) > 0 {
-		l.arm(sweepAborts, l.aborts[0].at)
+		l.timers.arm(sweepAborts, l.aborts[0].at)
 		return
 	}
 	l.aborts = nil

@@ -12,25 +12,31 @@ const (
 	acceptBackoffMax = time.Second
 )
 
+// intake is what a loop knows of a listener.
+type intake struct {
+	watched bool          // it is in the epoll set
+	backoff time.Duration // of accepting; 0: no trouble
+}
+
 // watchListeners puts the listeners into the epoll set, where they are wanted. EPOLLEXCLUSIVE wakes one loop for a
 // client rather than all.
 func (l *loop) watchListeners() {
 	for i, listener := range l.proxy.cfg.Listeners {
-		if l.accepting && !l.watched[i] {
+		if l.accepting && !l.intakes[i].watched {
 			errno := l.watch(listener.fd, unix.EPOLLIN|unix.EPOLLEXCLUSIVE, token{key: int32(keyListener - i)})
 			if errno != 0 {
 				l.acceptFailed(i, errno)
 				continue
 			}
-			l.watched[i] = true
+			l.intakes[i].watched = true
 		}
 	}
 }
 
 func (l *loop) unwatch(listener int) {
-	if l.watched[listener] {
+	if l.intakes[listener].watched {
 		epollDel(l.epfd, l.proxy.cfg.Listeners[listener].fd)
-		l.watched[listener] = false
+		l.intakes[listener].watched = false
 	}
 }
 
@@ -40,14 +46,14 @@ func (l *loop) setAccepting(on bool) {
 		l.watchListeners()
 		return
 	}
-	for i := range l.watched {
+	for i := range l.intakes {
 		l.unwatch(i)
 	}
 }
 
 // acceptFrom takes clients from a listener.
 func (l *loop) acceptFrom(i int) {
-	if !l.watched[i] {
+	if !l.intakes[i].watched {
 		return
 	}
 	listener := l.proxy.cfg.Listeners[i]
@@ -64,13 +70,13 @@ func (l *loop) acceptFrom(i int) {
 		client, errno := accept(listener.fd, &l.sa)
 		switch errno {
 		case 0:
-			l.backoff[i] = 0
+			l.intakes[i].backoff = 0
 			if !inherits && l.sa.kind().isTCP {
 				listener.setStreamOptions(client)
 			}
 			l.admit(client, i)
 		case unix.EAGAIN:
-			l.backoff[i] = 0 // the trouble is over, though another loop got the client
+			l.intakes[i].backoff = 0 // the trouble is over, though another loop got the client
 			if !inherits {
 				listener.inherits.Store(true)
 			}
@@ -93,9 +99,9 @@ func (l *loop) acceptFrom(i int) {
 // stays readable, and a loop that came back at once would spin. The others may still work.
 func (l *loop) acceptFailed(i int, errno sysErr) {
 	l.unwatch(i)
-	l.backoff[i] = min(max(2*l.backoff[i], acceptBackoffMin), acceptBackoffMax)
-	l.arm(sweepAccept, l.now+l.backoff[i])
-	l.proxy.observers.acceptTrouble(l.proxy.cfg.Listeners[i], errno, l.backoff[i])
+	l.intakes[i].backoff = min(max(2*l.intakes[i].backoff, acceptBackoffMin), acceptBackoffMax)
+	l.timers.arm(sweepAccept, l.now+l.intakes[i].backoff)
+	l.proxy.observers.acceptTrouble(l.proxy.cfg.Listeners[i], errno, l.intakes[i].backoff)
 }
 
 // admit takes an accepted client in, or turns it away.

@@ -79,7 +79,7 @@ func TestAcceptingGoesOnAfterTheBackOff(t *testing.T) {
 			for range 20 {
 				l.acceptFailed(0, unix.EMFILE)
 			}
-			equal(t, "longest pause", l.backoff[0], acceptBackoffMax)
+			equal(t, "longest pause", l.intakes[0].backoff, acceptBackoffMax)
 		})
 	}
 	since := time.Now()
@@ -91,7 +91,7 @@ func TestAcceptingGoesOnAfterTheBackOff(t *testing.T) {
 		proctest.Eventually(t, "the next trouble begins with a short pause", func() (short bool) {
 			l.call(func() {
 				l.acceptFrom(0)
-				short = l.backoff[0] == 0
+				short = l.intakes[0].backoff == 0
 			})
 			return short
 		})
@@ -241,7 +241,7 @@ func TestClientsForWhomThereIsNoDescriptorWaitUntilSomebodyLeaves(t *testing.T) 
 
 // loopPauses says whether the only loop keeps away from its listener for now.
 func (r *rig) loopPauses() (pauses bool) {
-	r.loops[0].call(func() { pauses = !r.loops[0].watched[0] })
+	r.loops[0].call(func() { pauses = !r.loops[0].intakes[0].watched })
 	return pauses
 }
 

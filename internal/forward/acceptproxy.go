@@ -62,7 +62,7 @@ func (l *loop) expectHeader(c *conn) {
 func (l *loop) expectHeaderUntil(c *conn, deadline time.Duration, taken []byte) {
 	l.headers = append(l.headers, pendingHeader{slot: c.slot, deadline: deadline, taken: slices.Clone(taken)})
 	c.expects, c.dial = true, uint32(len(l.headers))
-	l.arm(sweepHeaders, deadline)
+	l.timers.arm(sweepHeaders, deadline)
 }
 
 // readHeader takes what has come of a header, and nothing of what follows it: a look shows where the header ends, and
@@ -164,7 +164,7 @@ func (l *loop) sweepHeaders() {
 	}
 	if next != never {
 		// A walk over all at most every few milliseconds, however many different deadlines there are.
-		l.arm(sweepHeaders, max(next, l.now+dialPauseMin))
+		l.timers.arm(sweepHeaders, max(next, l.now+dialPauseMin))
 	}
 	for _, c := range late {
 		what := "it sent no PROXY header within %s, as --accept-proxy= requires of it"

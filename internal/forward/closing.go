@@ -126,7 +126,7 @@ func (l *loop) startLinger(c *conn) {
 		return
 	}
 	l.lingering = append(l.lingering, linger{ref: c.ref(client), since: l.now})
-	l.arm(sweepLinger, l.now+lingerTime)
+	l.timers.arm(sweepLinger, l.now+lingerTime)
 }
 
 // sweepLinger looks after the closing connections: epoll has no event for "all was acknowledged".
@@ -165,7 +165,7 @@ func (l *loop) sweepLinger() {
 		next = min(next, max(lingerTime, min((l.now-g.since)/8, lingerPause)))
 	}
 	if next != never {
-		l.arm(sweepLinger, l.now+next)
+		l.timers.arm(sweepLinger, l.now+next)
 	}
 }
 

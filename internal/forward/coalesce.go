@@ -66,7 +66,7 @@ func (l *loop) coalesce(c *conn) {
 	c.flow.coalesced = true
 	setOption(c.end[from].fd, unix.SOL_SOCKET, unix.SO_RCVLOWAT, &coalesceMark)
 	l.coalesced = append(l.coalesced, coalescing{c.ref(from), c.relay[from].bytes, l.now})
-	l.arm(sweepCoalesced, l.now+coalesceDelay)
+	l.timers.arm(sweepCoalesced, l.now+coalesceDelay)
 }
 
 // uncoalesce leaves the entry to the next sweep.
@@ -87,7 +87,7 @@ func (l *loop) sweepCoalesced() {
 	}
 	l.coalesced = kept
 	if len(kept) > 0 {
-		l.arm(sweepCoalesced, l.now+coalesceDelay)
+		l.timers.arm(sweepCoalesced, l.now+coalesceDelay)
 	}
 }
 

@@ -46,7 +46,7 @@ type relay struct {
 	held      uint32 // index into loop.held of bytes taken and not delivered; 0: none
 	streaming bool   // splice rather than copy
 	finished  bool   // the FIN was passed on, or the destination takes no more
-	queued    bool   // in loop.again
+	queued    bool   // in loop.runs
 }
 
 // conn is one connection. It holds plain values and no pointer: the collector need not look into the slabs, and the
@@ -184,12 +184,4 @@ func (r *registry) remove(s *slabs) {
 		}
 	}
 	r.entries = kept
-}
-
-// heldBytes is what a relay has taken from its source and not delivered: in a pipe, or in memory.
-type heldBytes struct {
-	pipe     pipe
-	inPipe   int
-	memory   []byte
-	overhead int // leading bytes that are not the client's: the PROXY header
 }

@@ -185,7 +185,7 @@ func (l *loop) armDial(d *dial) {
 			d.due = min(d.due, after(a.began, l.proxy.cfg.ConnectTimeout))
 		}
 	}
-	l.arm(sweepDials, d.due)
+	l.timers.arm(sweepDials, d.due)
 }
 
 // beginAttempt finds room for an attempt: -1 where there is none. The first one's descriptor belongs to the connection, those
@@ -371,7 +371,7 @@ func (l *loop) connected(c *conn, i int) {
 	l.endDial(c)
 	l.armExpiry(c)
 	if header := l.header(c); header != nil {
-		c.relay[client].held = l.hold(heldBytes{memory: header, overhead: len(header)})
+		c.relay[client].held = l.held.add(heldBytes{memory: header, overhead: len(header)})
 	}
 }
 
@@ -387,7 +387,7 @@ func (l *loop) sweepDials() {
 		}
 	}
 	// A walk over all dials at most every few milliseconds, however many different deadlines there are.
-	l.arm(sweepDials, max(next, l.now+dialPauseMin))
+	l.timers.arm(sweepDials, max(next, l.now+dialPauseMin))
 	for _, c := range due {
 		if c.dial != 0 {
 			l.dialDue(c)

@@ -37,7 +37,7 @@ func (l *loop) armExpiry(c *conn) {
 	if reason == ReasonHalfClose {
 		at = l.now + (at-l.now)/halfCloseLooks
 	}
-	l.arm(sweepExpiry, at)
+	l.timers.arm(sweepExpiry, at)
 }
 
 // sweepExpired ends the connections in which nothing has moved for too long.
@@ -65,7 +65,7 @@ func (l *loop) sweepExpired() {
 		l.expire(c)
 	}
 	if next != never {
-		l.arm(sweepExpiry, max(next, l.now+sweepCost*time.Duration(l.registry.live)))
+		l.timers.arm(sweepExpiry, max(next, l.now+sweepCost*time.Duration(l.registry.live)))
 	}
 }
 

@@ -490,7 +490,7 @@ func (h *house) begin() {
 	l.pipes.spare = len(l.pipes.free) // each trial makes its own
 	l.pipes.trim()
 	l.pipes.retry = 0
-	l.backoff[0] = 0
+	l.intakes[0].backoff = 0
 	if l.waiter.short = 0; l.waiter.open { // each trial opens the gate
 		l.closeGate()
 	}
@@ -515,7 +515,7 @@ func (h *house) ended() bool {
 		}
 	}
 	n := h.stats()
-	return n.Accepted+n.Refused > h.before.Accepted+h.before.Refused && h.loop.registry.live == bystanders && h.loop.watched[0]
+	return n.Accepted+n.Refused > h.before.Accepted+h.before.Refused && h.loop.registry.live == bystanders && h.loop.intakes[0].watched
 }
 
 func (h *house) stats() Stats {
@@ -577,11 +577,11 @@ func (h *house) checkReturned() {
 	want("slots in use", h.proxy.NumConnections(), bystanders)
 	want("load", int(l.load.Load()), bystanders)
 	want("connection slots in use", len(l.slab)*slabSize-len(l.free)-len(l.released), bystanders)
-	want("held entries in use", len(l.held)-1-len(l.heldFree), 0)
+	want("held entries in use", l.held.used(), 0)
 	want("dials", len(l.dials), 0)
 	want("headers awaited", len(l.headers), 0)
 	want("half-closed", l.halfClosed, 0)
-	want("relays that wait for their turn", len(l.again), 0)
+	want("relays that wait for their turn", len(l.runs.waiting), 0)
 	inPool := 0
 	for _, p := range l.pipes.free {
 		inPool += p.cost

@@ -566,7 +566,7 @@ func (y *layer) park(l *loop) int {
 		return l.park()
 	}
 	timeout := -1
-	if l.due != never {
+	if l.timers.due != never {
 		timeout = l.timeout()
 	}
 	n, _ := y.wait(len(l.events), timeout)

@@ -130,7 +130,7 @@ func TestHalfClosedConnectionsStayWithoutATimeout(t *testing.T) {
 	first, second := r.pair()
 	streamtest.Finish(t, first)
 	streamtest.ExpectEnding(t, second, streamtest.End)
-	r.inspect(1, func(l *loop, _ *conn) { equal(t, "next sweep", l.sweeps[sweepExpiry], never) })
+	r.inspect(1, func(l *loop, _ *conn) { equal(t, "next sweep", l.timers.at[sweepExpiry], never) })
 	streamtest.Send(t, second, "answer")
 	streamtest.Receive(t, first, "answer")
 }
@@ -141,7 +141,7 @@ func TestHalfCloseTimeoutWakesNothingWhileNothingIsHalfClosed(t *testing.T) {
 	first, second := r.pair()
 	streamtest.Send(t, first, "question")
 	streamtest.Receive(t, second, "question")
-	r.inspect(1, func(l *loop, _ *conn) { equal(t, "next sweep", l.sweeps[sweepExpiry], never) })
+	r.inspect(1, func(l *loop, _ *conn) { equal(t, "next sweep", l.timers.at[sweepExpiry], never) })
 }
 
 // A look at what a peer has not taken yet is a system call, so that the end of one connection is no reason to look at all others.
@@ -170,7 +170,7 @@ func TestHalfClosedConnectionsAreLookedAtAFewTimesOnly(t *testing.T) {
 		for i, e := range l.registry.entries {
 			l.at(e.slot).active = l.now + time.Duration(i)*timeout/connections
 		}
-		l.arm(sweepExpiry, l.now)
+		l.timers.arm(sweepExpiry, l.now)
 		looks.Store(0)
 	})
 	proctest.Eventually(t, "all have ended", func() bool { return r.NumConnections() == 0 })

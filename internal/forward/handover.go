@@ -187,7 +187,7 @@ func (l *loop) pour(r *relay) (held []byte, overhead int, errno sysErr) {
 	if r.held == 0 {
 		return nil, 0, 0
 	}
-	h := &l.held[r.held]
+	h := l.held.at(r.held)
 	for h.inPipe > 0 {
 		n, errno := readPipe(h.pipe.r, l.buf[:min(h.inPipe, len(l.buf))])
 		if errno != 0 {

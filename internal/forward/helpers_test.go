@@ -154,7 +154,7 @@ func checkReturned(t reporter, p *Proxy) {
 		equal(t, "clients named by a header", len(l.proxied), 0)
 		equal(t, "dials", len(l.dials), 0)
 		equal(t, "connection slots in use", len(l.slab)*slabSize-len(l.free)-len(l.released), 0)
-		equal(t, "held entries in use", len(l.held)-1-len(l.heldFree), 0)
+		equal(t, "held entries in use", l.held.used(), 0)
 		equal(t, "free pipes", len(l.pipes.free), 0)
 	}
 }
@@ -289,7 +289,7 @@ func (p *Proxy) inspect(id uint64, f func(*loop, *conn)) {
 func (p *Proxy) held(id uint64, from side) (n int) {
 	p.inspect(id, func(l *loop, c *conn) {
 		if i := c.relay[from].held; i != 0 {
-			n = l.held[i].inPipe + len(l.held[i].memory)
+			n = l.held.at(i).inPipe + len(l.held.at(i).memory)
 		}
 	})
 	return n

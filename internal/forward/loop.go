@@ -28,9 +28,6 @@ import (
 //	   └────────────┴───────────┴── closing ───┴────────────────┘
 //	                               (flush: nothing more is read)
 
-// never is a loop time that does not come.
-const never = Infinity
-
 // interest is what every socket of a connection is watched for. EPOLLPRI shows TCP urgent data, which no splice gets past.
 const interest = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET&math.MaxUint32
 
@@ -46,12 +43,10 @@ type loop struct {
 
 	slabs
 	registry  registry
-	held      []heldBytes // [0] is not used
-	heldFree  []uint32
+	held      heldStore
 	pipes     pipePool
-	again     []ref // relays that wait for their turn, not for a socket
-	turn      int   // bytes that streams may still move before the next look for events
-	slice     int   // bytes that the first of again may still move before it goes to the end
+	runs      runQueue
+	timers    timers
 	coalesced []coalescing
 
 	headers     []pendingHeader
@@ -59,14 +54,11 @@ type loop struct {
 	dials       []dial
 	aborts      []abort // in the order of their times
 	lingering   []linger
-	undelivered map[uint64]int            // by half-closed connection: bytes that the kernel had for its peers at the last look
-	nextLook    time.Duration             // when that is done again: see sweepExpired
-	sweeps      [sweepKinds]time.Duration // when each is due
-	due         time.Duration             // the earliest of them
+	undelivered map[uint64]int // by half-closed connection: bytes that the kernel had for its peers at the last look
+	nextLook    time.Duration  // when that is done again: see sweepExpired
 
-	accepting bool            // the listeners are wanted in the epoll set
-	watched   []bool          // by listener: it is in the epoll set
-	backoff   []time.Duration // by listener: of accepting; 0: no trouble
+	accepting bool     // the listeners are wanted in the epoll set
+	intakes   []intake // by listener
 
 	waiter     waiter
 	now        time.Duration // since the start of the Proxy, read once for each batch of events
@@ -84,32 +76,14 @@ type loop struct {
 	event     unix.EpollEvent
 }
 
-// The sweeps: what a loop does when a time has come, rather than an event.
-const (
-	sweepHeaders   = iota // PROXY headers that are late
-	sweepDials            // attempts and pauses that are over
-	sweepLinger           // closing connections
-	sweepExpiry           // connections in which nothing moves: see expiry.go
-	sweepAborts           // clients that have gone while the backend is being connected
-	sweepAccept           // accepting again after a back-off
-	sweepPipes            // pipes that are not needed
-	sweepCoalesced        // streams whose bytes gather
-	sweepKinds
-)
-
 func newLoop(p *Proxy) (*loop, error) {
 	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("cannot create an epoll instance: %w", err)
 	}
-	l := &loop{proxy: p, epfd: int32(epfd), ended: make(chan struct{}), held: make([]heldBytes, 1), due: never,
-		proxied: map[uint32]proxied{}}
-	for i := range l.sweeps {
-		l.sweeps[i] = never
-	}
+	l := &loop{proxy: p, epfd: int32(epfd), ended: make(chan struct{}), held: newHeldStore(), timers: newTimers(), proxied: map[uint32]proxied{}}
 	l.pipes.budget = p.pipes
-	l.watched = make([]bool, len(p.cfg.Listeners))
-	l.backoff = make([]time.Duration, len(p.cfg.Listeners))
+	l.intakes = make([]intake, len(p.cfg.Listeners))
 	if l.mailbox, err = newMailbox(); err != nil {
 		closeFD(l.epfd)
 		return nil, fmt.Errorf("cannot create an eventfd: %w", err)
@@ -144,12 +118,12 @@ func (l *loop) run() {
 	for !l.stop {
 		n := l.wait()
 		l.batch++
-		l.turn = turnBytes
+		l.runs.turn = turnBytes
 		l.resumeRelays()
 		for i := range n {
 			l.dispatch(&l.events[i])
 		}
-		if l.now >= l.due {
+		if l.now >= l.timers.due {
 			l.sweep()
 		}
 		l.reclaim()
@@ -239,50 +213,17 @@ func (l *loop) handle(c *conn, s side, events uint32) {
 	}
 }
 
-// arm brings a sweep forward to a time.
-func (l *loop) arm(kind int, at time.Duration) {
-	if at < l.sweeps[kind] {
-		l.sweeps[kind] = at
-		l.due = min(l.due, at)
-	}
-}
-
-// sweep runs what is due. Each kind says when it wants to run next.
+// sweep runs the sweeps that are due.
 func (l *loop) sweep() {
-	for kind, at := range l.sweeps {
-		if l.now < at {
-			continue
-		}
-		l.sweeps[kind] = never
-		switch kind {
-		case sweepHeaders:
-			l.sweepHeaders()
-		case sweepDials:
-			l.sweepDials()
-		case sweepLinger:
-			l.sweepLinger()
-		case sweepExpiry:
-			l.sweepExpired()
-		case sweepAborts:
-			l.sweepAborted()
-		case sweepAccept:
-			l.watchListeners()
-		case sweepPipes:
-			l.sweepPipes()
-		case sweepCoalesced:
-			l.sweepCoalesced()
-		}
-	}
-	l.due = never
-	for _, at := range l.sweeps {
-		l.due = min(l.due, at)
+	for kind := range l.timers.expired(l.now) {
+		sweeps[kind](l)
 	}
 }
 
 func (l *loop) sweepPipes() {
 	l.pipes.trim()
 	if len(l.pipes.free) > 0 {
-		l.arm(sweepPipes, l.now+pipeTrimTime)
+		l.timers.arm(sweepPipes, l.now+pipeTrimTime)
 	}
 }
 

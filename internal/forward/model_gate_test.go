@@ -71,7 +71,7 @@ func (g *gate) call(trap, a1, a2, a3, a4, a5, a6 uintptr) (uintptr, uintptr, sys
 	g.pass()
 	switch trap {
 	case unix.SYS_RECVFROM:
-		g.loop.turn = min(g.loop.turn, g.turn)
+		g.loop.runs.turn = min(g.loop.runs.turn, g.turn)
 		// A short read of a TCP socket says that it is empty; one of AF_UNIX may be short for other reasons.
 		if family, err := unix.GetsockoptInt(int(a1), unix.SOL_SOCKET, unix.SO_DOMAIN); err == nil && family == unix.AF_UNIX {
 			a3 = min(a3, uintptr(g.atMost))
@@ -79,7 +79,7 @@ func (g *gate) call(trap, a1, a2, a3, a4, a5, a6 uintptr) (uintptr, uintptr, sys
 	case unix.SYS_SENDTO:
 		a3 = min(a3, uintptr(g.atMost))
 	case unix.SYS_SPLICE:
-		g.loop.turn = min(g.loop.turn, g.turn)
+		g.loop.runs.turn = min(g.loop.runs.turn, g.turn)
 		a5 = min(a5, uintptr(g.atMost))
 	case unix.SYS_CONNECT:
 		_ = fixBuffers(int(a1), g.room)

@@ -432,7 +432,7 @@ func (m *schedule) promiseWhatWasTaken(c *link, p *conn) {
 	}
 	for s := range c.stream {
 		r := &p.relay[s]
-		h := &m.loop.held[r.held]
+		h := m.loop.held.at(r.held)
 		c.stream[s].promised = len(c.stream[s].lead) + int(r.bytes) + h.inPipe + len(h.memory) - h.overhead
 	}
 }

@@ -121,8 +121,8 @@ func TestALoopGivesBackThePipesThatNobodyNeeds(t *testing.T) {
 	exchange(t, client, server, server, 4<<20, 4<<20, 1)
 	l := r.loops[0]
 	l.call(func() {
-		if len(l.pipes.free) == 0 || l.sweeps[sweepPipes] == never {
-			t.Errorf("%d pipes are free, to be looked after at %d", len(l.pipes.free), l.sweeps[sweepPipes])
+		if len(l.pipes.free) == 0 || l.timers.at[sweepPipes] == never {
+			t.Errorf("%d pipes are free, to be looked after at %d", len(l.pipes.free), l.timers.at[sweepPipes])
 		}
 		for range 2 {
 			l.sweepPipes()
@@ -188,18 +188,18 @@ func TestAPipeThatWasHeldForLongIsClosedInTheEnd(t *testing.T) {
 	r.inspect(1, func(_ *loop, c *conn) { c.relay[client].streaming = true }) // as after a read that filled the buffer
 	r.fill(1, client, c)
 	r.inspect(1, func(l *loop, c *conn) {
-		if l.held[c.relay[client].held].inPipe == 0 {
+		if l.held.at(c.relay[client].held).inPipe == 0 {
 			t.Error("no pipe holds anything")
 		}
 		c.relay[client].streaming = false
 		c.end[client].set(noSplice)
 		l.pipes.spare = len(l.pipes.free)
 		l.sweepPipes() // finds nothing, and does not come again
-		l.sweeps[sweepPipes] = never
+		l.timers.at[sweepPipes] = never
 	})
 	go io.Copy(io.Discard, b)
 	proctest.Eventually(t, "the pipe is free, and a sweep will close it", func() (due bool) {
-		r.inspect(1, func(l *loop, _ *conn) { due = len(l.pipes.free) > 0 && l.sweeps[sweepPipes] != never })
+		r.inspect(1, func(l *loop, _ *conn) { due = len(l.pipes.free) > 0 && l.timers.at[sweepPipes] != never })
 		return due
 	})
 }

@@ -4,27 +4,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The scheduler of the relays. A direction copies through the loop's buffer until one read fills it; from then on it is a stream
-// and splices, until a splice brings no more than a trickle. A loop moves bytes for one turn, turnBytes, before it looks for
-// events again. A direction that the end of the turn stops is queued in loop.again, and the first in that queue goes on, turn by
-// turn, until it has used its slice, streamBytes; then it goes to the end of the queue. A direction that copies may move one
-// bufferful even after the turn, so that a short message never waits for streams.
 const (
 	// copySize is the size of a loop's one buffer. A direction that fills it with one read is a stream.
 	copySize = 64 << 10
-	// turnBytes is how many bytes the streams of a loop may move before it looks for events again: a millisecond of work,
-	// for which a client with a short message waits.
-	turnBytes = 4 << 20
-	// streamBytes is how many bytes one stream may move before another has its turn. Meanwhile the bytes of the others
-	// gather; to change streams at every turn costs half as much CPU time again.
-	streamBytes = 8 << 20
 	// trickle is what a splice must bring for its direction to remain a stream; copying so little is cheaper.
 	trickle = 16 << 10
 )
 
 // pump moves bytes from one end to the other until a socket would block, the budget is used up or the end has come.
 // The sockets are edge-triggered: to stop for any other reason than EAGAIN, pump must see to it that it is called again.
-// It returns true if it stopped because the turn is over, and is in loop.again then.
+// It returns true if it stopped because the turn is over, and is in the run queue then.
 func (l *loop) pump(c *conn, from side) (more bool) {
 	r, src, dst := &c.relay[from], &c.end[from], &c.end[from.other()]
 	for moved := 0; !r.finished && !c.over(); {
@@ -38,7 +27,7 @@ func (l *loop) pump(c *conn, from side) (more bool) {
 		if !src.is(readable) || dst.flags&(writable|broken) != writable || c.flush {
 			return false
 		}
-		if l.turn <= 0 && (r.streaming || moved > 0) {
+		if l.runs.turn <= 0 && (r.streaming || moved > 0) {
 			l.queue(c, from)
 			return true
 		}
@@ -52,7 +41,7 @@ func (l *loop) pump(c *conn, from side) (more bool) {
 			return false
 		}
 		moved += n
-		l.turn -= n
+		l.runs.turn -= n
 	}
 	return false
 }
@@ -89,7 +78,7 @@ func (l *loop) copyOnce(c *conn, from side, buf []byte) int {
 	}
 	l.account(c, from, m)
 	if m < n {
-		r.held = l.hold(heldBytes{memory: append([]byte(nil), buf[m:n]...)})
+		r.held = l.held.add(heldBytes{memory: append([]byte(nil), buf[m:n]...)})
 	}
 	return n
 }
@@ -103,7 +92,7 @@ func (l *loop) spliceOnce(c *conn, from side) int {
 		// A destination that stalls now leaves this much in memory, so it is less than usual.
 		return l.copyOnce(c, from, l.buf[:trickle])
 	}
-	l.arm(sweepPipes, l.now+pipeTrimTime)
+	l.timers.arm(sweepPipes, l.now+pipeTrimTime)
 	n, errno := splice(src.fd, p.w, p.size)
 	if n <= 0 {
 		l.pipes.put(p)
@@ -134,7 +123,7 @@ func (l *loop) spliceOnce(c *conn, from side) int {
 		l.account(c, from, m)
 	}
 	if left > 0 {
-		r.held = l.hold(heldBytes{pipe: p, inPipe: left})
+		r.held = l.held.add(heldBytes{pipe: p, inPipe: left})
 	} else {
 		l.pipes.put(p)
 	}
@@ -162,7 +151,7 @@ func (l *loop) nothingRead(c *conn, from side, errno sysErr) int {
 // deliver writes out what the relay holds. It returns false where something remains, or where the connection broke.
 func (l *loop) deliver(c *conn, from side) bool {
 	r, dst := &c.relay[from], &c.end[from.other()]
-	h := &l.held[r.held]
+	h := l.held.at(r.held)
 	for h.inPipe > 0 || len(h.memory) > 0 {
 		if !dst.is(writable) {
 			return false
@@ -277,61 +266,19 @@ func (l *loop) bothFinished(c *conn) {
 	l.flushAndReset(c)
 }
 
-// queue has the relay go on after the other events.
-func (l *loop) queue(c *conn, from side) {
-	if r := &c.relay[from]; !r.queued {
-		r.queued = true
-		l.again = append(l.again, c.ref(from))
-	}
-}
-
-// resumeRelays goes on with the relays that wait for their turn. The first of them keeps its place until it has moved
-// streamBytes, over as many turns as that takes.
-func (l *loop) resumeRelays() {
-	for l.turn > 0 && len(l.again) > 0 {
-		head, before := l.again[0], l.turn
-		c := l.lookup(head)
-		more := c != nil && l.pump(c, head.side)
-		l.slice -= before - l.turn
-		if more && l.slice > 0 {
-			return
-		}
-		l.slice = streamBytes
-		l.again = l.again[:copy(l.again, l.again[1:])]
-		if more {
-			l.again = append(l.again, head)
-		} else if c != nil {
-			c.relay[head.side].queued = false
-		}
-	}
-}
-
-// hold keeps bytes for a relay.
-func (l *loop) hold(h heldBytes) uint32 {
-	if n := len(l.heldFree); n > 0 {
-		i := l.heldFree[n-1]
-		l.heldFree = l.heldFree[:n-1]
-		l.held[i] = h
-		return i
-	}
-	l.held = append(l.held, h)
-	return uint32(len(l.held) - 1)
-}
-
 // drop lets go of what the relay holds. A pipe that is empty by now goes back to the pool.
 func (l *loop) drop(r *relay) {
 	if r.held == 0 {
 		return
 	}
-	h := &l.held[r.held]
+	h := l.held.at(r.held)
 	switch {
 	case h.inPipe > 0:
 		l.pipes.discard(h.pipe)
 	case h.pipe.size > 0:
 		l.pipes.put(h.pipe)
-		l.arm(sweepPipes, l.now+pipeTrimTime) // the last sweep may have found no pipe, and be none to come
+		l.timers.arm(sweepPipes, l.now+pipeTrimTime) // the last sweep may have found no pipe, and be none to come
 	}
-	*h = heldBytes{}
-	l.heldFree = append(l.heldFree, r.held)
+	l.held.release(r.held)
 	r.held = 0
 }

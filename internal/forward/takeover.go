@@ -135,7 +135,7 @@ func (l *loop) inheritEnd(h *Handover, r *connectionRecord, c *conn, s side) boo
 	}
 	if r.held[s].size > 0 {
 		memory := append([]byte(nil), h.state.bytesOf(r.held[s])...)
-		c.relay[s].held = l.hold(heldBytes{memory: memory, overhead: int(r.overhead[s])})
+		c.relay[s].held = l.held.add(heldBytes{memory: memory, overhead: int(r.overhead[s])})
 	}
 	errno := sysErr(unix.EBADF)
 	if c.end[s].fd >= 0 {

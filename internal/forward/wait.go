@@ -83,7 +83,7 @@ func (l *loop) wait() (n int) {
 		runtime.Gosched() // lets another thread start that waits in the runtime's poller: for timers, and the bus
 	}
 	switch {
-	case len(l.again) > 0:
+	case len(l.runs.waiting) > 0:
 		n = epollWait(l.epfd, l.events[:], 0)
 	case hot || !l.openGate():
 		n = epollWait(l.epfd, l.events[:], min(l.timeout(), hotWaitMax))
@@ -100,7 +100,7 @@ func (l *loop) wait() (n int) {
 // timeout is the time to the next sweep, in ms.
 func (l *loop) timeout() int {
 	const ms = 1_000_000
-	return int((min(max(l.due-l.now, 0), math.MaxInt32*ms) + ms - 1) / ms)
+	return int((min(max(l.timers.due-l.now, 0), math.MaxInt32*ms) + ms - 1) / ms)
 }
 
 // openGate reports whether the runtime's poller will notice events of the loop.
@@ -124,8 +124,8 @@ var parkLoop = (*loop).park
 // park waits in the runtime's poller, until the next sweep at most.
 func (l *loop) park() int {
 	w := &l.waiter
-	if w.due != l.due {
-		w.due = l.due
+	if w.due != l.timers.due {
+		w.due = l.timers.due
 		deadline := time.Time{} // none
 		if w.due != never {
 			deadline = l.proxy.started.Add(w.due)

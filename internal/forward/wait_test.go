@@ -243,7 +243,7 @@ func switches(t *testing.T, pid int) (sum int) {
 // In the first millisecond, and without a sweep, the time to the next one is close to the largest number.
 func TestTheTimeToASweepIsNeverNegative(t *testing.T) {
 	for due, want := range map[time.Duration]int{0: 0, 1: 1, 3e6: 3, 3e6 + 1: 4, 1e9: 1000, never: math.MaxInt32} {
-		l := loop{due: due}
+		l := loop{timers: timers{due: due}}
 		equal(t, fmt.Sprint("ms until ", due), l.timeout(), want)
 	}
 }
