@@ -112,13 +112,13 @@ func (l *loop) admit(fd int32, listener int) {
 		l.refuse(fd, address, listener, ReasonDraining)
 		return
 	}
-	if !l.proxy.slots.take() {
+	if !l.proxy.limiter.take() {
 		l.refuse(fd, address, listener, ReasonLimit)
 		return
 	}
 	expects := l.proxy.expectsHeader(&address)
 	if !expects && !l.proxy.takeSource(&address) {
-		l.proxy.slots.release()
+		l.proxy.limiter.release()
 		l.refuse(fd, address, listener, ReasonSourceLimit)
 		return
 	}

@@ -137,7 +137,7 @@ func (l *loop) refuseHeader(c *conn, why string) {
 // reportHeaderless reports the end of a client that never became a connection.
 func (l *loop) reportHeaderless(c *conn) {
 	l.counts.refused++
-	e := happening{kind: EventRefused, record: l.record(c), reason: c.reason}
+	e := queuedEvent{kind: EventRefused, record: l.record(c), reason: c.reason}
 	switch why := l.headers[c.dial-1].refusal; {
 	case why != "":
 		e.err = errors.New(why)

@@ -104,7 +104,7 @@ func (o *addressOrder) setFailed(a address) {
 
 func (p *Proxy) addressSilent(a address, now time.Duration) {
 	if !p.oneAddress() && p.order.setSilent(a, now) {
-		h := happening{kind: eventAddressSilent}
+		h := queuedEvent{kind: eventAddressSilent}
 		h.record.address[backend] = a
 		p.observers.add(h)
 	}
@@ -112,7 +112,7 @@ func (p *Proxy) addressSilent(a address, now time.Duration) {
 
 func (p *Proxy) addressAnswered(a address, first bool, now time.Duration) {
 	if !p.oneAddress() && p.order.setAnswered(a, first, now) {
-		h := happening{kind: eventAddressAnswers}
+		h := queuedEvent{kind: eventAddressAnswers}
 		h.record.address[backend] = a
 		p.observers.add(h)
 	}

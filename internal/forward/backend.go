@@ -85,6 +85,6 @@ func (l *loop) backendFailed(err error) {
 
 func (p *Proxy) setBackendState(s BackendState) {
 	if p.backendState.Load() != uint32(s) && p.backendState.Swap(uint32(s)) != uint32(s) {
-		p.observers.add(happening{kind: EventBackendChanged})
+		p.observers.add(queuedEvent{kind: EventBackendChanged})
 	}
 }

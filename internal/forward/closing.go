@@ -221,6 +221,6 @@ func (l *loop) release(c *conn) {
 	l.slabs.release(c)
 	l.registry.remove(&l.slabs)
 	l.load.Add(-1)
-	l.proxy.slots.release()
+	l.proxy.limiter.release()
 	l.proxy.observers.countChanged()
 }

@@ -96,7 +96,7 @@ func (w *stateWriter) instance(p *Proxy) instanceRecord {
 		state: y.state, backendState: p.BackendState(),
 		refusing: byteOf(p.refusing.Load()), exitWhenDrained: byteOf(y.exit), drainOver: byteOf(y.flushed),
 	}
-	r.peak = uint64(p.slots.peak.Load())
+	r.peak = uint64(p.limiter.peak.Load())
 	s := p.Stats()
 	r.accepted, r.refused, r.failed, r.moved = s.Accepted, s.Refused, s.Failed, [2]uint64{s.BytesToBackend, s.BytesToClient}
 	notes := p.notes()

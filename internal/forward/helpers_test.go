@@ -142,8 +142,8 @@ func endsWell(t *testing.T, p *Proxy) {
 // checkReturned looks whether a Proxy that has ended kept anything.
 func checkReturned(t reporter, p *Proxy) {
 	t.Helper()
-	equal(t, "slots in use", p.slots.used.Load(), 0)
-	equal(t, "sources remembered", len(p.slots.sources), 0)
+	equal(t, "slots in use", p.limiter.used.Load(), 0)
+	equal(t, "sources remembered", len(p.limiter.sources), 0)
 	equal(t, "bytes of pipes not given back", p.pipes.total-p.pipes.left.Load(), 0)
 	equal(t, "descriptors of pipes not given back", int64(pipeFiles(p.files))-p.pipes.files.Load(), 0)
 	equal(t, "spare attempts not given back", int64(p.attemptFiles(p.files))-p.spareAttempts.left.Load(), 0)

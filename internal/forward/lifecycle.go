@@ -140,7 +140,7 @@ func (y *lifecycle) stepRunning(connections int) (next time.Duration, end bool) 
 	if y.proxy.NumConnections() == 0 && !y.backlog() {
 		y.exit = true
 		y.state = StateExiting
-		y.proxy.observers.add(happening{kind: EventStateChanged, state: StateExiting, reason: ReasonIdle})
+		y.proxy.observers.add(queuedEvent{kind: EventStateChanged, state: StateExiting, reason: ReasonIdle})
 		return 0, true
 	}
 	y.setAccepting(true)
@@ -164,7 +164,7 @@ func (y *lifecycle) end() {
 	if y.heir != nil {
 		y.proxy.bequeath(y.heir)
 		y.state = StateExiting
-		y.proxy.observers.add(happening{kind: EventStateChanged, state: StateExiting, reason: ReasonHandOver})
+		y.proxy.observers.add(queuedEvent{kind: EventStateChanged, state: StateExiting, reason: ReasonHandOver})
 	}
 	y.exit = true
 	y.setState(StateExiting)
@@ -189,7 +189,7 @@ func (y *lifecycle) end() {
 func (y *lifecycle) setState(s State) {
 	if y.state != s {
 		y.state = s
-		y.proxy.observers.add(happening{kind: EventStateChanged, state: s})
+		y.proxy.observers.add(queuedEvent{kind: EventStateChanged, state: s})
 	}
 }
 

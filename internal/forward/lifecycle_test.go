@@ -265,7 +265,7 @@ func TestADrainThatEndsTheProxy(t *testing.T) {
 
 // The last connection of a drain may go in the moment in which somebody resumes: either it ends, or it goes on.
 func TestResumeComesTooLateForADrainThatHasEndedTheProxy(t *testing.T) {
-	p := &Proxy{slots: newSlots(1, 0, func() {}, nil)}
+	p := &Proxy{limiter: newLimiter(1, 0, func() {}, nil)}
 	p.observers = newObservers(p)
 	p.lifecycle.init(p)
 	if err := p.Drain(DrainOptions{Exit: true}); err != nil {

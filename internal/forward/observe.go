@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	observeQueueMax = 4096                   // happenings that wait for the observers' goroutine
+	observeQueueMax = 4096                   // queuedEvents that wait for the observers' goroutine
 	countInterval   = 250 * time.Millisecond // between two EventCountChanged
 	restInterval    = 10 * time.Millisecond  // of the observers after they had something to tell
 )
@@ -56,8 +56,8 @@ func (p *Proxy) Subscribe(n int, kinds ...EventKind) *Subscription {
 	return s
 }
 
-// happening is an [Event] as a loop writes it down.
-type happening struct {
+// queuedEvent is an [Event] as a loop writes it down.
+type queuedEvent struct {
 	kind     EventKind
 	at       time.Time
 	record   record
@@ -68,7 +68,7 @@ type happening struct {
 	backoff  time.Duration
 }
 
-// observers tells the log and the subscribers what happens. The loops put happenings into its queue and go on; one
+// observers tells the log and the subscribers what happens. The loops put queuedEvents into its queue and go on; one
 // goroutine does the slow part.
 type observers struct {
 	proxy *Proxy
@@ -81,7 +81,7 @@ type observers struct {
 	countDirty atomic.Bool   // the number of connections changed since it was last told
 
 	mu            sync.Mutex
-	queue         []happening
+	queue         []queuedEvent
 	lost          eventCounts
 	closed        bool
 	subscriptions map[*Subscription]struct{}
@@ -119,7 +119,7 @@ func (l *loop) report(kind EventKind, c *conn) {
 	if !trouble && !o.wants(kind) && !(kind == EventClosed && o.log.wantsDetail()) {
 		return
 	}
-	h := happening{kind: kind, record: l.record(c), reason: c.reason}
+	h := queuedEvent{kind: kind, record: l.record(c), reason: c.reason}
 	switch {
 	case c.reason == ReasonConnectFailed, c.reason == ReasonClientGone && c.dial != 0:
 		h.err = l.dials[c.dial-1].err
@@ -133,7 +133,7 @@ func (l *loop) report(kind EventKind, c *conn) {
 
 // reportRefused queues the event of a client that was turned away.
 func (l *loop) reportRefused(fd int32, address address, listener int, reason Reason) {
-	h := happening{kind: EventRefused, reason: reason}
+	h := queuedEvent{kind: EventRefused, reason: reason}
 	h.record.listener = uint16(listener)
 	h.record.address[client] = address
 	if address.named {
@@ -144,7 +144,7 @@ func (l *loop) reportRefused(fd int32, address address, listener int, reason Rea
 
 // acceptTrouble queues a failing accept for the log.
 func (o *observers) acceptTrouble(listener *Listener, errno sysErr, backoff time.Duration) {
-	o.add(happening{kind: eventAcceptTrouble, err: errno, listener: listener, backoff: backoff})
+	o.add(queuedEvent{kind: eventAcceptTrouble, err: errno, listener: listener, backoff: backoff})
 }
 
 // countChanged is called after the slot was taken or given back, so that a subscriber that hears of it reads the new count. It costs
@@ -155,7 +155,7 @@ func (o *observers) countChanged() {
 	}
 }
 
-func (o *observers) add(h happening) {
+func (o *observers) add(h queuedEvent) {
 	h.at = time.Now()
 	o.mu.Lock()
 	if len(o.queue) < observeQueueMax || h.kind == EventStateChanged {
@@ -225,8 +225,8 @@ func (o *observers) run() {
 	}
 }
 
-// tell passes one happening on; true where the log left out a line that a summary must make up for.
-func (o *observers) tell(h *happening) (leftOut bool) {
+// tell passes one queuedEvent on; true where the log left out a line that a summary must make up for.
+func (o *observers) tell(h *queuedEvent) (leftOut bool) {
 	e := &Event{Kind: h.kind, Time: h.at, Reason: h.reason, Err: h.err, State: h.state}
 	switch h.kind {
 	case EventOpened, EventClosed, EventRefused:

@@ -88,7 +88,7 @@ func TestTheCountChangesBeforeItIsTold(t *testing.T) {
 	r.Subscribe(1, EventCountChanged)
 	var told bool
 	r.inspect(1, func(*loop, *conn) {
-		r.slots.onIdle = func() { told = r.observers.countDirty.Load() }
+		r.limiter.onIdle = func() { told = r.observers.countDirty.Load() }
 	})
 	r.CloseConnections(nil)
 	if told {
@@ -186,7 +186,7 @@ func TestALogThatHangsStopsNobody(t *testing.T) {
 	}
 	clients.Wait()
 	for range 2 * observeQueueMax {
-		r.observers.add(happening{kind: EventClosed})
+		r.observers.add(queuedEvent{kind: EventClosed})
 	}
 	close(stuck.release)
 	r.Kill()

@@ -39,7 +39,7 @@ type Proxy struct {
 	files     uint64 // RLIMIT_NOFILE
 	room      int    // connections that the files are enough for; more clients are left in the backlog
 	loops     []*loop
-	slots     *slots
+	limiter   *limiter
 	pipes     *pipeBudget
 	resolver  *resolver
 	order     addressOrder
@@ -72,7 +72,7 @@ func Start(cfg Config) (*Proxy, error) {
 	p := &Proxy{cfg: cfg, listeners: slices.Clone(cfg.Listeners), started: time.Now(), files: files, pipes: newPipeBudget(pipeFiles(files)), resolver: newResolver(cfg.Target, places)}
 	p.observers = newObservers(p)
 	p.lifecycle.init(p)
-	p.slots = newSlots(cfg.ConnectionsMax, cfg.ConnectionsMaxPerSource, p.lifecycle.released, p.lifecycle.idle)
+	p.limiter = newLimiter(cfg.ConnectionsMax, cfg.ConnectionsMaxPerSource, p.lifecycle.released, p.lifecycle.idle)
 	for _, listener := range cfg.Listeners {
 		listener.setUserTimeout(cfg.TCPUserTimeout)
 	}
@@ -204,17 +204,17 @@ func (p *Proxy) ListenAddresses() []string {
 func (p *Proxy) Started() time.Time { return p.started }
 
 // NumConnections is how many connections there are.
-func (p *Proxy) NumConnections() int { return int(p.slots.used.Load()) }
+func (p *Proxy) NumConnections() int { return int(p.limiter.used.Load()) }
 
 // ConnectionsMax is the limit in force.
-func (p *Proxy) ConnectionsMax() uint32 { return uint32(p.slots.max.Load()) }
+func (p *Proxy) ConnectionsMax() uint32 { return uint32(p.limiter.max.Load()) }
 
 // SetConnectionsMax changes the limit for clients to come; lowering it closes no connection. 0 is refused with [ErrLimitZero].
 func (p *Proxy) SetConnectionsMax(n uint32) error {
 	if n == 0 {
 		return ErrLimitZero
 	}
-	p.slots.max.Store(int64(n))
+	p.limiter.max.Store(int64(n))
 	p.checkFiles(n)
 	return nil
 }

@@ -205,7 +205,7 @@ func (p *Proxy) Backlog() (n int) {
 }
 
 // Peak is the most connections that there were at once.
-func (p *Proxy) Peak() int { return int(p.slots.peak.Load()) }
+func (p *Proxy) Peak() int { return int(p.limiter.peak.Load()) }
 
 // Room is for how many connections the file descriptors of the process are enough.
 func (p *Proxy) Room() int { return p.room }

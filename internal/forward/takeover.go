@@ -50,7 +50,7 @@ func (p *Proxy) inherit(h *Handover) {
 		})
 	}
 	wg.Wait()
-	p.slots.raisePeak(max(int64(i.peak), p.slots.used.Load()))
+	p.limiter.raisePeak(max(int64(i.peak), p.limiter.used.Load()))
 	p.takeover.Connections = int(taken.Load())
 	p.takeover.Lost = len(s.connections) - p.takeover.Connections
 	h.Reset(0) // what was not taken
@@ -98,7 +98,7 @@ func (l *loop) inherit(h *Handover, r *connectionRecord, listener uint16) bool {
 	c.closing, c.flush = r.phase >= phaseClosing, r.phase == phaseFlush
 	l.registry.add(c)
 	l.load.Add(1)
-	l.proxy.slots.used.Add(1)
+	l.proxy.limiter.used.Add(1)
 	if r.phase == phaseHeader {
 		l.expectHeaderUntil(c, r.deadline, h.state.bytesOf(r.header))
 	} else {

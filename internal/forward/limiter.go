@@ -5,9 +5,9 @@ import (
 	"sync/atomic"
 )
 
-// slots counts the connections of all loops against the limits. A client takes its slot before it becomes a connection,
+// limiter counts the connections of all loops against the limits. A client takes its slot before it becomes a connection,
 // so that the limit holds exactly however many loops accept at once.
-type slots struct {
+type limiter struct {
 	used atomic.Int64
 	max  atomic.Int64
 	peak atomic.Int64 // the most that were used at once
@@ -21,14 +21,14 @@ type slots struct {
 	onIdle    func() // called after the last one was
 }
 
-func newSlots(limit uint32, perSource uint32, onRelease, onIdle func()) *slots {
-	s := &slots{perSource: int(perSource), sources: map[source]int{}, onRelease: onRelease, onIdle: onIdle}
+func newLimiter(limit uint32, perSource uint32, onRelease, onIdle func()) *limiter {
+	s := &limiter{perSource: int(perSource), sources: map[source]int{}, onRelease: onRelease, onIdle: onIdle}
 	s.max.Store(int64(limit))
 	return s
 }
 
 // take reserves a slot for a client, and reports whether there was one.
-func (s *slots) take() bool {
+func (s *limiter) take() bool {
 	for {
 		used := s.used.Load()
 		if used >= s.max.Load() {
@@ -41,14 +41,14 @@ func (s *slots) take() bool {
 	}
 }
 
-func (s *slots) raisePeak(used int64) {
+func (s *limiter) raisePeak(used int64) {
 	for peak := s.peak.Load(); used > peak; peak = s.peak.Load() {
 		s.peak.CompareAndSwap(peak, used)
 	}
 }
 
 // takeSource counts a client that has a slot for its source, and reports whether the source may have one more.
-func (s *slots) takeSource(from source) bool {
+func (s *limiter) takeSource(from source) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.sources[from] >= s.perSource {
@@ -59,14 +59,14 @@ func (s *slots) takeSource(from source) bool {
 }
 
 // countSource is takeSource for a client that is in already, whatever the limit.
-func (s *slots) countSource(from source) {
+func (s *limiter) countSource(from source) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sources[from]++
 }
 
 // releaseSource undoes takeSource.
-func (s *slots) releaseSource(from source) {
+func (s *limiter) releaseSource(from source) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.sources[from]--; s.sources[from] == 0 {
@@ -75,23 +75,23 @@ func (s *slots) releaseSource(from source) {
 }
 
 func (p *Proxy) takeSource(client *address) bool {
-	return p.slots.perSource == 0 || p.slots.takeSource(client.source(p.cfg.SourcePrefixIPv6))
+	return p.limiter.perSource == 0 || p.limiter.takeSource(client.source(p.cfg.SourcePrefixIPv6))
 }
 
 func (p *Proxy) countSource(client *address) {
-	if p.slots.perSource > 0 {
-		p.slots.countSource(client.source(p.cfg.SourcePrefixIPv6))
+	if p.limiter.perSource > 0 {
+		p.limiter.countSource(client.source(p.cfg.SourcePrefixIPv6))
 	}
 }
 
 func (p *Proxy) releaseSource(client *address) {
-	if p.slots.perSource > 0 {
-		p.slots.releaseSource(client.source(p.cfg.SourcePrefixIPv6))
+	if p.limiter.perSource > 0 {
+		p.limiter.releaseSource(client.source(p.cfg.SourcePrefixIPv6))
 	}
 }
 
 // release gives a slot back.
-func (s *slots) release() {
+func (s *limiter) release() {
 	s.onRelease()
 	if s.used.Add(-1) == 0 {
 		s.onIdle()

@@ -20,7 +20,7 @@ func TestSlotsCountAsAModelDoes(t *testing.T) {
 		limit := rapid.Uint32Range(1, 6).Draw(t, "limit")
 		perSource := rapid.Uint32Range(0, 3).Draw(t, "per source")
 		idle, wantIdle := 0, 0
-		s := newSlots(limit, perSource, func() {}, func() { idle++ })
+		s := newLimiter(limit, perSource, func() {}, func() { idle++ })
 		model, total := map[source]int{}, 0
 		t.Repeat(map[string]func(*rapid.T){
 			"take": func(t *rapid.T) {
@@ -85,7 +85,7 @@ func TestSlotsCountAsAModelDoes(t *testing.T) {
 func TestSlotsNeverExceedTheirLimits(t *testing.T) {
 	const limit, perSource, sources = 7, 3, 4
 	var idle atomic.Int64
-	s := newSlots(limit, perSource, func() {}, func() { idle.Add(1) })
+	s := newLimiter(limit, perSource, func() {}, func() { idle.Add(1) })
 	var used atomic.Int64
 	var bySource [sources]atomic.Int64
 	var wg sync.WaitGroup
