@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"example.org/socketproxy/internal/bus/client"
-	"example.org/socketproxy/internal/printable"
 	"github.com/spf13/cobra"
 )
 
@@ -162,11 +161,4 @@ func (c *ctl) closeMatching(ctx context.Context, instance *client.Instance, filt
 		return
 	}
 	c.say("%s of %s closed.", count(closed, "connection"), instance.Name)
-}
-
-// say tells what was done, unless --quiet.
-func (c *ctl) say(format string, args ...any) {
-	if !c.quiet {
-		fmt.Fprintln(c.stdout, printable.Line(fmt.Sprintf(format, args...)))
-	}
 }

@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"example.org/socketproxy/internal/bus/api"
@@ -67,20 +65,8 @@ func (c *ctl) completions(ctx context.Context, args []string) error {
 	return err
 }
 
-// What may get into a command line: names that mean nothing to a shell beyond themselves, and that nobody takes for an
-// option; and words that have options, keys and paths in them too.
-var (
-	plainName = pattern(`^[A-Za-z0-9:@._][A-Za-z0-9:@._-]*$`)
-	plainWord = pattern(`^[A-Za-z0-9:@._/-][A-Za-z0-9:@._/=-]*$`)
-)
-
 // notPlain is what a description has no need of.
 var notPlain = pattern(`[^\w :;@./%,=+\[\]()*?-]`)
-
-// pattern is compiled when it is first used, which most verbs never do.
-func pattern(text string) func() *regexp.Regexp {
-	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(text) })
-}
 
 // offered turns what cobra prints into lines for the scripts: whole words that begin like the current one, each once and
 // with the first phrase of its description. This is the last gate before a shell.

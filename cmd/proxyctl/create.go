@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,7 +11,6 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -26,7 +24,7 @@ import (
 
 // creation is one run of create.
 type creation struct {
-	*ctl
+	ctl *ctl
 	setup.Settings
 	place                  setup.Place
 	force, dryRun, noStart bool
@@ -107,7 +105,7 @@ func (n *creation) addAllowed(value string) error {
 
 func (n *creation) create(ctx context.Context) error {
 	var err error
-	if n.place, err = n.placeOfFiles(); err != nil {
+	if n.place, err = n.ctl.placeOfFiles(); err != nil {
 		return err
 	}
 	if err := n.checkArguments(ctx); err != nil {
@@ -118,7 +116,7 @@ func (n *creation) create(ctx context.Context) error {
 	} else if err := n.checkUnits(ctx); err != nil {
 		return err
 	}
-	if !n.destination.User { // whose unit hides nothing
+	if !n.ctl.destination.User { // whose unit hides nothing
 		n.findTarget()
 	}
 	files, err := n.Files(n.place)
@@ -128,12 +126,12 @@ func (n *creation) create(ctx context.Context) error {
 	if n.dryRun {
 		for i, file := range files {
 			if i > 0 {
-				fmt.Fprintln(n.stdout)
+				fmt.Fprintln(n.ctl.stdout)
 			}
-			fmt.Fprintf(n.stdout, "# %s\n%s", file.Path, file.Text)
+			fmt.Fprintf(n.ctl.stdout, "# %s\n%s", file.Path, file.Text)
 		}
 		for _, word := range n.words {
-			fmt.Fprintf(n.stderr, "proxyctl: %s\n", word)
+			fmt.Fprintf(n.ctl.stderr, "proxyctl: %s\n", word)
 		}
 		return nil
 	}
@@ -158,29 +156,17 @@ func (n *creation) create(ctx context.Context) error {
 		return errors.Join(err, n.takeBack(ctx, change, len(former) > 0))
 	}
 	for _, file := range files {
-		n.say("Wrote %s.", file.Path)
+		n.ctl.say("Wrote %s.", file.Path)
 	}
 	for _, word := range n.words {
-		n.say("%s", word)
+		n.ctl.say("%s", word)
 	}
 	if n.noStart {
-		n.say("To start it: %s enable --now %s", n.tool("systemctl"), setup.Socket(n.Name))
+		n.ctl.say("To start it: %s enable --now %s", n.ctl.tool("systemctl"), setup.Socket(n.Name))
 		return nil
 	}
-	n.say("%s listens on %s; its first client starts %s.", n.Name, strings.Join(n.Listen, " and "), setup.Unit(n.Name))
+	n.ctl.say("%s listens on %s; its first client starts %s.", n.Name, strings.Join(n.Listen, " and "), setup.Unit(n.Name))
 	return nil
-}
-
-// placeOfFiles is where the files of instances are. It is on this machine.
-func (c *ctl) placeOfFiles() (setup.Place, error) {
-	d := c.destination
-	switch {
-	case d.Host != "" || d.Machine != "" || d.Address != "":
-		return setup.Place{}, errors.New("this is about files, and so works only for this machine's managers, without -H, -M and --address=")
-	case d.User:
-		return setup.User()
-	}
-	return setup.System(), nil
 }
 
 // undoTime bounds what is done to take a failed create back.
@@ -209,31 +195,10 @@ func (n *creation) checkArguments(ctx context.Context) error {
 	for _, address := range n.Listen {
 		args = append(args, "--listen="+address)
 	}
-	if n.destination.User && (n.NetworkOf != "" || n.Allow != nil) {
+	if n.ctl.destination.User && (n.NetworkOf != "" || n.Allow != nil) {
 		return errors.New("--network-of= and --allow= need rights that a user's manager does not have")
 	}
 	return complaintOf(exec.CommandContext(ctx, proxyd, append(args, "--", n.Target)...))
-}
-
-// complaintOf runs a check of proxyd, and returns what it finds wrong.
-func complaintOf(check *exec.Cmd) error {
-	var complaint bytes.Buffer
-	check.Stderr = &complaint
-	err := check.Run()
-	if first, _, _ := strings.Cut(complaint.String(), "\n"); err != nil && first != "" {
-		err = errors.New(lowerFirst(strings.TrimPrefix(first, "proxyd: ")))
-	}
-	return err
-}
-
-// findProxyd looks where the units do.
-func findProxyd() (string, error) {
-	for _, dir := range []string{"/usr/local/bin", "/usr/bin"} {
-		if path, err := exec.LookPath(filepath.Join(dir, "proxyd")); err == nil {
-			return path, nil
-		}
-	}
-	return "", errors.New("proxyd is neither in /usr/local/bin nor in /usr/bin; install it first")
 }
 
 func lowerFirst(text string) string {
@@ -247,32 +212,16 @@ func (n *creation) onSystemd() bool {
 	return err == nil
 }
 
-// tool is a program of systemd for the same manager, as a hint has it.
-func (c *ctl) tool(program string) string {
-	if c.destination.User {
-		return program + " --user"
-	}
-	return program
-}
-
-// manager is the option of systemd's programs for the service manager.
-func (c *ctl) manager() string {
-	if c.destination.User {
-		return "--user"
-	}
-	return "--system"
-}
-
 // checkUnits looks for the units that there have to be.
 func (n *creation) checkUnits(ctx context.Context) error {
 	if !n.onSystemd() {
 		return errors.New("systemd does not manage this machine; proxyd --listen= works without")
 	}
-	if err := n.connect(ctx); err != nil {
+	if err := n.ctl.connect(ctx); err != nil {
 		return err
 	}
 	for _, template := range []string{setup.Socket(""), setup.Unit("")} {
-		switch there, err := n.bus.HasTemplate(ctx, template); {
+		switch there, err := n.ctl.bus.HasTemplate(ctx, template); {
 		case err != nil:
 			return fmt.Errorf("cannot look for %s: %w", template, err)
 		case !there:
@@ -283,7 +232,7 @@ func (n *creation) checkUnits(ctx context.Context) error {
 		if unit == "" {
 			continue
 		}
-		switch state, err := n.bus.LoadState(ctx, unit); {
+		switch state, err := n.ctl.bus.LoadState(ctx, unit); {
 		case err != nil:
 			return fmt.Errorf("cannot look for %s: %w", unit, err)
 		case state == "not-found":
@@ -293,7 +242,7 @@ func (n *creation) checkUnits(ctx context.Context) error {
 		}
 	}
 	if n.NetworkOf != "" {
-		private, active := n.bus.HasPrivateNetwork(ctx, n.NetworkOf)
+		private, active := n.ctl.bus.HasPrivateNetwork(ctx, n.NetworkOf)
 		n.Isolate = !private
 		if n.Isolate && active {
 			n.words = append(n.words, fmt.Sprintf("To cut %s off from other networks: systemctl restart %s", n.NetworkOf, n.NetworkOf))
@@ -362,7 +311,7 @@ func (n *creation) verify(ctx context.Context, files []setup.File) error {
 			return err
 		}
 	}
-	analyze := exec.CommandContext(ctx, program, "verify", n.manager(), "--man=no", "--recursive-errors=no", setup.Socket(n.Name), setup.Unit(n.Name))
+	analyze := exec.CommandContext(ctx, program, "verify", n.ctl.manager(), "--man=no", "--recursive-errors=no", setup.Socket(n.Name), setup.Unit(n.Name))
 	analyze.Env = append(os.Environ(), "SYSTEMD_UNIT_PATH="+dir+":", "SYSTEMD_COLORS=no")
 	output, _ := analyze.CombinedOutput() // its status counts what others have wrong in their units
 	for line := range strings.Lines(string(output)) {
@@ -403,21 +352,21 @@ func (n *creation) probe(ctx context.Context) error {
 func (n *creation) put(ctx context.Context) error {
 	socket := setup.Socket(n.Name)
 	if n.noStart {
-		return n.bus.Reload(ctx)
+		return n.ctl.bus.Reload(ctx)
 	}
-	if err := n.bus.Enable(ctx, socket, n.Runtime); err != nil {
+	if err := n.ctl.bus.Enable(ctx, socket, n.Runtime); err != nil {
 		return fmt.Errorf("cannot enable %s: %w", socket, err)
 	}
-	if err := n.bus.Reload(ctx); err != nil {
+	if err := n.ctl.bus.Reload(ctx); err != nil {
 		return err
 	}
 	began := time.Now()
-	start := n.bus.Start
+	start := n.ctl.bus.Start
 	if n.force {
-		start = n.bus.Restart // whatever it listens on now
+		start = n.ctl.bus.Restart // whatever it listens on now
 	}
 	if err := start(ctx, socket); err != nil {
-		if reason := n.failure(ctx, socket, began); reason != "" {
+		if reason := n.ctl.failure(ctx, socket, began); reason != "" {
 			err = errors.New(reason)
 		}
 		return err
@@ -428,17 +377,17 @@ func (n *creation) put(ctx context.Context) error {
 // takeBack undoes a create that has failed. An instance that was replaced listens again.
 func (n *creation) takeBack(ctx context.Context, change *setup.Change, replaced bool) error {
 	socket := setup.Socket(n.Name)
-	_ = n.bus.Stop(ctx, socket) // fails, as what follows, with what else has failed
-	_ = n.bus.Forget(ctx, socket)
+	_ = n.ctl.bus.Stop(ctx, socket) // fails, as what follows, with what else has failed
+	_ = n.ctl.bus.Forget(ctx, socket)
 	if !replaced {
-		_ = n.bus.Disable(ctx, socket, n.Runtime)
+		_ = n.ctl.bus.Disable(ctx, socket, n.Runtime)
 	}
 	if err := change.Undo(); err != nil {
 		return err
 	}
-	_ = n.bus.Reload(ctx)
+	_ = n.ctl.bus.Reload(ctx)
 	if replaced {
-		return n.bus.Start(ctx, socket)
+		return n.ctl.bus.Start(ctx, socket)
 	}
 	return nil
 }
@@ -448,35 +397,3 @@ func (c *ctl) failure(ctx context.Context, unit string, since time.Time) string 
 	_ = exec.CommandContext(ctx, "journalctl", "--sync").Run() // what was just logged is read too
 	return c.reasonLogged(ctx, unit, fmt.Sprintf("--since=@%d.%06d", since.Unix(), since.Nanosecond()/1000))
 }
-
-// reasonLogged returns the last reason in the log of a unit for which it failed: an error of proxyd, else one of systemd.
-func (c *ctl) reasonLogged(ctx context.Context, unit string, options ...string) string {
-	read := func(more ...string) string {
-		by := "--unit="
-		if c.destination.User {
-			by = "--user-unit="
-		}
-		args := append([]string{by + unit, "--lines=20", "--reverse", "--output=cat", "--quiet", "--no-pager"}, options...)
-		log, _ := exec.CommandContext(ctx, "journalctl", append(args, more...)...).Output()
-		return string(log)
-	}
-	if own, _, _ := strings.Cut(read("--identifier=proxyd", "--priority=err"), "\n"); own != "" {
-		return lowerFirst(own)
-	}
-	return reasonIn(read("--identifier=systemd"), unit)
-}
-
-// reasonIn finds the first line of systemd that says what went wrong, and not only what became of it.
-func reasonIn(log, unit string) string {
-	for line := range strings.Lines(log) {
-		line = strings.TrimPrefix(strings.TrimSpace(line), unit+": ")
-		isResult := strings.HasPrefix(line, "Failed with result") || strings.HasPrefix(line, "Failed to start ") ||
-			strings.HasPrefix(line, "Failed to listen on ")
-		if failed.MatchString(line) && !isResult {
-			return lowerFirst(line)
-		}
-	}
-	return ""
-}
-
-var failed = regexp.MustCompile(`(?i)\b(failed|cannot|unable|refus|denied)`)

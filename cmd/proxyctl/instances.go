@@ -164,3 +164,22 @@ func (c *ctl) describe(ctx context.Context, instances []*client.Instance, asked 
 	}
 	return all
 }
+
+// colourOf is the colour of the state of an instance: green where its clients are served.
+func colourOf(p *client.Properties) string {
+	switch {
+	case p.State == api.StateRunning && p.BackendState == api.BackendFailing:
+		return red
+	case p.State == api.StateRunning:
+		return green
+	case p.State == api.StateDraining:
+		return yellow
+	}
+	return grey
+}
+
+// isOld reports whether another version runs than the one that was installed with proxyctl, as after an upgrade.
+func (c *ctl) isOld(i described) bool {
+	local := c.destination.Host == "" && c.destination.Machine == ""
+	return local && c.version != "" && i.Has("Version") && i.Version != c.version && i.Unit != ""
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"strings"
 
 	"example.org/socketproxy/internal/printable"
 )
@@ -84,4 +85,24 @@ func (c *ctl) encode(value any) (string, error) {
 		text = pretty.Bytes()
 	}
 	return printable.JSON(string(text)) + "\n", nil
+}
+
+// showObjects prints one object for each instance.
+func (c *ctl) showObjects(instances []described, wanted []string) error {
+	var all strings.Builder
+	for _, instance := range instances {
+		o := propertiesOf(instance, wanted)
+		if c.many() {
+			o = append(object{{"Host", instance.Host}}, o...)
+		}
+		for i, property := range o {
+			o[i] = jsonProperty(property)
+		}
+		text, err := c.encode(o)
+		if err != nil {
+			return err
+		}
+		all.WriteString(text)
+	}
+	return c.print(all.String())
 }

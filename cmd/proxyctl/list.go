@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 
-	"example.org/socketproxy/internal/bus/api"
 	"example.org/socketproxy/internal/bus/client"
 	"github.com/spf13/cobra"
 )
@@ -88,17 +87,4 @@ func (c *ctl) listTable(instances []described, sockets []client.Socket) table {
 		return cmp.Or(cmp.Compare(a[0].text, b[0].text), cmp.Compare(a[1].text, b[1].text))
 	})
 	return t
-}
-
-// colourOf is the colour of the state of an instance: green where its clients are served.
-func colourOf(p *client.Properties) string {
-	switch {
-	case p.State == api.StateRunning && p.BackendState == api.BackendFailing:
-		return red
-	case p.State == api.StateRunning:
-		return green
-	case p.State == api.StateDraining:
-		return yellow
-	}
-	return grey
 }

@@ -5,8 +5,9 @@
 //	proxyctl drain web --timeout=30s
 //	proxyctl create web --listen=8080 127.0.0.1:3000
 //
-// It keeps the habits of systemctl(1), loginctl(1) and busctl(1). There is one file a verb; what the verbs share is how
-// instances are named (instances.go), and how things are printed: table.go, format.go, json.go, terminal.go, pager.go.
+// It keeps the habits of systemctl(1), loginctl(1) and busctl(1). There is one file a verb. What verbs share has files of its own: how
+// instances are named (instances.go, hosts.go, idle.go), which connections are meant (filter.go), what systemd's own tools are asked
+// (systemd.go), and how things are printed (table.go, connection_table.go, properties.go, format.go, json.go, terminal.go, pager.go).
 package main
 
 import (
@@ -162,5 +163,12 @@ func (c *ctl) close() {
 	}
 	if c.agent != nil {
 		c.agent.end()
+	}
+}
+
+// say tells what was done, unless --quiet.
+func (c *ctl) say(format string, args ...any) {
+	if !c.quiet {
+		fmt.Fprintln(c.stdout, printable.Line(fmt.Sprintf(format, args...)))
 	}
 }

@@ -28,7 +28,7 @@ func (c *ctl) monitorCommand() *cobra.Command {
 
 // monitor prints the events of the instances that it follows.
 type monitor struct {
-	*ctl
+	ctl      *ctl
 	names    []string             // of the instances to follow; all, if empty
 	followed map[string]*followed // by unique name
 }
@@ -41,23 +41,23 @@ type followed struct {
 }
 
 func (m *monitor) run(ctx context.Context) error {
-	if err := m.connect(ctx); err != nil {
+	if err := m.ctl.connect(ctx); err != nil {
 		return err
 	}
 	// Before the instances are listed, or one that starts in between would be missed.
-	if err := m.bus.Watch(ctx); err != nil {
+	if err := m.ctl.bus.Watch(ctx); err != nil {
 		return err
 	}
-	running, err := m.bus.Instances(ctx)
+	running, err := m.ctl.bus.Instances(ctx)
 	if err != nil {
 		return err
 	}
 	for _, name := range m.names {
-		if len(m.named(ctx, running, name)) == 0 {
+		if len(m.ctl.named(ctx, running, name)) == 0 {
 			return noInstance(name, running)
 		}
 	}
-	m.authorize()
+	m.ctl.authorize()
 	for _, instance := range running {
 		if m.wants(ctx, instance) {
 			m.follow(ctx, instance)
@@ -67,7 +67,7 @@ func (m *monitor) run(ctx context.Context) error {
 		return nil // it was said why
 	}
 	for {
-		event, err := m.bus.Next(ctx)
+		event, err := m.ctl.bus.Next(ctx)
 		if ctx.Err() != nil {
 			return nil // this is how it is meant to end
 		}
@@ -82,7 +82,7 @@ func (m *monitor) run(ctx context.Context) error {
 
 func (m *monitor) wants(ctx context.Context, instance *client.Instance) bool {
 	for _, name := range m.names {
-		if len(m.named(ctx, []*client.Instance{instance}, name)) > 0 {
+		if len(m.ctl.named(ctx, []*client.Instance{instance}, name)) > 0 {
 			return true
 		}
 	}
@@ -93,7 +93,7 @@ func (m *monitor) wants(ctx context.Context, instance *client.Instance) bool {
 func (m *monitor) follow(ctx context.Context, instance *client.Instance) {
 	if err := instance.Subscribe(ctx); err != nil {
 		if ctx.Err() == nil {
-			m.cannot("monitor", instance, err)
+			m.ctl.cannot("monitor", instance, err)
 		}
 		return
 	}
@@ -107,7 +107,7 @@ func (m *monitor) learn(ctx context.Context, f *followed) {
 	f.clients = make(map[uint64]string)
 	connections, err := f.instance.Connections(ctx, client.Filter{})
 	if err != nil && ctx.Err() == nil {
-		m.cannot("list the connections of", f.instance, err)
+		m.ctl.cannot("list the connections of", f.instance, err)
 	}
 	for _, connection := range connections {
 		f.clients[connection.ID] = strings.Clone(connection.Client) // the answer is gone then
@@ -128,7 +128,7 @@ func (m *monitor) handle(ctx context.Context, event client.Event) error {
 				m.learn(ctx, f)
 			}
 			f.clients[e.ID] = e.Client
-			return m.tell(f.name, "new", green, fmt.Sprintf("%d %s %s %s", e.ID, e.Client, m.terminal.arrow(), e.Backend),
+			return m.tell(f.name, "new", green, fmt.Sprintf("%d %s %s %s", e.ID, e.Client, m.ctl.terminal.arrow(), e.Backend),
 				object{{"id", e.ID}, {"client", e.Client}, {"backend", e.Backend}})
 		}
 	case client.ConnectionRemoved:
@@ -173,7 +173,7 @@ func (m *monitor) instanceChanged(ctx context.Context, e client.InstanceChanged)
 			return err
 		}
 	}
-	instance := m.bus.Instance(e.Name, e.NewOwner)
+	instance := m.ctl.bus.Instance(e.Name, e.NewOwner)
 	if e.NewOwner == "" || m.followed[e.NewOwner] != nil || !m.wants(ctx, instance) {
 		return nil
 	}
@@ -188,7 +188,7 @@ func (m *monitor) instanceChanged(ctx context.Context, e client.InstanceChanged)
 func (m *monitor) propertiesChanged(f *followed, e client.PropertiesChanged) error {
 	p := new(client.Properties)
 	if err := p.Update(e.Values); err != nil { // one that speaks another language does not end it for the others
-		m.fail(fmt.Errorf("cannot understand %s: %w", f.name, err))
+		m.ctl.fail(fmt.Errorf("cannot understand %s: %w", f.name, err))
 		return nil
 	}
 	for _, property := range propertiesOf(described{nil, p}, []string{"State", "ConnectionsMax", "ExitIdleTimeUSec", "DrainDeadline", "BackendState"}) {
@@ -209,11 +209,11 @@ func (m *monitor) eventsLost(ctx context.Context, e client.EventsLost) error {
 	if e.N == 1 {
 		verb = "was"
 	}
-	err := m.write(m.terminal.paint(red, count(e.N, "event")+" "+verb+" lost"), object{{"event", "lost"}, {"events", e.N}})
+	err := m.write(m.ctl.terminal.paint(red, count(e.N, "event")+" "+verb+" lost"), object{{"event", "lost"}, {"events", e.N}})
 	if err != nil {
 		return err
 	}
-	running, err := m.bus.Instances(ctx)
+	running, err := m.ctl.bus.Instances(ctx)
 	if err != nil {
 		return err
 	}
@@ -236,7 +236,7 @@ func (m *monitor) eventsLost(ctx context.Context, e client.EventsLost) error {
 
 // tell prints one event of an instance.
 func (m *monitor) tell(instance, event, colour, text string, details object) error {
-	line := printable.Line(instance) + " " + m.terminal.paint(colour, event)
+	line := printable.Line(instance) + " " + m.ctl.terminal.paint(colour, event)
 	if text != "" {
 		line += " " + printable.Line(text)
 	}
@@ -245,13 +245,13 @@ func (m *monitor) tell(instance, event, colour, text string, details object) err
 
 // write writes a line, or the object with the same in it.
 func (m *monitor) write(line string, o object) (err error) {
-	now := m.now()
+	now := m.ctl.now()
 	line = now.Format(time.StampMilli) + " " + line + "\n"
-	if m.json != jsonOff {
-		if line, err = m.encode(append(object{{"timestamp", now.UnixMicro()}}, o...)); err != nil {
+	if m.ctl.json != jsonOff {
+		if line, err = m.ctl.encode(append(object{{"timestamp", now.UnixMicro()}}, o...)); err != nil {
 			return err
 		}
 	}
-	_, err = io.WriteString(m.stdout, line)
+	_, err = io.WriteString(m.ctl.stdout, line)
 	return err
 }

@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"example.org/socketproxy/internal/bus/api"
@@ -246,3 +248,15 @@ func verbOf(command *cobra.Command) string {
 	}
 	return "list"
 }
+
+// pattern is compiled when it is first used, which most verbs never do.
+func pattern(text string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(text) })
+}
+
+// What may get into a command line: names that mean nothing to a shell beyond themselves, and that nobody takes for an
+// option; and words that have options, keys and paths in them too.
+var (
+	plainName = pattern(`^[A-Za-z0-9:@._][A-Za-z0-9:@._-]*$`)
+	plainWord = pattern(`^[A-Za-z0-9:@._/-][A-Za-z0-9:@._/=-]*$`)
+)

@@ -105,12 +105,6 @@ func (c *ctl) keys(text *strings.Builder, i described) {
 	}
 }
 
-// isOld reports whether another version runs than the one that was installed with proxyctl, as after an upgrade.
-func (c *ctl) isOld(i described) bool {
-	local := c.destination.Host == "" && c.destination.Machine == ""
-	return local && c.version != "" && i.Has("Version") && i.Version != c.version && i.Unit != ""
-}
-
 // first is a key for the first of several lines.
 func first(n int, key string) string {
 	if n > 0 {

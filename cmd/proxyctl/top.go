@@ -96,11 +96,11 @@ func (t *top) batch(ctx context.Context, iterations int) error {
 		if err := t.sample(ctx); err != nil {
 			return err
 		}
-		if err := t.show(t.table()); err != nil {
+		if err := t.ctl.show(t.table()); err != nil {
 			return err
 		}
-		if t.json == jsonOff && iterations != 1 {
-			if err := t.print("\n"); err != nil {
+		if t.ctl.json == jsonOff && iterations != 1 {
+			if err := t.ctl.print("\n"); err != nil {
 				return err
 			}
 		}
@@ -110,12 +110,12 @@ func (t *top) batch(ctx context.Context, iterations int) error {
 
 // interact shows frames until a key, a signal or the number of iterations ends it.
 func (t *top) interact(ctx context.Context, stdout *os.File, iterations int) error {
-	screen, err := openScreen(t.stdin, stdout)
+	screen, err := openScreen(t.ctl.stdin, stdout)
 	if err != nil {
 		return err
 	}
 	defer screen.close()
-	t.onLost = func(err error) { t.message = "No answer from " + err.Error() + "." }
+	t.ctl.onLost = func(err error) { t.message = "No answer from " + err.Error() + "." }
 	resized := make(chan os.Signal, 1)
 	signal.Notify(resized, unix.SIGWINCH)
 	defer signal.Stop(resized)
@@ -125,7 +125,7 @@ func (t *top) interact(ctx context.Context, stdout *os.File, iterations int) err
 		return err
 	}
 	for {
-		t.terminal = screen.size(t.terminal)
+		t.ctl.terminal = screen.size(t.ctl.terminal)
 		screen.draw(t.frame())
 		select {
 		case <-ctx.Done():

@@ -29,13 +29,13 @@ Any key goes back.`
 
 // table is the instances for batch mode.
 func (t *top) table() table {
-	view := table{things: "instances", columns: t.withHostColumn([]column{
+	view := table{things: "instances", columns: t.ctl.withHostColumn([]column{
 		{header: "NAME"}, {header: "STATE", fixed: true}, {header: "CONNECTIONS", right: true}, {header: "MAX", right: true},
 		{header: "ACCEPTED", right: true}, {header: "REFUSED", right: true}, {header: "FAILED", right: true},
 		{header: "TO-BACKEND", right: true}, {header: "TO-CLIENT", right: true},
 	})}
 	for _, u := range t.rows() {
-		row := t.withHost(u.Host, []cell{{text: u.Instance.Name, value: u.Instance.Name}, {text: u.state(), colour: u.colour(), value: u.state()}})
+		row := t.ctl.withHost(u.Host, []cell{{text: u.Instance.Name, value: u.Instance.Name}, {text: u.state(), colour: u.colour(), value: u.state()}})
 		if u.Properties == nil {
 			view.rows = append(view.rows, append(row, dash, dash, dash, dash, dash, dash, dash))
 			continue
@@ -96,7 +96,7 @@ func (u *usage) colour() string {
 }
 
 // page is how many rows there is room for.
-func (t *top) page() int { return max(1, t.terminal.lines-4) }
+func (t *top) page() int { return max(1, t.ctl.terminal.lines-4) }
 
 // frame is the whole screen, a text a line.
 func (t *top) frame() []string {
@@ -115,7 +115,7 @@ func (t *top) frame() []string {
 		head, columns, rows, row = t.instanceFrame()
 		first = max(0, t.clamp(rows)-t.page()+1)
 	}
-	lines := []string{t.terminal.paint(bold, t.fit(head)), t.fit(t.status()), t.terminal.paint(underline, t.fit(columns))}
+	lines := []string{t.ctl.terminal.paint(bold, t.fit(head)), t.fit(t.status()), t.ctl.terminal.paint(underline, t.fit(columns))}
 	if t.help {
 		lines[1], lines[2] = "", ""
 	}
@@ -126,7 +126,7 @@ func (t *top) frame() []string {
 		}
 		lines = append(lines, line)
 	}
-	for len(lines) < t.terminal.lines-1 {
+	for len(lines) < t.ctl.terminal.lines-1 {
 		lines = append(lines, "")
 	}
 	return append(lines, t.fit(t.bottom()))
@@ -134,7 +134,7 @@ func (t *top) frame() []string {
 
 // marked is the selected line: in reverse where there is colour, else with a mark in front.
 func (t *top) marked(line string) string {
-	if !t.terminal.colour {
+	if !t.ctl.terminal.colour {
 		return ">" + strings.TrimPrefix(line, " ")
 	}
 	return reverse + plainText(line) + ordinary
@@ -161,8 +161,8 @@ func (t *top) bottom() string {
 
 // fit cuts a line, or fills it up, so that it is as wide as the terminal.
 func (t *top) fit(line string) string {
-	line = t.terminal.ellipsize(printable.Line(line), t.terminal.columns)
-	return line + strings.Repeat(" ", max(0, t.terminal.columns-width(line)))
+	line = t.ctl.terminal.ellipsize(printable.Line(line), t.ctl.terminal.columns)
+	return line + strings.Repeat(" ", max(0, t.ctl.terminal.columns-width(line)))
 }
 
 func (t *top) status() string {
@@ -193,20 +193,20 @@ func (t *top) instanceFrame() (head, columns string, rows int, row func(i int) s
 		connections += u.connections()
 		sum.toBackend += u.rates.toBackend
 		sum.toClient += u.rates.toClient
-		name = max(name, width(printable.Line(t.onHost(u.Instance)))+1)
+		name = max(name, width(printable.Line(t.ctl.onHost(u.Instance)))+1)
 	}
 	// What is not the name and not the sparkline.
 	const rest = 62
-	name = min(name, max(9, t.terminal.columns-rest-6))
-	spark := min(historyLength, max(0, t.terminal.columns-rest-name))
+	name = min(name, max(9, t.ctl.terminal.columns-rest-6))
+	spark := min(historyLength, max(0, t.ctl.terminal.columns-rest-name))
 	head = fmt.Sprintf("%s, %s, %s/s to backends, %s/s to clients", count(len(all), "instance"), count(connections, "connection"),
 		formatBytes(uint64(sum.toBackend)), formatBytes(uint64(sum.toClient)))
 	columns = fmt.Sprintf(" %-*s %-8s %11s %-5s %5s %5s %5s %7s %7s %s", name-1, "NAME", "STATE", "CONNECTIONS", "LIMIT", "NEW/S", "REF/S", "ERR/S",
 		"TO-BACK", "TO-CLNT", firstColumns("MINUTE", spark))
 	return head, columns, len(all), func(i int) string {
 		u := all[i]
-		shown := t.terminal.ellipsize(printable.Line(t.onHost(u.Instance)), name-1)
-		row := " " + shown + strings.Repeat(" ", name-1-width(shown)) + " " + t.terminal.paint(u.colour(), fmt.Sprintf("%-8s", u.state()))
+		shown := t.ctl.terminal.ellipsize(printable.Line(t.ctl.onHost(u.Instance)), name-1)
+		row := " " + shown + strings.Repeat(" ", name-1-width(shown)) + " " + t.ctl.terminal.paint(u.colour(), fmt.Sprintf("%-8s", u.state()))
 		if u.Properties != nil {
 			row += fmt.Sprintf(" %11s %s", fmt.Sprintf("%d/%d", u.NConnections, u.ConnectionsMax), t.bar(u.NConnections, u.ConnectionsMax))
 		}
@@ -222,7 +222,7 @@ func (t *top) instanceFrame() (head, columns string, rows int, row func(i int) s
 func (t *top) alarming(rate float64) string {
 	text := fmt.Sprintf("%5s", formatRate(rate))
 	if rate > 0 {
-		return t.terminal.paint(red, text)
+		return t.ctl.terminal.paint(red, text)
 	}
 	return text
 }
@@ -239,13 +239,13 @@ func (t *top) bar(n, limit uint32) string {
 	case share >= 0.7:
 		colour = yellow
 	}
-	return t.terminal.paint(colour, strings.Repeat(t.terminal.glyph("█", "#"), filled)) +
-		t.terminal.paint(grey, strings.Repeat(t.terminal.glyph("░", "."), columns-filled))
+	return t.ctl.terminal.paint(colour, strings.Repeat(t.ctl.terminal.glyph("█", "#"), filled)) +
+		t.ctl.terminal.paint(grey, strings.Repeat(t.ctl.terminal.glyph("░", "."), columns-filled))
 }
 
 // sparkline draws the last values, the largest as high as it goes.
 func (t *top) sparkline(values []float64, columns int) string {
-	levels := []rune(t.terminal.glyph(" ▁▂▃▄▅▆▇█", " .:-=+*#@"))
+	levels := []rune(t.ctl.terminal.glyph(" ▁▂▃▄▅▆▇█", " .:-=+*#@"))
 	values = values[max(0, len(values)-columns):]
 	largest := 0.0
 	for _, value := range values {
@@ -269,9 +269,9 @@ func (t *top) connectionFrame() (head, columns string, rows int, row func(i int)
 	if t.grouped {
 		what = count(len(all), "client")
 	}
-	head = fmt.Sprintf("%s to %s: %s", t.onHost(t.of.Instance), t.of.target(), what)
+	head = fmt.Sprintf("%s to %s: %s", t.ctl.onHost(t.of.Instance), t.of.target(), what)
 	const rest = 60
-	client := max(12, t.terminal.columns-rest)
+	client := max(12, t.ctl.terminal.columns-rest)
 	id := "ID"
 	if t.grouped {
 		id = "NUMBER"
@@ -290,8 +290,8 @@ func (t *top) connectionFrame() (head, columns string, rows int, row func(i int)
 		if state != "open" {
 			colour = yellow
 		}
-		who := t.terminal.ellipsize(printable.Line(row.Client), client)
-		return fmt.Sprintf(" %8s %s %s %8s %8s %8s %7s", number, t.terminal.paint(colour, fmt.Sprintf("%-14s", state)),
+		who := t.ctl.terminal.ellipsize(printable.Line(row.Client), client)
+		return fmt.Sprintf(" %8s %s %s %8s %8s %8s %7s", number, t.ctl.terminal.paint(colour, fmt.Sprintf("%-14s", state)),
 			who+strings.Repeat(" ", max(0, client-width(who))), rate, formatBytes(row.BytesToBackend), formatBytes(row.BytesToClient), firstUnit(formatAge(row.Idle)))
 	}
 }

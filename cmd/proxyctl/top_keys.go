@@ -133,7 +133,7 @@ func (t *top) onInstance(question string, do func(context.Context, *usage) error
 	if of == nil {
 		return
 	}
-	t.prompt = &prompt{question: fmt.Sprintf(question, t.onHost(of.Instance)) + " y/n", done: func(ctx context.Context, _ string) {
+	t.prompt = &prompt{question: fmt.Sprintf(question, t.ctl.onHost(of.Instance)) + " y/n", done: func(ctx context.Context, _ string) {
 		t.did(do(ctx, of))
 	}}
 }

@@ -77,7 +77,7 @@ type transfer struct {
 
 // top is what is shown, and how.
 type top struct {
-	*ctl
+	ctl    *ctl
 	names  []string
 	delay  time.Duration
 	order  order
@@ -104,14 +104,14 @@ type top struct {
 
 // sample asks all instances at once. One that does not answer in time keeps what it said last.
 func (t *top) sample(ctx context.Context) error {
-	running, err := t.running(ctx)
+	running, err := t.ctl.running(ctx)
 	if err != nil {
 		return err
 	}
 	if len(t.names) > 0 {
 		var named []*client.Instance
 		for _, name := range t.names {
-			named = append(named, t.named(ctx, running, name)...)
+			named = append(named, t.ctl.named(ctx, running, name)...)
 		}
 		running = slices.Compact(named)
 	}
@@ -127,7 +127,7 @@ func (t *top) sample(ctx context.Context) error {
 		properties, err := answers[i]()
 		switch {
 		case err == nil:
-			usages = append(usages, former.next(instance, properties, t.now()))
+			usages = append(usages, former.next(instance, properties, t.ctl.now()))
 		case err == client.ErrNoInstance || err == client.ErrEnded:
 		case former == nil:
 			usages = append(usages, &usage{Instance: instance, silent: true})
@@ -181,14 +181,14 @@ func (t *top) sampleConnections(ctx context.Context) {
 		t.message = "It has ended."
 		return
 	}
-	began := t.now()
+	began := t.ctl.now()
 	if began.Before(t.pauseUntil) {
 		return
 	}
 	within, cancel := context.WithTimeout(ctx, listTime)
 	defer cancel()
 	connections, err := t.of.Instance.Connections(within, client.Filter{})
-	now := t.now()
+	now := t.ctl.now()
 	t.pauseUntil = began.Add(now.Sub(began) * listPause)
 	if err != nil {
 		t.message = "Cannot list the connections: " + err.Error() + "."
@@ -215,7 +215,7 @@ func (t *top) sampleConnections(ctx context.Context) {
 
 // rows are the instances that are shown, in their order.
 func (t *top) rows() []*usage {
-	rows := slices.DeleteFunc(slices.Clone(t.usages), func(u *usage) bool { return !strings.Contains(t.onHost(u.Instance), t.filter) })
+	rows := slices.DeleteFunc(slices.Clone(t.usages), func(u *usage) bool { return !strings.Contains(t.ctl.onHost(u.Instance), t.filter) })
 	slices.SortStableFunc(rows, func(a, b *usage) int {
 		n := 0
 		switch t.order {

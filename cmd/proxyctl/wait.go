@@ -18,7 +18,7 @@ import (
 // wait follows instances until they are drained or have ended, and shows how far they are: in one line on a terminal,
 // in a line for each change elsewhere.
 type wait struct {
-	*ctl
+	ctl   *ctl
 	end   bool // for their end, not only until they are drained
 	left  []*described
 	reset map[string]int      // how many connections were reset at the deadline, by unique name
@@ -41,7 +41,7 @@ func (w *wait) prepare(ctx context.Context, instance *client.Instance, wait bool
 		return // the call that is to come says why
 	}
 	if w.end && properties.Unit != "" {
-		w.again[instance.Owner] = w.bus.ActiveTriggers(ctx, properties.Unit)
+		w.again[instance.Owner] = w.ctl.bus.ActiveTriggers(ctx, properties.Unit)
 	}
 	// A caller who may not subscribe does not learn how many were reset.
 	if wait && instance.SubscribeQuietly(ctx) == nil {
@@ -87,7 +87,7 @@ func (w *wait) run(ctx context.Context) error {
 func (w *wait) next(ctx context.Context) (client.Event, error) {
 	tick, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	event, err := w.bus.Next(tick)
+	event, err := w.ctl.bus.Next(tick)
 	if err != nil && tick.Err() != nil && ctx.Err() == nil {
 		return nil, nil
 	}
@@ -135,7 +135,7 @@ func (w *wait) find(owner string) *described {
 // ownerChanged tells an end from a process that has connected to the bus anew.
 func (w *wait) ownerChanged(ctx context.Context, i *described, owner string) {
 	if owner != "" {
-		next := w.bus.Instance(i.Instance.Name, owner)
+		next := w.ctl.bus.Instance(i.Instance.Name, owner)
 		if properties, err := next.Properties(ctx); err == nil && properties.ProcessID == i.ProcessID {
 			i.Instance = next
 			_ = w.refresh(i, i.AskProperties(ctx))
@@ -149,7 +149,7 @@ func (w *wait) ownerChanged(ctx context.Context, i *described, owner string) {
 func (w *wait) gone(i *described) {
 	if i.State == api.StateDraining && i.NConnections > 0 {
 		w.erase()
-		w.fail(fmt.Errorf("%s has ended, or lost the bus, with %s left; see its log",
+		w.ctl.fail(fmt.Errorf("%s has ended, or lost the bus, with %s left; see its log",
 			i.Instance.Name, count(i.NConnections, "connection")))
 		w.drop(i)
 		return
@@ -185,7 +185,7 @@ func (w *wait) refresh(i *described, answer func() (*client.Properties, error)) 
 		w.drained(i)
 	case i.State == api.StateRunning:
 		w.erase()
-		w.fail(fmt.Errorf("%s accepts clients again: somebody has resumed it", i.Instance.Name))
+		w.ctl.fail(fmt.Errorf("%s accepts clients again: somebody has resumed it", i.Instance.Name))
 		w.drop(i)
 	}
 	return nil
@@ -213,9 +213,9 @@ func (w *wait) done(i *described, what string) {
 		}
 		what += fmt.Sprintf(" %d connections were reset", n)
 	}
-	w.say("%s %s.", i.Instance.Name, what)
+	w.ctl.say("%s %s.", i.Instance.Name, what)
 	if again := w.startsAgain(i.Instance); again != "" {
-		w.say("%s", again)
+		w.ctl.say("%s", again)
 	}
 	w.drop(i)
 }
@@ -228,7 +228,7 @@ func (w *wait) drop(i *described) {
 func (w *wait) leave() {
 	for _, i := range w.left {
 		if again := w.startsAgain(i.Instance); again != "" {
-			w.say("%s", again)
+			w.ctl.say("%s", again)
 		}
 	}
 }
@@ -242,9 +242,9 @@ func (w *wait) interrupted() {
 		}
 	}
 	if len(draining) > 0 {
-		fmt.Fprintf(w.stderr, "proxyctl: the drain goes on; to undo it: %s\n", printable.Line(w.inShell("resume", draining...)))
+		fmt.Fprintf(w.ctl.stderr, "proxyctl: the drain goes on; to undo it: %s\n", printable.Line(w.ctl.inShell("resume", draining...)))
 	} else {
-		fmt.Fprintf(w.stderr, "proxyctl: %s is about to end all the same\n", printable.Line(w.names()))
+		fmt.Fprintf(w.ctl.stderr, "proxyctl: %s is about to end all the same\n", printable.Line(w.names()))
 	}
 }
 
@@ -258,7 +258,7 @@ func (w *wait) names() string {
 
 // progress shows what is left, where that has changed.
 func (w *wait) progress() {
-	if w.quiet {
+	if w.ctl.quiet {
 		return
 	}
 	connections, deadline := uint32(0), uint64(0)
@@ -267,24 +267,24 @@ func (w *wait) progress() {
 		deadline = max(deadline, i.DrainDeadline)
 	}
 	line := fmt.Sprintf("Waiting for %s: %s left", printable.Line(w.names()), count(connections, "connection"))
-	if w.terminal.isTerminal {
+	if w.ctl.terminal.isTerminal {
 		if deadline != 0 {
-			line += ", to be reset in " + formatAge(max(0, api.Time(deadline).Sub(w.now())))
+			line += ", to be reset in " + formatAge(max(0, api.Time(deadline).Sub(w.ctl.now())))
 		}
-		line = eraseLine + w.terminal.ellipsize(line, w.terminal.columns-1)
+		line = eraseLine + w.ctl.terminal.ellipsize(line, w.ctl.terminal.columns-1)
 	} else {
 		line += ".\n"
 	}
 	if line != w.shown {
-		_, _ = io.WriteString(w.stdout, line)
+		_, _ = io.WriteString(w.ctl.stdout, line)
 		w.shown = line
 	}
 }
 
 // erase takes the progress off the terminal, for another line.
 func (w *wait) erase() {
-	if w.terminal.isTerminal && w.shown != "" {
-		_, _ = io.WriteString(w.stdout, eraseLine)
+	if w.ctl.terminal.isTerminal && w.shown != "" {
+		_, _ = io.WriteString(w.ctl.stdout, eraseLine)
 		w.shown = ""
 	}
 }
