@@ -62,7 +62,7 @@ func (c *ctl) drainCommand() *cobra.Command {
 	flags.SortFlags = false
 	spanOption(flags, &timeout, "timeout", "Reset what is left after this `SPAN` (infinity)")
 	flags.BoolVar(&noExit, "no-exit", false, "Leave the process there, for resume")
-	flags.BoolVar(&refuse, "refuse", false, "Reset newcomers; else they wait for resume, or for whoever has the socket next")
+	flags.BoolVar(&refuse, "refuse", false, "Reset newcomers; else they wait for resume, or for the next owner of the socket")
 	flags.BoolVar(&noWait, "no-wait", false, "Do not wait until it is drained")
 	return command
 }

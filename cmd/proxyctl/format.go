@@ -22,7 +22,7 @@ func formatBytes(n uint64) string {
 	return fmt.Sprintf("%d.%d%c", n, rest*10/1024, units[unit]) // cut off, not rounded
 }
 
-// formatSpan prints a span for people: a long one is not told to the second, nor a short one to the microsecond.
+// formatSpan prints a span for people: not a long one to the second, nor a short one to the microsecond.
 func formatSpan(span time.Duration) string {
 	switch {
 	case span >= 24*time.Hour:

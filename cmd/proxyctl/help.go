@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// help is what --help prints, with every verb and every option in it, as systemctl(1) has it.
+// help is what --help prints, with every verb and every option in it, as systemctl(1) prints it.
 func help(root *cobra.Command) string {
 	var text strings.Builder
 	text.WriteString("proxyctl [OPTIONS...] VERB ...\n\nShow, control and set up instances of proxyd(8).\n\nVerbs:\n")
@@ -41,7 +41,7 @@ Exit status:
 	return text.String()
 }
 
-// helpOf is what --help prints behind a verb: what the verb does and its own options, then those of all verbs.
+// helpOf is what --help prints after a verb: what the verb does and its own options, then those of all verbs.
 func helpOf(verb *cobra.Command) string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "proxyctl [OPTIONS...] %s\n\n%s.\n", verb.Use, verb.Short)

@@ -11,7 +11,7 @@ import (
 	"example.org/socketproxy/internal/bus/client"
 )
 
-// theInstances returns the instances that names stand for, each of them once. It tells about names that stand for none;
+// theInstances returns the instances that names stand for, each of them once. It reports names that stand for none;
 // an error means that there is nothing to go on with. Without names it returns all instances.
 func (c *ctl) theInstances(ctx context.Context, names []string) ([]*client.Instance, error) {
 	running, err := c.running(ctx)

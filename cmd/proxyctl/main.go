@@ -96,7 +96,7 @@ func withStatus(status int, format string, args ...any) error {
 	return &statusError{status, fmt.Errorf(format, args...)}
 }
 
-// fail tells what went wrong and keeps the exit status, the highest where several things did. The verbs go on with the
+// fail reports what went wrong and keeps the exit status, the highest where several things did. The verbs go on with the
 // next instance meanwhile.
 func (c *ctl) fail(err error) {
 	status := statusFailure
@@ -166,7 +166,7 @@ func (c *ctl) close() {
 	}
 }
 
-// say tells what was done, unless --quiet.
+// say reports what was done, unless --quiet.
 func (c *ctl) say(format string, args ...any) {
 	if !c.quiet {
 		fmt.Fprintln(c.stdout, printable.Line(fmt.Sprintf(format, args...)))

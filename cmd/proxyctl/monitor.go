@@ -37,7 +37,7 @@ type followed struct {
 	instance *client.Instance
 	name     string
 	clients  map[uint64]string // of the connections there are: the signal for their end does not name them
-	most     int               // with more clients than this, the ends of some have not been told
+	most     int               // with more clients than this, the ends of some were not reported
 }
 
 func (m *monitor) run(ctx context.Context) error {
@@ -203,7 +203,7 @@ func (m *monitor) propertiesChanged(f *followed, e client.PropertiesChanged) err
 	return nil
 }
 
-// eventsLost catches up on what the events may have told.
+// eventsLost catches up on what the lost events may have said.
 func (m *monitor) eventsLost(ctx context.Context, e client.EventsLost) error {
 	verb := "were"
 	if e.N == 1 {

@@ -254,7 +254,7 @@ func pattern(text string) func() *regexp.Regexp {
 	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(text) })
 }
 
-// What may get into a command line: names that mean nothing to a shell beyond themselves, and that nobody takes for an
+// What may get into a command line: names that mean nothing to a shell beyond themselves, and that cannot be mistaken for an
 // option; and words that have options, keys and paths in them too.
 var (
 	plainName = pattern(`^[A-Za-z0-9:@._][A-Za-z0-9:@._-]*$`)

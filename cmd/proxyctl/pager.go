@@ -53,7 +53,7 @@ func pager(secure bool) string {
 }
 
 // pagesSecurely reports whether the pager must not run commands, because the user may have been allowed to run this
-// program only: SYSTEMD_PAGERSECURE= decides, else whether the caller is the user who logged in, as systemd(1) has it.
+// program only: SYSTEMD_PAGERSECURE= decides, else whether the caller is the user who logged in, as systemd(1) defines it.
 func pagesSecurely() bool {
 	switch strings.ToLower(os.Getenv("SYSTEMD_PAGERSECURE")) {
 	case "":

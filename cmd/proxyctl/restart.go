@@ -42,7 +42,7 @@ func (c *ctl) restart(ctx context.Context, instance *client.Instance) error {
 		return err
 	}
 	if before.Unit == "" {
-		return errors.New("it is no unit of systemd; whoever has started it can restart it")
+		return errors.New("it is not a unit of systemd; restart it the way it was started")
 	}
 	if err := c.bus.Restart(ctx, before.Unit); err != nil {
 		return err

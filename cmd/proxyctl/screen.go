@@ -102,8 +102,8 @@ var sequences = map[string]string{
 	"\r": keyEnter, "\n": keyEnter, "\x7f": keyBackspace, "\b": keyBackspace, "\x03": keyInterrupt, "\x1a": keySuspend,
 }
 
-// keysOf takes apart what a terminal sends. An escape that begins no sequence that is known is the key, and a sequence that is not known
-// is none.
+// keysOf takes apart what a terminal sends. An escape that begins no sequence that is known is the Escape key. An unknown sequence
+// is ignored.
 func keysOf(input string) (keys []string) {
 	for input != "" {
 		length, key := 1, input[:1]

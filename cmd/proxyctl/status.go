@@ -138,7 +138,7 @@ func (c *ctl) backendKeys(line func(key, value string), p *client.Properties) {
 	}
 }
 
-// sinceOrUntil tells how long a state has lasted or will.
+// sinceOrUntil says since when a state has lasted, or until when it will.
 func (c *ctl) sinceOrUntil(p *client.Properties) string {
 	switch {
 	case p.State == api.StateDraining && p.DrainDeadline != 0:

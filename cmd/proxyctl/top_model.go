@@ -56,7 +56,7 @@ type rates struct {
 
 func (r rates) bytes() float64 { return r.toBackend + r.toClient }
 
-// usage is an instance as top has it.
+// usage is an instance as top shows it.
 type usage struct {
 	*client.Instance
 	*client.Properties // the last ones; nil: it has never answered
@@ -67,7 +67,7 @@ type usage struct {
 	at                 time.Time
 }
 
-// transfer is a connection, or all of a client, as top has it.
+// transfer is a connection, or all of a client, as top shows it.
 type transfer struct {
 	client.Connection
 	count    int // of connections

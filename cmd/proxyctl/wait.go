@@ -22,7 +22,7 @@ type wait struct {
 	end   bool // for their end, not only until they are drained
 	left  []*described
 	reset map[string]int      // how many connections were reset at the deadline, by unique name
-	open  map[string]int      // how many connections there were whose end was not told yet, by unique name
+	open  map[string]int      // how many connections there were whose end was not reported yet, by unique name
 	again map[string][]string // the units that start the next process, by unique name
 	shown string              // the progress shown last
 }
@@ -118,8 +118,8 @@ func (w *wait) follow(ctx context.Context, event client.Event) {
 			w.gone(i)
 		}
 	case nil:
-		clear(w.open)     // what was not told within a second is not waited for
-		w.refreshAll(ctx) // proxyd tells nothing of a drain that was undone before it was told
+		clear(w.open)     // what was not reported within a second is not waited for
+		w.refreshAll(ctx) // proxyd does not report a drain that was undone at once
 	}
 }
 
@@ -132,7 +132,7 @@ func (w *wait) find(owner string) *described {
 	return w.left[at]
 }
 
-// ownerChanged tells an end from a process that has connected to the bus anew.
+// ownerChanged distinguishes an end from a process that has connected to the bus anew.
 func (w *wait) ownerChanged(ctx context.Context, i *described, owner string) {
 	if owner != "" {
 		next := w.ctl.bus.Instance(i.Instance.Name, owner)
@@ -185,13 +185,13 @@ func (w *wait) refresh(i *described, answer func() (*client.Properties, error)) 
 		w.drained(i)
 	case i.State == api.StateRunning:
 		w.erase()
-		w.ctl.fail(fmt.Errorf("%s accepts clients again: somebody has resumed it", i.Instance.Name))
+		w.ctl.fail(fmt.Errorf("%s accepts clients again: it was resumed", i.Instance.Name))
 		w.drop(i)
 	}
 	return nil
 }
 
-// drained is for an instance that may be drained, and is done with it once the ends of its connections were told: their signals
+// drained is for an instance that may be drained, and is done with it once the ends of its connections were reported: their signals
 // may come after its state is known.
 func (w *wait) drained(i *described) {
 	if i.State == api.StateDrained && !w.end && w.open[i.Owner] <= 0 {
@@ -233,7 +233,7 @@ func (w *wait) leave() {
 	}
 }
 
-// interrupted says what goes on without anybody who waits for it.
+// interrupted says what goes on although proxyctl no longer waits for it.
 func (w *wait) interrupted() {
 	var draining []*client.Instance
 	for _, i := range w.left {

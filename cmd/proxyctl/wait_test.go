@@ -290,7 +290,7 @@ func TestAWaitEndsWhereTheDrainWasUndoneUntold(t *testing.T) {
 	web.mu.Lock()
 	web.properties = map[string]any{"State": api.StateRunning}
 	web.mu.Unlock()
-	out.waitFor(t, "somebody has resumed it\n")
+	out.waitFor(t, "it was resumed\n")
 	if status := end(); status != statusFailure {
 		t.Errorf("exit status %d", status)
 	}

@@ -56,7 +56,7 @@ func handOver(proxy *forward.Proxy, log *slog.Logger) bool {
 	case err != nil && kept == 0:
 		log.Error(fmt.Sprintf("Cannot hand anything over to the next process; %s lost: %v.", countConnections(h.Connections()), err))
 	case err != nil:
-		log.Warn(fmt.Sprintf("Restarting, handing %s over; it is not certain that systemd has them: %v.", countConnections(h.Connections()), err))
+		log.Warn(fmt.Sprintf("Restarting, handing %s over; systemd may not have them: %v.", countConnections(h.Connections()), err))
 	default:
 		log.Info(fmt.Sprintf("Restarting, handing %s over.", countConnections(h.Connections())))
 	}

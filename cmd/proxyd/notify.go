@@ -21,7 +21,7 @@ const statusInterval = time.Second
 // notifyAgain is how soon a state is sent again for which the service manager had no room.
 const notifyAgain = 100 * time.Millisecond
 
-// reporter tells the service manager how the proxy is doing, by sd_notify(3).
+// reporter reports to the service manager how the proxy is doing, by sd_notify(3).
 type reporter struct {
 	proxy reported
 	log   *slog.Logger
@@ -174,5 +174,5 @@ func (r *reporter) send(state string) bool {
 	return !notRead(err)
 }
 
-// notRead reports whether an error of sd.Notify is that the service manager is behind with reading.
+// notRead reports whether an error of sd.Notify is that the service manager reads too slowly.
 func notRead(err error) bool { return errors.Is(err, unix.EAGAIN) }

@@ -1,4 +1,4 @@
-// Command proxyd_exporter tells Prometheus of the instances of proxyd(8) on a machine. It finds them on the bus each time it is
+// Command proxyd_exporter serves Prometheus metrics of the instances of proxyd(8) on a machine. It finds them on the bus each time it is
 // asked, and needs no rights for it.
 //
 //	proxyd_exporter --web.listen-address=localhost:10199

@@ -4,7 +4,7 @@
 //	defer server.Close()
 //
 // Forwarding never waits for this package. A [Server] connects in the background and again whenever the bus goes away,
-// it serves a bounded number of calls at a bounded pace, and it reads the proxy through the same methods as anybody else.
+// it serves a bounded number of calls at a bounded pace, and it reads the proxy through its public methods only.
 //
 // org.example.SocketProxy1.xml is the source of the interface.
 package bus
@@ -44,7 +44,7 @@ type Config struct {
 	// Address is the D-Bus address of the bus: see [SystemAddress], [SessionAddress]. Required.
 	Address string
 
-	// Instance is the name that tells this proxy from the others; see [UnitInstance]. Required.
+	// Instance is the name that distinguishes this proxy from others; see [UnitInstance]. Required.
 	Instance string
 
 	// Unit is the systemd unit that the process runs in; see [Unit]. If "", it runs in none.
@@ -62,7 +62,7 @@ type Config struct {
 	// LogControl is served as org.freedesktop.LogControl1. If nil, that interface is not there.
 	LogControl LogControl
 
-	// Log hears of the bus, and of everybody who changes something. Required.
+	// Log receives messages about the bus, and about each change that a caller makes. Required.
 	Log *slog.Logger
 
 	// Quiet keeps it out of the log where there is no bus at all.

@@ -28,7 +28,7 @@ type caller struct {
 	// Calls that wait for the bus's answer. They are not decoded before it is known whose budget pays for that. Only the goroutine
 	// that reads from the bus touches them.
 	waiting  []wire.Head
-	messages []byte // of these calls, one behind the other
+	messages []byte // of these calls, one after the other
 }
 
 // callers remembers who the callers are, and asks the bus about new ones: one question each, a bounded number at once and a second.

@@ -15,7 +15,7 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// Actions of polkit, as the policy file in dbus-policy has them. Methods with actionNone need none.
+// Actions of polkit, as the policy file in dbus-policy defines them. Methods with actionNone need no authorization.
 const (
 	actionNone   = ""
 	actionList   = api.Interface + ".list"

@@ -137,7 +137,7 @@ var peerMethods = map[string]method{
 	})},
 }
 
-// machineID is the id of machine-id(5), or what D-Bus keeps where there is none.
+// machineID is the id of machine-id(5), or the one that D-Bus keeps where that file is missing.
 func machineID() (string, error) {
 	id, err := os.ReadFile("/etc/machine-id")
 	if err != nil {

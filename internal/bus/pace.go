@@ -10,7 +10,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// What callers may cost. The figures leave forwarding its time whatever anybody on the bus does.
+// What callers may cost. The figures leave forwarding its time whatever happens on the bus.
 const (
 	callsOfUsersMax   = 1024 // being served at once, of all users but root
 	callsPerUserMax   = 128

@@ -166,7 +166,7 @@ func (t *session) callBus(method string, args []any, results ...any) error {
 	return t.conn.Call(ctx, wire.NewCall(wire.DriverName, wire.DriverPath, wire.DriverName, method, args...)).Store(results...)
 }
 
-// emit sends a signal of the object, to everybody who listens where to is empty.
+// emit sends a signal of the object, to all listeners where to is empty.
 func (t *session) emit(to, iface, member string, body ...any) {
 	msg := &dbus.Message{
 		Type: dbus.TypeSignal,

@@ -19,7 +19,7 @@ type abort struct {
 func (l *loop) clientLeft(c *conn) {
 	e := &c.end[client]
 	if !e.is(gone) && !l.proxy.cfg.AbortOnClose && unread(e.fd) != 0 {
-		return // it may be half-closed, and wait for its answer: TCP does not tell that from a client that has gone
+		return // it may be half-closed, and wait for its answer: TCP does not distinguish that from a client that has gone
 	}
 	if d := l.dialOf(c); d.phase == dialPausing && d.underWay() == 0 {
 		l.cut(c, ReasonClientGone)

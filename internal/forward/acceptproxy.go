@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The bounds of a header: HAProxy's doc/proxy-protocol.txt. Version 1 is a line. Version 2 tells its length, up to 64 KiB;
+// The bounds of a header: HAProxy's doc/proxy-protocol.txt. Version 1 is a line. Version 2 states its length, up to 64 KiB;
 // 4 KiB have room for a certificate among the TLVs.
 const (
 	headerV1Max = 107

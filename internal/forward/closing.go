@@ -19,7 +19,7 @@ type linger struct {
 	since    time.Duration
 }
 
-// brokenReason tells a peer that has reset the connection from one that no longer answers: tcp(7), TCP_KEEPCNT,
+// brokenReason distinguishes a peer that has reset the connection from one that no longer answers: tcp(7), TCP_KEEPCNT,
 // TCP_USER_TIMEOUT and tcp_retries2, which give the last ICMP error where there was one.
 func brokenReason(s side, errno sysErr) Reason {
 	switch errno {
@@ -45,7 +45,7 @@ func (l *loop) broke(c *conn, s side, errno sysErr) {
 		return
 	}
 	c.closing = true
-	e.set(broken | readable | finSeen) // nothing will come behind what has come
+	e.set(broken | readable | finSeen) // nothing will follow what has come
 	if c.flush {
 		e.set(ended) // nor be read
 	}

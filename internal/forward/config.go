@@ -16,7 +16,7 @@ const (
 	AtOnce   = time.Duration(-1)            // no time at all, since 0 is the default
 )
 
-// Defaults for the fields of a [Config], as the command line has them.
+// Defaults for the fields of a [Config], the same as on the command line.
 const (
 	DefaultConnectionsMax = 256
 	DefaultConnectTimeout = 10 * time.Second

@@ -59,7 +59,7 @@ type conn struct {
 	relay   [2]relay
 	address [2]address
 	flow    flow
-	gen     int32  // counts the users of the slot, to tell late events from true ones
+	gen     int32  // counts the users of the slot, to distinguish late events from true ones
 	slot    uint32 // where this is
 	dial    uint32 // index+1 into loop.dials, or with expects into loop.headers, while the backend is not connected
 	errno   uint16 // why it broke
@@ -96,7 +96,7 @@ func attemptOf(t token) (r ref, attempt int) {
 	return ref{slot: n / attemptsMax, gen: t.gen, side: backend}, int(n % attemptsMax)
 }
 
-// ref remembers a connection across events; loop.lookup tells whether it still exists.
+// ref remembers a connection across events; loop.lookup reports whether it still exists.
 type ref struct {
 	slot uint32
 	gen  int32

@@ -45,7 +45,7 @@ const (
 	dialPausing                    // until the next round
 )
 
-// attempt is a socket that is being connected to one address; the zero value is none.
+// attempt is a socket that is being connected to one address; the zero value is not one.
 type attempt struct {
 	fd      int32
 	address address
@@ -224,7 +224,7 @@ func (l *loop) endAttempt(d *dial, i int) {
 	}
 }
 
-// dialAddress begins to connect; EINPROGRESS says that an event will tell how it ends.
+// dialAddress begins to connect; EINPROGRESS means that an event will report how it ends.
 func (l *loop) dialAddress(c *conn, i int, sa *sockaddr) sysErr {
 	fd, errno := socket(sa.family())
 	if errno != 0 {

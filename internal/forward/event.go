@@ -64,7 +64,7 @@ const (
 
 	ReasonLimit       // Config.ConnectionsMax reached
 	ReasonSourceLimit // Config.ConnectionsMaxPerSource reached
-	ReasonDraining    // the Proxy drains and was told to refuse newcomers
+	ReasonDraining    // the Proxy drains, and refuses newcomers
 	ReasonProxyHeader // the PROXY header that Config.AcceptProxy requires was missing, malformed or late
 )
 

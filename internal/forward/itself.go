@@ -108,7 +108,7 @@ func (p *place) takes(to *sockaddr) bool {
 	return ip.IsLoopback() || isOwn(ip)
 }
 
-// sameSocket compares names of AF_UNIX sockets, the files behind them where there are any.
+// sameSocket compares names of AF_UNIX sockets, or their files where there are any.
 func sameSocket(a, b string) bool {
 	if a == "" || a == b {
 		return a != ""

@@ -189,7 +189,7 @@ func socketInode(path string) uint64 {
 	return st.Ino
 }
 
-// isStale reports whether a socket file was left behind by a listener that is gone: unix(7), ECONNREFUSED, which connect(2)
+// isStale reports whether a socket file is left over from a listener that is gone: unix(7), ECONNREFUSED, which connect(2)
 // gives for files of other kinds too.
 func isStale(sa *sockaddr) bool {
 	if socketInode(sa.unixName()) == 0 {

@@ -15,7 +15,7 @@ const (
 	restInterval    = 10 * time.Millisecond  // of the observers after they had something to tell
 )
 
-// Subscription is a bounded queue of events. A reader that falls behind loses events, never the data plane its time.
+// Subscription is a bounded queue of events. A slow reader loses events; it never slows the data plane.
 type Subscription struct {
 	// C delivers the events in order, the same ones to all subscribers: they must not be changed. It is closed by Close, and when
 	// the Proxy has ended.
@@ -68,7 +68,7 @@ type queuedEvent struct {
 	backoff  time.Duration
 }
 
-// observers tells the log and the subscribers what happens. The loops put queuedEvents into its queue and go on; one
+// observers reports to the log and the subscribers what happens. The loops put queuedEvents into its queue and go on; one
 // goroutine does the slow part.
 type observers struct {
 	proxy *Proxy
@@ -78,7 +78,7 @@ type observers struct {
 	ended chan struct{}
 
 	wanted     atomic.Uint64 // bit set of the kinds that have a subscriber
-	countDirty atomic.Bool   // the number of connections changed since it was last told
+	countDirty atomic.Bool   // the number of connections changed since it was last reported
 
 	mu            sync.Mutex
 	queue         []queuedEvent
@@ -179,8 +179,8 @@ func (o *observers) run() {
 	defer close(o.ended)
 	var (
 		rest    <-chan time.Time // until the queue is looked at again: to wake for each connection costs more than to report it
-		pause   <-chan time.Time // until the count may be told again; nil: it may
-		summary <-chan time.Time // when the lines left out are summed up; nil: there are none
+		pause   <-chan time.Time // until the count may be reported again; nil: it may
+		summary <-chan time.Time // when the lines left out are summed up; nil: none were
 	)
 	for {
 		wake := o.wake

@@ -97,7 +97,7 @@ func (l *loop) spliceOnce(c *conn, from side) int {
 	if n <= 0 {
 		l.pipes.put(p)
 		switch errno {
-		case 0: // the end, or urgent data and the FIN behind it: only read(2) can tell them apart
+		case 0: // the end, or urgent data and the FIN after it: only read(2) can tell them apart
 			r.streaming = false
 			return l.copyOnce(c, from, l.buf[:])
 		case unix.EINVAL: // a socket that only knows read(2)

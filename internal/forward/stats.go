@@ -17,7 +17,7 @@ type Stats struct {
 	BytesToClient  uint64
 }
 
-// Breakdown tells more of what [Stats] adds up. After a hand-over by a version that did not count this, it begins with the new
+// Breakdown details what [Stats] adds up. After a hand-over by a version that did not count this, it begins with the new
 // process.
 type Breakdown struct {
 	Ends        map[Reason]uint64  // why connections have ended; 0 for a reason that there never was

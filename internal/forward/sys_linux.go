@@ -9,7 +9,7 @@ import (
 )
 
 // The system calls of the data plane, in one place. All but epollWait return at once, because their descriptors are
-// non-blocking, and telling the Go scheduler about them would cost more than it saves; epollWait is told about in wait.go. A
+// non-blocking, and announcing them to the Go scheduler would cost more than it saves; epollWait is announced in wait.go. A
 // count is -1 where the error is not 0.
 
 // sysErr is an error number of the kernel; 0 is success.

@@ -113,7 +113,7 @@ func checkNotation(s string) error {
 	return nil
 }
 
-// plain is what a message suggests, as far as everybody can read and type it.
+// plain is what a message suggests, as far as people can read and type it.
 func plain(suggested, general string) string {
 	if strings.ContainsFunc(suggested, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return general

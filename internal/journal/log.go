@@ -1,4 +1,4 @@
-// Package journal is the log of proxyd: slog, a queue that keeps callers from waiting, and the journal or stderr behind it.
+// Package journal is the log of proxyd: slog, a queue that keeps callers from waiting, and the journal or stderr as its output.
 package journal
 
 import (

@@ -31,7 +31,7 @@ type message struct {
 	lost     uint64 // that were logged before it, after the message in front of it
 }
 
-// newQueue starts the goroutine that writes. target tells where a message goes that is logged now.
+// newQueue starts the goroutine that writes. target returns where a message goes that is logged now.
 func newQueue(target func() sink) *queue {
 	q := &queue{
 		target: target, messages: make(chan message, queueRoom), end: make(chan struct{}), ended: make(chan struct{}),
@@ -76,7 +76,7 @@ func (q *queue) write(m message) {
 	m.write.tellLost(m.lost)
 	_ = m.write(m.text, m.priority, m.fields) // there is nowhere left to tell
 	if len(q.messages) == 0 {
-		m.write.tellLost(q.lost.Swap(0)) // nothing has come behind them yet
+		m.write.tellLost(q.lost.Swap(0)) // nothing has come after them yet
 	}
 }
 

@@ -18,15 +18,15 @@ var journalFD = sync.OnceValues(func() (int, error) {
 	return unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 })
 
-// How long the log waits for a journal that is behind with reading, and how long it pauses between two attempts: on a socket
-// that is not connected, no event tells that there is room again.
+// How long the log waits for a journal that reads too slowly, and how long it pauses between two attempts: on a socket
+// that is not connected, no event reports that there is room again.
 const (
 	journalPatience = 500 * time.Millisecond
 	journalPause    = 5 * time.Millisecond
 )
 
 // sendToJournal sends an entry in the journal's native protocol, https://systemd.io/JOURNAL_NATIVE_PROTOCOL/. It fails with
-// EAGAIN where the journal is behind with reading for longer than patience. go-systemd's Send may wait for ever.
+// EAGAIN where the journal reads too slowly for longer than patience. go-systemd's Send may wait for ever.
 func sendToJournal(message string, priority sdjournal.Priority, fields map[string]string, patience time.Duration) error {
 	fd, err := journalFD()
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"example.org/socketproxy/internal/bus/client"
 )
 
-// Instance is what an instance has told of itself. Properties is nil where it did not answer.
+// Instance is what an instance reports of itself. Properties is nil where it did not answer.
 type Instance struct {
 	*client.Instance
 	*client.Properties

@@ -19,7 +19,7 @@ const firstPassedFD = 3
 func PassedFiles() ([]*os.File, error) {
 	pid, count, names := os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS"), os.Getenv("LISTEN_FDNAMES")
 	for _, variable := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
-		_ = os.Unsetenv(variable) // fails only for names that are none
+		_ = os.Unsetenv(variable) // fails only for invalid names
 	}
 	passed, err := passedNames(pid, count, names)
 	files := make([]*os.File, len(passed))

@@ -242,7 +242,7 @@ func (s *Stored) readBags(bags map[string]*os.File) (err error) {
 
 // look appends what is in a bag.
 func look(bag int, files []int32) ([]int32, error) {
-	if err := unix.SetsockoptInt(bag, unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0); err != nil { // each look goes on behind the last one
+	if err := unix.SetsockoptInt(bag, unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0); err != nil { // each look continues where the last one ended
 		return files, err
 	}
 	control := make([]byte, unix.CmsgSpace(filesPerMessage*4))

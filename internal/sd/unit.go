@@ -66,7 +66,7 @@ func lastService(path string) string {
 			return ""
 		}
 		if strings.HasSuffix(unit, ".service") {
-			return strings.TrimPrefix(unit, ".service") // ".service" alone is none
+			return strings.TrimPrefix(unit, ".service") // ".service" alone is not a unit
 		}
 	}
 	return ""

@@ -22,7 +22,7 @@ func Without(t testing.TB, format string, args ...any) {
 	Skip(t, format, args...)
 }
 
-// Skip leaves a test out that would prove nothing on this machine, which nobody can change. test/run reports it at its end.
+// Skip leaves a test out that would prove nothing on this machine, for a reason that cannot be changed. test/run reports it at its end.
 func Skip(t testing.TB, format string, args ...any) {
 	t.Helper()
 	why := fmt.Sprintf(format, args...)

@@ -58,7 +58,7 @@ var errTooLong = errors.New(`time span is too long, use "infinity"`)
 // The resolution is a microsecond; what is finer is cut off. An empty span and one with a minus sign, even "-0", are
 // errors, and so is one beyond systemd's own range of about 584,542 years. What systemd takes but a [time.Duration]
 // cannot hold, from about 292 years on, is [Infinity], so that no setting that systemd takes is refused here.
-// The error is one clause without the text of the whole span, for the caller to put behind the option's name.
+// The error is one clause without the text of the whole span, for the caller to put after the option's name.
 func Parse(s string) (time.Duration, error) {
 	usec, err := parse(s)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// Why a call failed, in words that fit behind "cannot drain web: ".
+// Why a call failed, in words that follow "cannot drain web: ".
 var (
 	ErrNoInstance      = errors.New("no such instance")
 	ErrEnded           = errors.New("it ended before it answered")

@@ -91,7 +91,7 @@ func (p *Properties) Update(values map[string]dbus.Variant) error {
 	return nil
 }
 
-// All yields the names and values that the instance has told, in the order of the interface.
+// All yields the names and values that the instance has sent, in the order of the interface.
 func (p *Properties) All() iter.Seq2[string, any] {
 	return func(yield func(string, any) bool) {
 		fields := reflect.ValueOf(p).Elem()

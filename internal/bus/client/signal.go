@@ -12,7 +12,7 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// Event is what a signal tells: one of the types below.
+// Event is a signal, decoded: one of the types below.
 type Event any
 
 // ConnectionNew is the signal of that name: a client was accepted.
@@ -43,19 +43,19 @@ type SignalsLost struct {
 	N     uint64
 }
 
-// PropertiesChanged tells new values, for [Properties.Update].
+// PropertiesChanged has new values, for [Properties.Update].
 type PropertiesChanged struct {
 	Owner  string
 	Values map[string]dbus.Variant
 }
 
-// InstanceChanged tells that the name of an instance has got another owner: "" stands for none.
+// InstanceChanged reports that the name of an instance has a new owner: "" stands for none.
 type InstanceChanged struct {
 	Name               string
 	OldOwner, NewOwner string
 }
 
-// EventsLost tells that so many events came faster than they were taken, and were left out here.
+// EventsLost reports that this many events arrived faster than they were taken, and were dropped here.
 type EventsLost struct{ N uint64 }
 
 // eventsMax is how many events wait for [Client.Next]. The reader of proxyctl's output may pause.

@@ -55,8 +55,8 @@ func (c *Client) managerProperty(ctx context.Context, path dbus.ObjectPath, ifac
 	return c.send(ctx, c.replyTimeout, managerName, string(path), api.PropertiesInterface, "Get", iface, property).variant(value)
 }
 
-// managerLook is how often the service manager is asked about what is to change. The bus would tell, but only those who have asked
-// the manager to tell all of its news.
+// managerLook is how often the service manager is asked about what is to change. The manager sends signals too, but only to clients that
+// subscribe to all of them.
 const managerLook = 20 * time.Millisecond
 
 // managerTimeout is how long the service manager may take to read all units again.

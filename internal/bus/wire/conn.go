@@ -118,7 +118,7 @@ func (c *Conn) Send(msg *dbus.Message) error {
 // [Handler] holds for reply. It is not called where no reply comes.
 func (c *Conn) Expect(reply func(Reader)) (serial uint32) { return c.number(reply) }
 
-// number returns the serial of the next message. 0 is none: D-Bus specification, "Message Format".
+// number returns the serial of the next message. 0 is not one: D-Bus specification, "Message Format".
 func (c *Conn) number(reply func(Reader)) uint32 {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// SocketWatch tells when a socket of a bus that is not there appears: inotify(7).
+// SocketWatch reports when a socket of a bus that is not there appears: inotify(7).
 type SocketWatch struct {
 	inotify *os.File
 	names   map[string]bool // of the sockets, in their directories
