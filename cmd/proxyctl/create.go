@@ -75,21 +75,21 @@ var ofProxyd = []string{
 	"tcp-user-timeout", "coalesce", "hand-over", "bus", "log-level",
 }
 
-func (n *creation) proxydOptions(flags *pflag.FlagSet) {
+func (c *creation) proxydOptions(flags *pflag.FlagSet) {
 	for _, name := range ofProxyd {
 		short := ""
 		if name == "connections-max" {
 			short = "c"
 		}
 		flags.FuncP(name, short, "", func(value string) error {
-			n.Options = append(n.Options, "--"+name+"="+value)
+			c.Options = append(c.Options, "--"+name+"="+value)
 			return nil
 		})
 		flags.Lookup(name).Hidden = true // proxyd(8) describes them
 	}
 }
 
-func (n *creation) addAllowed(value string) error {
+func (c *creation) addAllowed(value string) error {
 	for text := range strings.SplitSeq(value, ",") {
 		prefix, err := netip.ParsePrefix(text)
 		if address, addressErr := netip.ParseAddr(text); addressErr == nil && address.Zone() == "" {
@@ -98,74 +98,74 @@ func (n *creation) addAllowed(value string) error {
 		if err != nil {
 			return fmt.Errorf("%q is neither an address nor a network such as 192.0.2.0/24", text)
 		}
-		n.Allow = append(n.Allow, prefix.Masked())
+		c.Allow = append(c.Allow, prefix.Masked())
 	}
 	return nil
 }
 
-func (n *creation) create(ctx context.Context) error {
+func (c *creation) create(ctx context.Context) error {
 	var err error
-	if n.place, err = n.ctl.placeOfFiles(); err != nil {
+	if c.place, err = c.ctl.placeOfFiles(); err != nil {
 		return err
 	}
-	if err := n.checkArguments(ctx); err != nil {
+	if err := c.checkArguments(ctx); err != nil {
 		return err
 	}
-	if n.dryRun && !n.onSystemd() {
-		n.words = append(n.words, "systemd was not asked about the units.")
-	} else if err := n.checkUnits(ctx); err != nil {
+	if c.dryRun && !c.onSystemd() {
+		c.words = append(c.words, "systemd was not asked about the units.")
+	} else if err := c.checkUnits(ctx); err != nil {
 		return err
 	}
-	if !n.ctl.destination.User { // whose unit hides nothing
-		n.findTarget()
+	if !c.ctl.destination.User { // whose unit hides nothing
+		c.findTarget()
 	}
-	files, err := n.Files(n.place)
+	files, err := c.Files(c.place)
 	if err != nil {
 		return err
 	}
-	if n.dryRun {
+	if c.dryRun {
 		for i, file := range files {
 			if i > 0 {
-				fmt.Fprintln(n.ctl.stdout)
+				fmt.Fprintln(c.ctl.stdout)
 			}
-			fmt.Fprintf(n.ctl.stdout, "# %s\n%s", file.Path, file.Text)
+			fmt.Fprintf(c.ctl.stdout, "# %s\n%s", file.Path, file.Text)
 		}
-		for _, word := range n.words {
-			fmt.Fprintf(n.ctl.stderr, "proxyctl: %s\n", word)
+		for _, word := range c.words {
+			fmt.Fprintf(c.ctl.stderr, "proxyctl: %s\n", word)
 		}
 		return nil
 	}
-	if existing := setup.Existing(files); len(existing) > 0 && !n.force {
+	if existing := setup.Existing(files); len(existing) > 0 && !c.force {
 		return fmt.Errorf("there is one already: %s; --force overwrites its files", existing[len(existing)-1])
 	}
-	if err := n.verify(ctx, files); err != nil {
+	if err := c.verify(ctx, files); err != nil {
 		return err
 	}
-	if err := n.probe(ctx); err != nil {
+	if err := c.probe(ctx); err != nil {
 		return err
 	}
-	former, _, _ := n.place.Made(n.Name) // those that others have written stay
-	change, err := n.place.Write(files, former...)
+	former, _, _ := c.place.Made(c.Name) // those that others have written stay
+	change, err := c.place.Write(files, former...)
 	if err != nil {
 		return err
 	}
-	if err := n.put(ctx); err != nil {
+	if err := c.put(ctx); err != nil {
 		// Also after Ctrl-C, which has ended ctx.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 		defer cancel()
-		return errors.Join(err, n.takeBack(ctx, change, len(former) > 0))
+		return errors.Join(err, c.takeBack(ctx, change, len(former) > 0))
 	}
 	for _, file := range files {
-		n.ctl.say("Wrote %s.", file.Path)
+		c.ctl.say("Wrote %s.", file.Path)
 	}
-	for _, word := range n.words {
-		n.ctl.say("%s", word)
+	for _, word := range c.words {
+		c.ctl.say("%s", word)
 	}
-	if n.noStart {
-		n.ctl.say("To start it: %s enable --now %s", n.ctl.tool("systemctl"), setup.Socket(n.Name))
+	if c.noStart {
+		c.ctl.say("To start it: %s enable --now %s", c.ctl.tool("systemctl"), setup.Socket(c.Name))
 		return nil
 	}
-	n.ctl.say("%s listens on %s; its first client starts %s.", n.Name, strings.Join(n.Listen, " and "), setup.Unit(n.Name))
+	c.ctl.say("%s listens on %s; its first client starts %s.", c.Name, strings.Join(c.Listen, " and "), setup.Unit(c.Name))
 	return nil
 }
 
@@ -173,15 +173,15 @@ func (n *creation) create(ctx context.Context) error {
 const undoTime = 30 * time.Second
 
 // checkArguments finds the mistakes that need nothing of systemd. The target and the options are proxyd's to judge.
-func (n *creation) checkArguments(ctx context.Context) error {
-	if err := setup.CheckName(n.Name); err != nil {
+func (c *creation) checkArguments(ctx context.Context) error {
+	if err := setup.CheckName(c.Name); err != nil {
 		return err
 	}
-	if len(n.Listen) == 0 {
+	if len(c.Listen) == 0 {
 		return errors.New("it needs an address to listen on, such as --listen=8080")
 	}
-	if n.Allow != nil {
-		for _, address := range n.Listen {
+	if c.Allow != nil {
+		for _, address := range c.Listen {
 			if strings.HasPrefix(address, "/") || strings.HasPrefix(address, "@") {
 				return fmt.Errorf("--allow= is about networks, and %s is an AF_UNIX socket", address)
 			}
@@ -191,14 +191,14 @@ func (n *creation) checkArguments(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	args := append([]string{"--check", "--name=" + n.Name}, n.Options...)
-	for _, address := range n.Listen {
+	args := append([]string{"--check", "--name=" + c.Name}, c.Options...)
+	for _, address := range c.Listen {
 		args = append(args, "--listen="+address)
 	}
-	if n.ctl.destination.User && (n.NetworkOf != "" || n.Allow != nil) {
+	if c.ctl.destination.User && (c.NetworkOf != "" || c.Allow != nil) {
 		return errors.New("--network-of= and --allow= need rights that a user's manager does not have")
 	}
-	return complaintOf(exec.CommandContext(ctx, proxyd, append(args, "--", n.Target)...))
+	return complaintOf(exec.CommandContext(ctx, proxyd, append(args, "--", c.Target)...))
 }
 
 func lowerFirst(text string) string {
@@ -207,32 +207,32 @@ func lowerFirst(text string) string {
 }
 
 // onSystemd reports whether there is a service manager to ask: sd_booted(3).
-func (n *creation) onSystemd() bool {
+func (c *creation) onSystemd() bool {
 	_, err := os.Stat("/run/systemd/system")
 	return err == nil
 }
 
 // checkUnits looks for the units that there have to be.
-func (n *creation) checkUnits(ctx context.Context) error {
-	if !n.onSystemd() {
+func (c *creation) checkUnits(ctx context.Context) error {
+	if !c.onSystemd() {
 		return errors.New("systemd does not manage this machine; proxyd --listen= works without")
 	}
-	if err := n.ctl.connect(ctx); err != nil {
+	if err := c.ctl.connect(ctx); err != nil {
 		return err
 	}
 	for _, template := range []string{setup.Socket(""), setup.Unit("")} {
-		switch there, err := n.ctl.bus.HasTemplate(ctx, template); {
+		switch there, err := c.ctl.bus.HasTemplate(ctx, template); {
 		case err != nil:
 			return fmt.Errorf("cannot look for %s: %w", template, err)
 		case !there:
 			return fmt.Errorf("there is no %s; install the units of proxyd", template)
 		}
 	}
-	for _, unit := range []string{n.Backend, n.NetworkOf} {
+	for _, unit := range []string{c.Backend, c.NetworkOf} {
 		if unit == "" {
 			continue
 		}
-		switch state, err := n.ctl.bus.LoadState(ctx, unit); {
+		switch state, err := c.ctl.bus.LoadState(ctx, unit); {
 		case err != nil:
 			return fmt.Errorf("cannot look for %s: %w", unit, err)
 		case state == "not-found":
@@ -241,11 +241,11 @@ func (n *creation) checkUnits(ctx context.Context) error {
 			return fmt.Errorf("systemd has %s as %s; systemctl status %s says more", unit, state, unit)
 		}
 	}
-	if n.NetworkOf != "" {
-		private, active := n.ctl.bus.HasPrivateNetwork(ctx, n.NetworkOf)
-		n.Isolate = !private
-		if n.Isolate && active {
-			n.words = append(n.words, fmt.Sprintf("To cut %s off from other networks: systemctl restart %s", n.NetworkOf, n.NetworkOf))
+	if c.NetworkOf != "" {
+		private, active := c.ctl.bus.HasPrivateNetwork(ctx, c.NetworkOf)
+		c.Isolate = !private
+		if c.Isolate && active {
+			c.words = append(c.words, fmt.Sprintf("To cut %s off from other networks: systemctl restart %s", c.NetworkOf, c.NetworkOf))
 		}
 	}
 	return nil
@@ -254,21 +254,21 @@ func (n *creation) checkUnits(ctx context.Context) error {
 var plainPath = pattern(`^[A-Za-z0-9._/@+-]+$`)
 
 // findTarget looks at an AF_UNIX socket as the sandbox sees it: who may use it, and where it is.
-func (n *creation) findTarget() {
-	if !strings.HasPrefix(n.Target, "/") {
+func (c *creation) findTarget() {
+	if !strings.HasPrefix(c.Target, "/") {
 		return
 	}
-	if shows := sandbox.Show(n.Target); shows != nil {
-		if plainPath().MatchString(n.Target) {
-			n.Service = append(n.Service, shows...)
-			n.words = append(n.words, fmt.Sprintf("The sandbox hides %s; this instance has %s.", n.Target, strings.Join(shows, " and ")))
+	if shows := sandbox.Show(c.Target); shows != nil {
+		if plainPath().MatchString(c.Target) {
+			c.Service = append(c.Service, shows...)
+			c.words = append(c.words, fmt.Sprintf("The sandbox hides %s; this instance has %s.", c.Target, strings.Join(shows, " and ")))
 		} else {
-			n.words = append(n.words, fmt.Sprintf("The sandbox hides %s; proxyd@.service(5) says how to show it.", n.Target))
+			c.words = append(c.words, fmt.Sprintf("The sandbox hides %s; proxyd@.service(5) says how to show it.", c.Target))
 		}
 	}
-	info, err := os.Stat(n.Target)
+	info, err := os.Stat(c.Target)
 	if errors.Is(err, fs.ErrNotExist) {
-		n.words = append(n.words, fmt.Sprintf("There is no %s yet: whether the user proxyd may connect to it is to be seen.", n.Target))
+		c.words = append(c.words, fmt.Sprintf("There is no %s yet: whether the user proxyd may connect to it is to be seen.", c.Target))
 	}
 	if err != nil {
 		return
@@ -281,15 +281,15 @@ func (n *creation) findTarget() {
 	gid := info.Sys().(*syscall.Stat_t).Gid
 	group, err := user.LookupGroupId(strconv.FormatUint(uint64(gid), 10))
 	if mode&(write<<3) == 0 || gid == 0 || err != nil {
-		n.words = append(n.words, fmt.Sprintf("Only its owner may connect to %s: the user proxyd may not.", n.Target))
+		c.words = append(c.words, fmt.Sprintf("Only its owner may connect to %s: the user proxyd may not.", c.Target))
 		return
 	}
-	n.Service = append(n.Service, "SupplementaryGroups="+group.Name)
-	n.words = append(n.words, fmt.Sprintf("The group %s may connect to %s; this instance is in it.", group.Name, n.Target))
+	c.Service = append(c.Service, "SupplementaryGroups="+group.Name)
+	c.words = append(c.words, fmt.Sprintf("The group %s may connect to %s; this instance is in it.", group.Name, c.Target))
 }
 
 // verify has systemd read the files before anything else does, in another directory.
-func (n *creation) verify(ctx context.Context, files []setup.File) error {
+func (c *creation) verify(ctx context.Context, files []setup.File) error {
 	program, err := exec.LookPath("systemd-analyze")
 	if err != nil {
 		return nil // the start says what is wrong, if anything is
@@ -311,7 +311,7 @@ func (n *creation) verify(ctx context.Context, files []setup.File) error {
 			return err
 		}
 	}
-	analyze := exec.CommandContext(ctx, program, "verify", n.ctl.manager(), "--man=no", "--recursive-errors=no", setup.Socket(n.Name), setup.Unit(n.Name))
+	analyze := exec.CommandContext(ctx, program, "verify", c.ctl.manager(), "--man=no", "--recursive-errors=no", setup.Socket(c.Name), setup.Unit(c.Name))
 	analyze.Env = append(os.Environ(), "SYSTEMD_UNIT_PATH="+dir+":", "SYSTEMD_COLORS=no")
 	output, _ := analyze.CombinedOutput() // its status counts what others have wrong in their units
 	for line := range strings.Lines(string(output)) {
@@ -324,11 +324,11 @@ func (n *creation) verify(ctx context.Context, files []setup.File) error {
 }
 
 // probe listens itself for a moment: systemd, which does so in a process of its own, reports any failure as an I/O error.
-func (n *creation) probe(ctx context.Context) error {
-	if n.force || n.noStart { // the addresses may be those it listens on now
+func (c *creation) probe(ctx context.Context) error {
+	if c.force || c.noStart { // the addresses may be those it listens on now
 		return nil
 	}
-	for _, address := range n.Listen {
+	for _, address := range c.Listen {
 		at := address
 		if port, err := strconv.ParseUint(address, 10, 16); err == nil {
 			at = fmt.Sprintf(":%d", port)
@@ -349,24 +349,24 @@ func (n *creation) probe(ctx context.Context) error {
 }
 
 // put brings the files into effect.
-func (n *creation) put(ctx context.Context) error {
-	socket := setup.Socket(n.Name)
-	if n.noStart {
-		return n.ctl.bus.Reload(ctx)
+func (c *creation) put(ctx context.Context) error {
+	socket := setup.Socket(c.Name)
+	if c.noStart {
+		return c.ctl.bus.Reload(ctx)
 	}
-	if err := n.ctl.bus.Enable(ctx, socket, n.Runtime); err != nil {
+	if err := c.ctl.bus.Enable(ctx, socket, c.Runtime); err != nil {
 		return fmt.Errorf("cannot enable %s: %w", socket, err)
 	}
-	if err := n.ctl.bus.Reload(ctx); err != nil {
+	if err := c.ctl.bus.Reload(ctx); err != nil {
 		return err
 	}
 	began := time.Now()
-	start := n.ctl.bus.Start
-	if n.force {
-		start = n.ctl.bus.Restart // whatever it listens on now
+	start := c.ctl.bus.Start
+	if c.force {
+		start = c.ctl.bus.Restart // whatever it listens on now
 	}
 	if err := start(ctx, socket); err != nil {
-		if reason := n.ctl.failure(ctx, socket, began); reason != "" {
+		if reason := c.ctl.failure(ctx, socket, began); reason != "" {
 			err = errors.New(reason)
 		}
 		return err
@@ -375,19 +375,19 @@ func (n *creation) put(ctx context.Context) error {
 }
 
 // takeBack undoes a create that has failed. An instance that was replaced listens again.
-func (n *creation) takeBack(ctx context.Context, change *setup.Change, replaced bool) error {
-	socket := setup.Socket(n.Name)
-	_ = n.ctl.bus.Stop(ctx, socket) // fails, as what follows, with what else has failed
-	_ = n.ctl.bus.Forget(ctx, socket)
+func (c *creation) takeBack(ctx context.Context, change *setup.Change, replaced bool) error {
+	socket := setup.Socket(c.Name)
+	_ = c.ctl.bus.Stop(ctx, socket) // fails, as what follows, with what else has failed
+	_ = c.ctl.bus.Forget(ctx, socket)
 	if !replaced {
-		_ = n.ctl.bus.Disable(ctx, socket, n.Runtime)
+		_ = c.ctl.bus.Disable(ctx, socket, c.Runtime)
 	}
 	if err := change.Undo(); err != nil {
 		return err
 	}
-	_ = n.ctl.bus.Reload(ctx)
+	_ = c.ctl.bus.Reload(ctx)
 	if replaced {
-		return n.ctl.bus.Start(ctx, socket)
+		return c.ctl.bus.Start(ctx, socket)
 	}
 	return nil
 }

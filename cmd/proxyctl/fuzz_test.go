@@ -32,13 +32,13 @@ var ownColours = regexp.MustCompile(`\x1b\[0(;[0-9]+)*m|\x1b\[0m`)
 
 // twice prints with colours and without. It fails where that is more than colours, or something gets through that a
 // terminal would obey.
-func twice(t *testing.T, terminal terminal, show func(*ctl) error) (text string) {
+func twice(t *testing.T, term terminal, show func(*ctl) error) (text string) {
 	t.Helper()
 	var texts [2]string
 	for i := range texts {
 		var out strings.Builder
-		terminal.colour = i == 1
-		c := &ctl{stdout: &out, stderr: &out, terminal: terminal, now: func() time.Time { return noon }}
+		term.colour = i == 1
+		c := &ctl{stdout: &out, stderr: &out, terminal: term, now: func() time.Time { return noon }}
 		c.destination.Host = "other" // or the journal would be asked
 		if err := show(c); err != nil {
 			t.Fatal(err)
@@ -131,8 +131,8 @@ func FuzzTables(f *testing.F) {
 		list := (&ctl{}).listTable([]described{{instance, properties}, {&client.Instance{}, new(client.Properties)}},
 			[]client.Socket{{Unit: "proxyd@" + peer + ".socket", Active: state, Sub: state, Addresses: []string{peer, backend}}})
 		for _, table := range []table{connections(false), list} {
-			terminal := terminal{columns: max(0, columns), utf8: isUTF8}
-			text := twice(t, terminal, func(c *ctl) error {
+			term := terminal{columns: max(0, columns), utf8: isUTF8}
+			text := twice(t, term, func(c *ctl) error {
 				c.full = full
 				return c.show(table)
 			})
@@ -141,7 +141,7 @@ func FuzzTables(f *testing.F) {
 				t.Fatalf("%q", lines)
 			}
 			for _, line := range lines {
-				if width := width(line); !full && terminal.columns > 0 && width > max(terminal.columns, narrowest(table)) {
+				if width := width(line); !full && term.columns > 0 && width > max(term.columns, narrowest(table)) {
 					t.Errorf("%q has %d columns of %d, and %d would do", line, width, columns, narrowest(table))
 				}
 			}
@@ -287,7 +287,7 @@ func FuzzProgress(f *testing.F) {
 		f.Add("web", text, uint32(math.MaxUint32), uint64(0), 1, false)
 	}
 	f.Fuzz(func(t *testing.T, name, state string, n uint32, deadline uint64, columns int, isTerminal bool) {
-		terminal := terminal{isTerminal: isTerminal, columns: 1 + max(0, columns)%1000, utf8: true}
+		term := terminal{isTerminal: isTerminal, columns: 1 + max(0, columns)%1000, utf8: true}
 		begun := func(c *ctl) *wait {
 			w := c.newWait(true)
 			for _, of := range []string{name, "other"} {
@@ -296,21 +296,21 @@ func FuzzProgress(f *testing.F) {
 			w.left[0].NConnections, w.left[0].DrainDeadline = n, deadline
 			return w
 		}
-		line := twice(t, terminal, func(c *ctl) error {
+		line := twice(t, term, func(c *ctl) error {
 			w := begun(c)
 			w.progress()
 			w.progress()
 			return nil
 		})
-		if isTerminal && (width(line) > max(1, terminal.columns-1) || strings.Contains(line, "\n")) || !isTerminal && strings.Count(line, "\n") != 1 {
-			t.Errorf("in %d columns: %q", terminal.columns, line)
+		if isTerminal && (width(line) > max(1, term.columns-1) || strings.Contains(line, "\n")) || !isTerminal && strings.Count(line, "\n") != 1 {
+			t.Errorf("in %d columns: %q", term.columns, line)
 		}
 		for _, step := range []func(*wait){
 			func(w *wait) { w.interrupted() },
 			func(w *wait) { w.gone(w.left[0]) },
 			func(w *wait) { w.follow(context.Background(), client.InstanceChanged{Name: name, OldOwner: name}) },
 		} {
-			text := twice(t, terminal, func(c *ctl) error { step(begun(c)); return nil })
+			text := twice(t, term, func(c *ctl) error { step(begun(c)); return nil })
 			if strings.Count(text, "\n") != 1 {
 				t.Errorf("%q", text)
 			}

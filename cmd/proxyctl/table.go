@@ -58,7 +58,7 @@ func (t table) objects() []object {
 	return objects
 }
 
-func (t table) text(terminal terminal, legend, full bool) string {
+func (t table) text(term terminal, legend, full bool) string {
 	if len(t.rows) == 0 && legend {
 		return fmt.Sprintf("No %s.\n", t.things)
 	}
@@ -67,20 +67,20 @@ func (t table) text(terminal terminal, legend, full bool) string {
 			row[i].text = printable.Line(row[i].text)
 		}
 	}
-	if terminal.columns > 0 && !full && sum(t.widths(terminal, legend, true))+len(t.columns)-1 > terminal.columns {
+	if term.columns > 0 && !full && sum(t.widths(term, legend, true))+len(t.columns)-1 > term.columns {
 		t = t.withoutWide()
 	}
-	widths := t.widths(terminal, legend, full)
+	widths := t.widths(term, legend, full)
 	var text strings.Builder
 	if legend {
 		header := make([]cell, len(t.columns))
 		for i, column := range t.columns {
 			header[i] = cell{text: column.header, colour: underline}
 		}
-		t.line(&text, terminal, widths, header)
+		t.line(&text, term, widths, header)
 	}
 	for _, row := range t.rows {
-		t.line(&text, terminal, widths, row)
+		t.line(&text, term, widths, row)
 	}
 	if legend {
 		fmt.Fprintf(&text, "\n%s %s.\n", count(len(t.rows), strings.TrimSuffix(t.things, "s")), cmp.Or(t.done, "listed"))
@@ -120,7 +120,7 @@ func sum(numbers []int) (sum int) {
 
 // widths are those of the columns. Where the terminal is too narrow, those give way first that say the same in every line,
 // and then the widest ones.
-func (t table) widths(terminal terminal, legend, full bool) []int {
+func (t table) widths(term terminal, legend, full bool) []int {
 	widths := make([]int, len(t.columns))
 	total := len(t.columns) - 1
 	for i, column := range t.columns {
@@ -132,11 +132,11 @@ func (t table) widths(terminal terminal, legend, full bool) []int {
 		}
 		total += widths[i]
 	}
-	if full || terminal.columns == 0 {
+	if full || term.columns == 0 {
 		return widths
 	}
 	for _, mayShrink := range []func(int) bool{t.isConstant, func(int) bool { return true }} {
-		for ; total > terminal.columns; total-- {
+		for ; total > term.columns; total-- {
 			widest := -1
 			for i, column := range t.columns {
 				if !column.right && !column.fixed && mayShrink(i) && widths[i] > max(columnMin, width(column.header)) && (widest < 0 || widths[i] > widths[widest]) {
@@ -157,16 +157,16 @@ func (t table) isConstant(i int) bool {
 	return len(t.rows) > 1 && !slices.ContainsFunc(t.rows, func(row []cell) bool { return row[i].text != t.rows[0][i].text })
 }
 
-func (t table) line(text *strings.Builder, terminal terminal, widths []int, row []cell) {
+func (t table) line(text *strings.Builder, term terminal, widths []int, row []cell) {
 	for i, cell := range row {
 		if i > 0 {
 			gap := plain
 			if cell.colour == underline { // the line under the headers has no gaps
 				gap = underline
 			}
-			text.WriteString(terminal.paint(gap, " "))
+			text.WriteString(term.paint(gap, " "))
 		}
-		shown := terminal.ellipsize(cell.text, widths[i])
+		shown := term.ellipsize(cell.text, widths[i])
 		padding := strings.Repeat(" ", widths[i]-width(shown))
 		switch {
 		case t.columns[i].right:
@@ -174,7 +174,7 @@ func (t table) line(text *strings.Builder, terminal terminal, widths []int, row 
 		case i < len(row)-1 || cell.colour == underline:
 			shown += padding
 		}
-		text.WriteString(terminal.paint(cell.colour, shown))
+		text.WriteString(term.paint(cell.colour, shown))
 	}
 	text.WriteByte('\n')
 }

@@ -20,8 +20,8 @@ import (
 )
 
 // newTop shows instances that nobody asks.
-func newTop(terminal terminal, usages ...*usage) *top {
-	return &top{ctl: &ctl{terminal: terminal, now: time.Now}, delay: time.Second, order: orderBytes, usages: usages}
+func newTop(term terminal, usages ...*usage) *top {
+	return &top{ctl: &ctl{terminal: term, now: time.Now}, delay: time.Second, order: orderBytes, usages: usages}
 }
 
 func someUsages() []*usage {
@@ -134,10 +134,10 @@ func TestTopFramesFitEveryTerminal(t *testing.T) {
 
 func TestTopFrames(t *testing.T) {
 	var all strings.Builder
-	for _, terminal := range []terminal{{columns: 80, lines: 10, utf8: true}, {columns: 80, lines: 10}, {columns: 110, lines: 10, utf8: true, colour: true}} {
-		top := newTop(terminal, someUsages()...)
+	for _, term := range []terminal{{columns: 80, lines: 10, utf8: true}, {columns: 80, lines: 10}, {columns: 110, lines: 10, utf8: true, colour: true}} {
+		top := newTop(term, someUsages()...)
 		top.selected = 1
-		fmt.Fprintf(&all, "%d columns, UTF-8 %v, colour %v\n%s\n", terminal.columns, terminal.utf8, terminal.colour, strings.Join(top.frame(), "\n"))
+		fmt.Fprintf(&all, "%d columns, UTF-8 %v, colour %v\n%s\n", term.columns, term.utf8, term.colour, strings.Join(top.frame(), "\n"))
 	}
 	golden(t, "top.frames", all.String())
 }

@@ -36,13 +36,13 @@ const (
 
 // trusts reports whether a caller may do everything: root, and on the bus of the user of this process that user. On the system
 // bus that user is one among others, because every instance runs as it, whatever its backend or its clients have made of it.
-func (t *session) trusts(who *caller) bool {
-	return who.uid == 0 || t.ownBus && int(who.uid) == os.Geteuid()
+func (s *session) trusts(who *caller) bool {
+	return who.uid == 0 || s.ownBus && int(who.uid) == os.Geteuid()
 }
 
 // authorize returns nil if the caller may do what the action is about: those who are trusted always, others if polkit says so.
-func (t *session) authorize(c *call, action string) error {
-	if t.trusts(c.caller) {
+func (s *session) authorize(c *call, action string) error {
+	if s.trusts(c.caller) {
 		return nil
 	}
 	if action == actionLog {
@@ -54,9 +54,9 @@ func (t *session) authorize(c *call, action string) error {
 	default:
 		return errorf(api.ErrorLimitsExceeded, "Too many questions to polkit at once")
 	}
-	verdict, err := t.askPolkit(c, action)
+	verdict, err := s.askPolkit(c, action)
 	switch {
-	case t.working.Err() != nil:
+	case s.working.Err() != nil:
 		return forward.ErrExiting
 	case err != nil:
 		return errorf(api.ErrorAccessDenied, "Access denied: %v", err)
@@ -77,26 +77,26 @@ type verdict struct {
 	Details    map[string]string
 }
 
-func (t *session) askPolkit(c *call, action string) (v verdict, err error) {
-	timeout, flags := t.polkitTimeout, uint32(0)
+func (s *session) askPolkit(c *call, action string) (v verdict, err error) {
+	timeout, flags := s.polkitTimeout, uint32(0)
 	if c.interactive() {
 		timeout, flags = api.InteractiveTimeout, allowUserInteraction
 	}
-	ctx, cancel := context.WithTimeout(t.working, timeout)
+	ctx, cancel := context.WithTimeout(s.working, timeout)
 	defer cancel()
 	type subject struct {
 		Kind    string
 		Details map[string]dbus.Variant
 	}
 	cancellation := c.Sender + "/" + strconv.FormatUint(uint64(c.Head.Serial), 10)
-	err = t.conn.Call(ctx, wire.NewCall(polkitName, polkitPath, polkitInterface, "CheckAuthorization",
+	err = s.conn.Call(ctx, wire.NewCall(polkitName, polkitPath, polkitInterface, "CheckAuthorization",
 		subject{"system-bus-name", map[string]dbus.Variant{"name": dbus.MakeVariant(c.Sender)}},
-		action, map[string]string{"instance": sendable(t.Instance)}, flags, cancellation)).Store(&v)
+		action, map[string]string{"instance": sendable(s.Instance)}, flags, cancellation)).Store(&v)
 	switch {
 	case err == nil:
 		return v, nil
 	case ctx.Err() != nil:
-		_ = t.conn.Send(wire.NewCall(polkitName, polkitPath, polkitInterface, "CancelCheckAuthorization", cancellation))
+		_ = s.conn.Send(wire.NewCall(polkitName, polkitPath, polkitInterface, "CancelCheckAuthorization", cancellation))
 		return v, errors.New("polkit does not answer")
 	case isAbsent(err):
 		return v, errors.New("polkit is not running, so that only root may do this")
@@ -114,7 +114,7 @@ func isAbsent(err error) bool {
 }
 
 // audit logs who did what. Calls that only look are logged at debug level.
-func (t *session) audit(who *caller, action, what string, err error) {
+func (s *session) audit(who *caller, action, what string, err error) {
 	level, outcome := slog.LevelInfo, "done"
 	if action == actionList {
 		level = slog.LevelDebug
@@ -122,40 +122,40 @@ func (t *session) audit(who *caller, action, what string, err error) {
 	if err != nil {
 		outcome = "failed: " + err.Error()
 	}
-	t.log(level, who, action, what, outcome)
+	s.log(level, who, action, what, outcome)
 }
 
-func (t *session) auditRefused(who *caller, action, what string, err error) {
-	if !t.pace.audit.Allow() {
-		t.pace.unlogged.Add(1)
+func (s *session) auditRefused(who *caller, action, what string, err error) {
+	if !s.pace.audit.Allow() {
+		s.pace.unlogged.Add(1)
 		return
 	}
 	outcome := "refused: " + err.Error()
-	if n := t.pace.unlogged.Swap(0); n > 0 {
+	if n := s.pace.unlogged.Swap(0); n > 0 {
 		outcome += fmt.Sprintf(" (and %d refusals before this one that were not logged)", n)
 	}
-	t.log(slog.LevelInfo, who, action, what, outcome)
+	s.log(slog.LevelInfo, who, action, what, outcome)
 }
 
 // dropped is for the calls of a caller that has left the bus before the bus could say who it is. It may have been an administrator,
 // with a tool that does not wait for the verdict.
-func (t *session) dropped(who *caller, calls int) {
-	if t.pace.audit.Allow() {
-		t.Log.Info(fmt.Sprintf("Dropped the calls of %s, %d in number: it had left the bus before it was known who it is. A caller has to wait for the verdict.",
+func (s *session) dropped(who *caller, calls int) {
+	if s.pace.audit.Allow() {
+		s.Log.Info(fmt.Sprintf("Dropped the calls of %s, %d in number: it had left the bus before it was known who it is. A caller has to wait for the verdict.",
 			who.sender, calls), "caller", who.sender)
 	} else {
-		t.pace.unlogged.Add(1)
+		s.pace.unlogged.Add(1)
 	}
 }
 
-func (t *session) log(level slog.Level, who *caller, action, what, outcome string) {
-	if !t.Log.Enabled(t.ctx, level) {
+func (s *session) log(level slog.Level, who *caller, action, what, outcome string) {
+	if !s.Log.Enabled(s.ctx, level) {
 		return
 	}
-	asking, pid := fmt.Sprintf("User %d", who.uid), t.processOf(who)
+	asking, pid := fmt.Sprintf("User %d", who.uid), s.processOf(who)
 	if pid != 0 {
 		asking += fmt.Sprintf(" (process %d)", pid)
 	}
-	t.Log.Log(t.ctx, level, fmt.Sprintf("%s asked to %s: %s.", asking, what, outcome),
+	s.Log.Log(s.ctx, level, fmt.Sprintf("%s asked to %s: %s.", asking, what, outcome),
 		"caller", who.sender, "caller_uid", who.uid, "caller_pid", pid, "action", action)
 }

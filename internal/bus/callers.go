@@ -150,9 +150,9 @@ func (c *callers) remember(who *caller) {
 
 // processOf asks the bus once for the process id of a caller. It is for the log alone, so that callers whose calls are refused
 // for want of a budget cost no question.
-func (t *session) processOf(who *caller) uint32 {
+func (s *session) processOf(who *caller) uint32 {
 	who.askProcess.Do(func() {
-		_ = t.callBus("GetConnectionUnixProcessID", []any{who.sender}, &who.pid) // 0 where it has left
+		_ = s.callBus("GetConnectionUnixProcessID", []any{who.sender}, &who.pid) // 0 where it has left
 	})
 	return who.pid
 }

@@ -115,10 +115,10 @@ func (c *calls) serve(who *caller, h wire.Head, message []byte) {
 }
 
 // refuse says no to a call, where that is not too much to say.
-func (t *session) refuse(h wire.Head, err error) {
-	t.pace.refused.Store(time.Now().UnixNano())
-	if h.Flags&dbus.FlagNoReplyExpected == 0 && t.pace.refusals.Allow() {
-		t.reply(h, nil, err)
+func (s *session) refuse(h wire.Head, err error) {
+	s.pace.refused.Store(time.Now().UnixNano())
+	if h.Flags&dbus.FlagNoReplyExpected == 0 && s.pace.refusals.Allow() {
+		s.reply(h, nil, err)
 	}
 }
 
@@ -165,15 +165,15 @@ func (c *calls) close() {
 }
 
 // handle finds the method that is called and does what it says.
-func (t *session) handle(c *call) ([]any, error) {
-	m, err := t.find(c)
+func (s *session) handle(c *call) ([]any, error) {
+	m, err := s.find(c)
 	if err != nil {
 		return nil, err
 	}
 	if got := wire.Header[dbus.Signature](c.Message, dbus.FieldSignature).String(); got != m.in {
 		return nil, errorf(api.ErrorInvalidArgs, "%s() takes %s, not %s", c.member, typesOf(m.in), typesOf(got))
 	}
-	return m.serve(t, c)
+	return m.serve(s, c)
 }
 
 func typesOf(signature string) string {
@@ -184,14 +184,14 @@ func typesOf(signature string) string {
 }
 
 // find looks the method up. A call may leave out the interface: D-Bus specification, "Message Types".
-func (t *session) find(c *call) (method, error) {
+func (s *session) find(c *call) (method, error) {
 	path := wire.Header[dbus.ObjectPath](c.Message, dbus.FieldPath)
 	name := wire.Header[string](c.Message, dbus.FieldInterface)
 	// At whatever path: D-Bus specification, "org.freedesktop.DBus.Peer".
 	if m, ok := peerMethods[c.member]; ok && name == peerInterface {
 		return m, nil
 	}
-	o, ok := t.objects[path]
+	o, ok := s.objects[path]
 	if !ok {
 		return method{}, errorf(api.ErrorUnknownObject, "No object at %s", path)
 	}
@@ -215,7 +215,7 @@ func (t *session) find(c *call) (method, error) {
 }
 
 // reply answers a call, unless its sender does not want to hear.
-func (t *session) reply(to wire.Head, results []any, err error) {
+func (s *session) reply(to wire.Head, results []any, err error) {
 	if to.Flags&dbus.FlagNoReplyExpected != 0 {
 		return
 	}
@@ -232,5 +232,5 @@ func (t *session) reply(to wire.Head, results []any, err error) {
 		msg.Headers[dbus.FieldErrorName] = dbus.MakeVariant(e.Name)
 	}
 	wire.SetBody(msg, results...)
-	_ = t.conn.Send(msg) // where it fails, the connection has broken
+	_ = s.conn.Send(msg) // where it fails, the connection has broken
 }

@@ -106,7 +106,7 @@ type row struct {
 func newRow(c *forward.Connection) row {
 	extras := map[string]dbus.Variant{
 		"listener":      dbus.MakeVariant(sendable(c.Listener)),
-		"listener-name": dbus.MakeVariant(sendable(c.Name)),
+		"listener-name": dbus.MakeVariant(sendable(c.ListenerName)),
 		"age-usec":      dbus.MakeVariant(api.Usec(c.Age)),
 		"idle-usec":     dbus.MakeVariant(api.Usec(c.Idle)),
 	}
@@ -161,8 +161,8 @@ func prepareGetConnection(t *session, c *call) (operation, error) {
 	}}, nil
 }
 
-func (t *session) connection(id uint64) (forward.Connection, error) {
-	found, err := t.Proxy.Connection(id)
+func (s *session) connection(id uint64) (forward.Connection, error) {
+	found, err := s.Proxy.Connection(id)
 	if err != nil {
 		return found, errorf(api.ErrorNoSuchConnection, "No connection %d", id)
 	}

@@ -185,32 +185,32 @@ func propertyMethods(o object) map[string]method {
 }
 
 // propertiesChanged is called after a change that is no event of the proxy.
-func (t *session) propertiesChanged() {
+func (s *session) propertiesChanged() {
 	select {
-	case t.changed <- struct{}{}:
+	case s.changed <- struct{}{}:
 	default:
 	}
 }
 
 // followProperties signals changes until the session ends, or the proxy does.
-func (t *session) followProperties() {
-	events := t.Proxy.Subscribe(16, forward.EventStateChanged, forward.EventCountChanged, forward.EventBackendChanged)
+func (s *session) followProperties() {
+	events := s.Proxy.Subscribe(16, forward.EventStateChanged, forward.EventCountChanged, forward.EventBackendChanged)
 	defer events.Close()
-	last := t.emitting()
+	last := s.emitting()
 	var pause <-chan time.Time // until the next signal may be sent; nil: it may
 	for open := true; open; {
 		select {
-		case <-t.ctx.Done():
+		case <-s.ctx.Done():
 			return
 		case _, open = <-events.C:
-		case <-t.changed:
+		case <-s.changed:
 		case <-pause:
 			pause = nil
 		}
 		if pause != nil && open {
 			continue
 		}
-		now := t.emitting()
+		now := s.emitting()
 		changes := map[string]dbus.Variant{}
 		for name, value := range now {
 			if !reflect.DeepEqual(value, last[name]) {
@@ -218,7 +218,7 @@ func (t *session) followProperties() {
 			}
 		}
 		if len(changes) > 0 {
-			t.emit("", api.PropertiesInterface, "PropertiesChanged", api.Interface, changes, []string{})
+			s.emit("", api.PropertiesInterface, "PropertiesChanged", api.Interface, changes, []string{})
 			pause = time.After(changeInterval)
 		}
 		last = now
@@ -226,8 +226,8 @@ func (t *session) followProperties() {
 }
 
 // emitting has the values of the properties whose changes are signalled.
-func (t *session) emitting() map[string]any {
-	view, values := t.view(), map[string]any{}
+func (s *session) emitting() map[string]any {
+	view, values := s.view(), map[string]any{}
 	for name, p := range properties {
 		if p.emits {
 			values[name] = p.get(view)

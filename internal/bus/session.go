@@ -53,55 +53,55 @@ func (s *Server) connect(ctx context.Context) (*session, error) {
 }
 
 // receive is the [wire.Handler] of a session.
-func (t *session) receive(h wire.Head, read wire.Reader) (wanted bool) {
+func (s *session) receive(h wire.Head, read wire.Reader) (wanted bool) {
 	switch {
 	case h.Kind == dbus.TypeMethodCall:
-		return t.calls.receive(h, read)
+		return s.calls.receive(h, read)
 	case h.Sender == wire.DriverName:
-		t.receiveSignal(read)
+		s.receiveSignal(read)
 		return true
 	}
 	return false
 }
 
 // receiveSignal takes a signal of the bus.
-func (t *session) receiveSignal(read wire.Reader) {
+func (s *session) receiveSignal(read wire.Reader) {
 	signal, err := read.Decode()
 	if err != nil || wire.Header[string](signal, dbus.FieldMember) != "NameOwnerChanged" || len(signal.Body) != 3 {
 		return
 	}
 	if name, _ := signal.Body[0].(string); signal.Body[2] == "" {
-		t.subscribers.forget(name)
+		s.subscribers.forget(name)
 	}
 }
 
 // serve owns the names until the connection breaks or ctx ends; then it finishes what it has begun. It calls owned once it
 // has them.
-func (t *session) serve(ctx context.Context, owned func()) error {
+func (s *session) serve(ctx context.Context, owned func()) error {
 	var followers sync.WaitGroup
-	followers.Go(t.followProperties)
+	followers.Go(s.followProperties)
 	defer func() {
-		t.conn.Close()
-		t.stopWorking()
-		t.calls.close()
-		t.subscribers.close()
+		s.conn.Close()
+		s.stopWorking()
+		s.calls.close()
+		s.subscribers.close()
 		followers.Wait()
 	}()
-	if err := t.ownNames(); err != nil {
+	if err := s.ownNames(); err != nil {
 		return err
 	}
 	owned()
 	select {
-	case <-t.ctx.Done():
+	case <-s.ctx.Done():
 		return wire.ErrClosed
 	case <-ctx.Done():
 	}
-	defer time.AfterFunc(flushTimeout, t.conn.Close).Stop()
-	t.stopWorking()
-	t.calls.close()
+	defer time.AfterFunc(flushTimeout, s.conn.Close).Stop()
+	s.stopWorking()
+	s.calls.close()
 	select {
-	case <-t.Proxy.Done(): // its last events are on their way
-		t.subscribers.wait()
+	case <-s.Proxy.Done(): // its last events are on their way
+		s.subscribers.wait()
 		followers.Wait()
 	default:
 	}
@@ -110,38 +110,38 @@ func (t *session) serve(ctx context.Context, owned func()) error {
 
 // ownNames takes the names. It queues for the base name first, because that is what the policy of the bus goes by: a client that finds
 // the name of the instance may call it then.
-func (t *session) ownNames() error {
-	if _, err := t.requestName(api.BaseName); err != nil {
+func (s *session) ownNames() error {
+	if _, err := s.requestName(api.BaseName); err != nil {
 		return err
 	}
-	name, err := api.InstanceBusName(t.Instance)
+	name, err := api.InstanceBusName(s.Instance)
 	if err != nil {
 		name = shortName()
-		t.Log.Warn(fmt.Sprintf("%v; this one is on the bus as %s.", err, name), "bus_name", name)
+		s.Log.Warn(fmt.Sprintf("%v; this one is on the bus as %s.", err, name), "bus_name", name)
 	}
 	// Only callers that know it from a unit use it, so its first owner keeps it.
-	if plain := api.PlainBusName(t.Instance); plain != "" {
-		if _, err := t.requestName(plain); err != nil {
+	if plain := api.PlainBusName(s.Instance); plain != "" {
+		if _, err := s.requestName(plain); err != nil {
 			return err
 		}
 	}
 	// Queueing, so that it follows one that ends, as the next start of a unit does.
-	reply, err := t.requestName(name)
+	reply, err := s.requestName(name)
 	if err != nil {
 		return err
 	}
 	if reply != dbus.RequestNameReplyInQueue {
-		t.Log.Debug(fmt.Sprintf("On the bus as %s.", name), "bus_name", name)
+		s.Log.Debug(fmt.Sprintf("On the bus as %s.", name), "bus_name", name)
 		return nil
 	}
-	own, err := api.InstanceBusName(fmt.Sprintf("%s-pid%d", t.Instance, os.Getpid()))
+	own, err := api.InstanceBusName(fmt.Sprintf("%s-pid%d", s.Instance, os.Getpid()))
 	if err != nil {
 		own = shortName()
 	}
-	if _, err := t.requestName(own); err != nil {
+	if _, err := s.requestName(own); err != nil {
 		return err
 	}
-	t.Log.Warn(fmt.Sprintf("Another instance is called %s, this one is on the bus as %s; give it a --name= of its own.", t.Instance, own),
+	s.Log.Warn(fmt.Sprintf("Another instance is called %s, this one is on the bus as %s; give it a --name= of its own.", s.Instance, own),
 		"bus_name", own)
 	return nil
 }
@@ -150,9 +150,9 @@ func (t *session) ownNames() error {
 func shortName() string { return fmt.Sprintf("%s.pid%d", api.BaseName, os.Getpid()) }
 
 // requestName queues where another process has the name.
-func (t *session) requestName(name string) (dbus.RequestNameReply, error) {
+func (s *session) requestName(name string) (dbus.RequestNameReply, error) {
 	var reply uint32
-	err := t.callBus("RequestName", []any{name, uint32(0)}, &reply)
+	err := s.callBus("RequestName", []any{name, uint32(0)}, &reply)
 	if dbusErr := new(dbus.Error); errors.As(err, dbusErr) {
 		return 0, &nameRefusedError{name, err}
 	}
@@ -160,14 +160,14 @@ func (t *session) requestName(name string) (dbus.RequestNameReply, error) {
 }
 
 // callBus calls a method of the bus itself.
-func (t *session) callBus(method string, args []any, results ...any) error {
-	ctx, cancel := context.WithTimeout(t.ctx, callTimeout)
+func (s *session) callBus(method string, args []any, results ...any) error {
+	ctx, cancel := context.WithTimeout(s.ctx, callTimeout)
 	defer cancel()
-	return t.conn.Call(ctx, wire.NewCall(wire.DriverName, wire.DriverPath, wire.DriverName, method, args...)).Store(results...)
+	return s.conn.Call(ctx, wire.NewCall(wire.DriverName, wire.DriverPath, wire.DriverName, method, args...)).Store(results...)
 }
 
 // emit sends a signal of the object, to all listeners where to is empty.
-func (t *session) emit(to, iface, member string, body ...any) {
+func (s *session) emit(to, iface, member string, body ...any) {
 	msg := &dbus.Message{
 		Type: dbus.TypeSignal,
 		Headers: map[dbus.HeaderField]dbus.Variant{
@@ -180,5 +180,5 @@ func (t *session) emit(to, iface, member string, body ...any) {
 	if to != "" {
 		msg.Headers[dbus.FieldDestination] = dbus.MakeVariant(to)
 	}
-	_ = t.conn.Send(msg) // where it fails, the connection has broken
+	_ = s.conn.Send(msg) // where it fails, the connection has broken
 }

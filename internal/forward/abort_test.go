@@ -75,14 +75,14 @@ func TestAbortFreesTheSlotOfAClientThatIsGone(t *testing.T) {
 func TestAbortLeavesAHalfClosedClientItsAnswer(t *testing.T) {
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
-			address := streamtest.Free(t, streamtest.Path)
-			r := rigTo(t, network, address.Text, patient)
+			addr := streamtest.Free(t, streamtest.Path)
+			r := rigTo(t, network, addr.Text, patient)
 			c := r.heldClient(r.dial())
 			streamtest.Send(t, c, "request")
 			streamtest.Finish(t, c)
 			time.Sleep(abortGrace + abortGrace/4)
 			equal(t, "state", r.connection().State, ConnectionConnecting)
-			b := streamtest.Listen(t, address)
+			b := streamtest.Listen(t, addr)
 			server := b.Accept()
 			streamtest.ExpectLast(t, server, "request", streamtest.End)
 			streamtest.Send(t, server, "answer")

@@ -106,53 +106,53 @@ func (l *loop) acceptFailed(i int, errno sysErr) {
 
 // admit takes an accepted client in, or turns it away.
 func (l *loop) admit(fd int32, listener int) {
-	address := l.sa.address()
-	address = address.kind().identify(address, fd)
+	addr := l.sa.address()
+	addr = addr.kind().identify(addr, fd)
 	if l.proxy.refusing.Load() {
-		l.refuse(fd, address, listener, ReasonDraining)
+		l.refuse(fd, addr, listener, ReasonDraining)
 		return
 	}
 	if !l.proxy.limiter.take() {
-		l.refuse(fd, address, listener, ReasonLimit)
+		l.refuse(fd, addr, listener, ReasonLimit)
 		return
 	}
-	expects := l.proxy.expectsHeader(&address)
-	if !expects && !l.proxy.takeSource(&address) {
+	expects := l.proxy.expectsHeader(&addr)
+	if !expects && !l.proxy.takeSource(&addr) {
 		l.proxy.limiter.release()
-		l.refuse(fd, address, listener, ReasonSourceLimit)
+		l.refuse(fd, addr, listener, ReasonSourceLimit)
 		return
 	}
 	owner := l.proxy.lightest(l)
 	owner.load.Add(1)
 	if owner == l {
-		l.open(fd, address, listener, expects)
+		l.open(fd, addr, listener, expects)
 		return
 	}
-	open := func() { owner.open(fd, address, listener, expects) }
+	open := func() { owner.open(fd, addr, listener, expects) }
 	if !owner.mailbox.post(open) {
 		owner.load.Add(-1)
 		l.load.Add(1)
-		l.open(fd, address, listener, expects)
+		l.open(fd, addr, listener, expects)
 	}
 }
 
 // refuse closes a client with a reset, which no client takes for an empty answer.
-func (l *loop) refuse(fd int32, address address, listener int, reason Reason) {
+func (l *loop) refuse(fd int32, addr address, listener int, reason Reason) {
 	l.counts.refused++
 	l.counts.refusals[reason]++
-	l.reportRefused(fd, address, listener, reason)
+	l.reportRefused(fd, addr, listener, reason)
 	resetOnClose(fd)
 	closeFD(fd)
 }
 
 // open starts a connection whose slot is taken; with expects, a PROXY header must come first.
-func (l *loop) open(fd int32, address address, listener int, expects bool) {
+func (l *loop) open(fd int32, addr address, listener int, expects bool) {
 	c := l.alloc()
 	c.id = l.proxy.lastID.Add(1)
 	c.opened, c.active = l.now, l.now
 	c.from = uint16(listener)
-	c.address[client] = address
-	c.end[client] = end{fd: fd, flags: address.kind().flags}
+	c.address[client] = addr
+	c.end[client] = end{fd: fd, flags: addr.kind().flags}
 	c.end[backend].fd = -1
 	l.registry.add(c)
 	if expects {

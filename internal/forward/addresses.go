@@ -37,10 +37,10 @@ func (o *addressOrder) sort(addresses []sockaddr, now time.Duration) []sockaddr 
 	if len(o.silent) == 0 && (o.answered.family == 0 || o.answered == addresses[0].address()) {
 		return addresses
 	}
-	for address := range o.silent {
-		known := slices.ContainsFunc(addresses, func(sa sockaddr) bool { return sa.address() == address })
-		if !known || !o.isSilentLocked(address, now) {
-			delete(o.silent, address)
+	for addr := range o.silent {
+		known := slices.ContainsFunc(addresses, func(sa sockaddr) bool { return sa.address() == addr })
+		if !known || !o.isSilentLocked(addr, now) {
+			delete(o.silent, addr)
 		}
 	}
 	sorted := slices.Clone(addresses)

@@ -82,9 +82,9 @@ func TestHeadStartIsAllThatASilentAddressCostsAndOnlyOneClient(t *testing.T) {
 			proctest.Eventually(t, "all connections end", func() bool { return r.NumConnections() == 0 })
 			r.Kill()
 			proctest.Wait(t, "the Proxy ends", r.Done())
-			for _, address := range silent {
-				line := fmt.Sprintf(`msg="Address %s of %s does not answer; for 10min it is tried after the others."`, address, r.Target())
-				equal(t, "lines of "+address, strings.Count(buf.String(), line), 1)
+			for _, addr := range silent {
+				line := fmt.Sprintf(`msg="Address %s of %s does not answer; for 10min it is tried after the others."`, addr, r.Target())
+				equal(t, "lines of "+addr, strings.Count(buf.String(), line), 1)
 			}
 		})
 	}

@@ -27,10 +27,10 @@ type absent struct {
 }
 
 // newAbsent takes "tcp", or the path or "@name" of an AF_UNIX socket.
-func newAbsent(t *testing.T, address string) *absent {
+func newAbsent(t *testing.T, addr string) *absent {
 	t.Helper()
-	sa := unixSockaddr(address)
-	if address == "tcp" {
+	sa := unixSockaddr(addr)
+	if addr == "tcp" {
 		sa = inetSockaddr(netip.MustParseAddrPort("127.0.0.1:0"))
 	}
 	fd, errno := socket(sa.family())
@@ -392,8 +392,8 @@ func TestASocketConnectedToItselfIsNoBackend(t *testing.T) {
 }
 
 // nameOf makes a target of a name, with the port of address.
-func nameOf(address string) string {
-	return "backend.test" + address[strings.LastIndexByte(address, ':'):]
+func nameOf(addr string) string {
+	return "backend.test" + addr[strings.LastIndexByte(addr, ':'):]
 }
 
 func TestAllAddressesOfANameAreTried(t *testing.T) {

@@ -44,55 +44,55 @@ func newEventLog(log *slog.Logger, hold time.Duration) *eventLog {
 	return &eventLog{log: log, hold: hold}
 }
 
-func (g *eventLog) wantsDetail() bool { return g.log.Enabled(context.Background(), slog.LevelDebug) }
+func (l *eventLog) wantsDetail() bool { return l.log.Enabled(context.Background(), slog.LevelDebug) }
 
 // event writes the line for an event, if it deserves one; true if the line was left out.
-func (g *eventLog) event(e *Event) (leftOut bool) {
+func (l *eventLog) event(e *Event) (leftOut bool) {
 	c := &e.Connection
 	who := []any{"client", c.Client, "listener", c.Listener, "reason", e.Reason.String()}
 	switch {
 	case e.Kind == EventRefused:
-		return g.limited(e.Kind, e.Reason.String(), func() {
-			g.log.Warn(fmt.Sprintf("Refused client %s: %s.", c.Client, refusal(e)), who...)
+		return l.limited(e.Kind, e.Reason.String(), func() {
+			l.log.Warn(fmt.Sprintf("Refused client %s: %s.", c.Client, refusal(e)), who...)
 		})
 	case e.Kind == EventClosed && (e.Reason == ReasonConnectFailed || e.Reason == ReasonResources):
-		return g.limited(e.Kind, e.Reason.String(), func() {
+		return l.limited(e.Kind, e.Reason.String(), func() {
 			after := ""
 			if c.Age >= time.Millisecond {
 				after = " after " + briefly(c.Age)
 			}
-			g.log.Warn(fmt.Sprintf("Client %s got no backend%s: %v.%s", c.Client, after, e.Err, g.held(e)),
+			l.log.Warn(fmt.Sprintf("Client %s got no backend%s: %v.%s", c.Client, after, e.Err, l.held(e)),
 				append(who, "connection_id", c.ID, "backend", c.Backend, "error", e.Err)...)
 		})
 	case e.Kind == EventClosed && e.Reason == ReasonHandOver:
-		return g.limited(eventHandOverFailed, e.Err.Error(), func() {
-			g.log.Warn(fmt.Sprintf("Connection %d from %s could not be handed over, and was reset: %v.", c.ID, c.Client, e.Err),
+		return l.limited(eventHandOverFailed, e.Err.Error(), func() {
+			l.log.Warn(fmt.Sprintf("Connection %d from %s could not be handed over, and was reset: %v.", c.ID, c.Client, e.Err),
 				append(who, "connection_id", c.ID, "backend", c.Backend, "error", e.Err)...)
 		})
-	case e.Kind == EventClosed && g.wantsDetail():
+	case e.Kind == EventClosed && l.wantsDetail():
 		what := e.Reason.String()
 		if e.Err != nil {
 			what = fmt.Sprintf("%s (%v)", what, e.Err)
 		}
-		g.log.Debug(fmt.Sprintf("Connection %d from %s to %s ended after %s, %s: %d bytes to the backend, %d to the client.",
+		l.log.Debug(fmt.Sprintf("Connection %d from %s to %s ended after %s, %s: %d bytes to the backend, %d to the client.",
 			c.ID, c.Client, c.Backend, briefly(c.Age), what, c.BytesToBackend, c.BytesToClient),
 			append(who, "connection_id", c.ID, "backend", c.Backend, "duration_usec", c.Age.Microseconds(),
 				"bytes_to_backend", c.BytesToBackend, "bytes_to_client", c.BytesToClient)...)
 	case e.Kind == EventStateChanged && e.Reason == ReasonIdle:
-		g.log.Info("Idle for as long as --exit-idle-time= says, exiting.")
+		l.log.Info("Idle for as long as --exit-idle-time= says, exiting.")
 	case e.Kind == EventStateChanged && e.Reason == ReasonHandOver: // what becomes of it, its owner says
 	case e.Kind == EventStateChanged:
-		g.log.Info(fmt.Sprintf("Now %s.", e.State))
+		l.log.Info(fmt.Sprintf("Now %s.", e.State))
 	}
 	return false
 }
 
 // held names the option where a longer wait might have got the client its backend.
-func (g *eventLog) held(e *Event) string {
-	if e.Reason != ReasonConnectFailed || g.hold == 0 || e.Connection.Age < g.hold {
+func (l *eventLog) held(e *Event) string {
+	if e.Reason != ReasonConnectFailed || l.hold == 0 || e.Connection.Age < l.hold {
 		return ""
 	}
-	return fmt.Sprintf(" It was held for --connect-retry=%s.", strings.ReplaceAll(timespan.Format(g.hold), " ", ""))
+	return fmt.Sprintf(" It was held for --connect-retry=%s.", strings.ReplaceAll(timespan.Format(l.hold), " ", ""))
 }
 
 func refusal(e *Event) string {
@@ -116,32 +116,32 @@ func refusal(e *Event) string {
 // briefly rounds to what a reader of the log wants to know.
 func briefly(d time.Duration) string { return timespan.FormatAccuracy(d, time.Millisecond) }
 
-func (g *eventLog) acceptTrouble(l *Listener, err error, backoff time.Duration) (leftOut bool) {
-	return g.limited(eventAcceptTrouble, err.Error(), func() {
-		g.log.Error(fmt.Sprintf("Cannot accept on %s: %v; trying again in %s. Clients wait.", l.address, err, briefly(backoff)),
-			"listener", l.address, "error", err)
+func (l *eventLog) acceptTrouble(listener string, err error, backoff time.Duration) (leftOut bool) {
+	return l.limited(eventAcceptTrouble, err.Error(), func() {
+		l.log.Error(fmt.Sprintf("Cannot accept on %s: %v; trying again in %s. Clients wait.", listener, err, briefly(backoff)),
+			"listener", listener, "error", err)
 	})
 }
 
 // address logs that one address of several does not answer, or does so again.
-func (g *eventLog) address(kind EventKind, address, target string) (leftOut bool) {
-	return g.limited(kind, address, func() {
+func (l *eventLog) address(kind EventKind, addr, target string) (leftOut bool) {
+	return l.limited(kind, addr, func() {
 		if kind == eventAddressAnswers {
-			g.log.Info(fmt.Sprintf("Address %s of %s answers again.", address, target), "address", address, "backend", target)
+			l.log.Info(fmt.Sprintf("Address %s of %s answers again.", addr, target), "address", addr, "backend", target)
 			return
 		}
-		g.log.Warn(fmt.Sprintf("Address %s of %s does not answer; for %s it is tried after the others.",
-			address, target, timespan.Format(silenceKept)), "address", address, "backend", target)
+		l.log.Warn(fmt.Sprintf("Address %s of %s does not answer; for %s it is tried after the others.",
+			addr, target, timespan.Format(silenceKept)), "address", addr, "backend", target)
 	})
 }
 
-func (g *eventLog) lost(n uint64) {
-	g.log.Warn(fmt.Sprintf("Too much happened at once: %d events were not logged.", n))
+func (l *eventLog) lost(n uint64) {
+	l.log.Warn(fmt.Sprintf("Too much happened at once: %d events were not logged.", n))
 }
 
 // limited calls write unless the kind has had its lines for this window.
-func (g *eventLog) limited(kind EventKind, reason string, write func()) (leftOut bool) {
-	k := &g.kind[kind]
+func (l *eventLog) limited(kind EventKind, reason string, write func()) (leftOut bool) {
+	k := &l.kind[kind]
 	if now := time.Now(); now.Sub(k.window) >= logWindow {
 		k.window, k.lines = now, 0
 	}
@@ -156,9 +156,9 @@ func (g *eventLog) limited(kind EventKind, reason string, write func()) (leftOut
 }
 
 // summarize makes up for the lines left out; false if there were none.
-func (g *eventLog) summarize() (any bool) {
-	for i := range g.kind {
-		k := &g.kind[i]
+func (l *eventLog) summarize() (any bool) {
+	for i := range l.kind {
+		k := &l.kind[i]
 		if k.leftOut == 0 {
 			continue
 		}
@@ -171,7 +171,7 @@ func (g *eventLog) summarize() (any bool) {
 			eventHandOverFailed: "%d more connections could not be handed over, and were reset, the last one because of: %s.",
 			eventAddressAnswers: "An address answered again %d more times, the last one was %s.",
 		}[EventKind(i)]
-		g.log.Warn(fmt.Sprintf(text, k.leftOut, k.last), "suppressed", k.leftOut)
+		l.log.Warn(fmt.Sprintf(text, k.leftOut, k.last), "suppressed", k.leftOut)
 		k.leftOut = 0
 	}
 	return any

@@ -92,7 +92,7 @@ func TestAFloodOfOneKindIsSummedUp(t *testing.T) {
 	equal(t, "lines", strings.Count(buf.String(), "\n"), logBurst)
 
 	buf.Reset()
-	g.acceptTrouble(&Listener{address: "@web"}, unix.EMFILE, 5*time.Millisecond)
+	g.acceptTrouble("@web", unix.EMFILE, 5*time.Millisecond)
 	equal(t, "a line of another kind", buf.String(),
 		`level=ERROR msg="Cannot accept on @web: too many open files; trying again in 5ms. Clients wait." `+
 			`listener=@web error="too many open files"`+"\n")

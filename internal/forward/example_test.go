@@ -34,11 +34,11 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	address, err := forward.ParseListenAddress(filepath.Join(dir, "proxy"))
+	addr, err := forward.ParseListenAddress(filepath.Join(dir, "proxy"))
 	if err != nil {
 		log.Fatal(err)
 	}
-	listener, err := address.Listen()
+	listener, err := addr.Listen()
 	if err != nil {
 		log.Fatal(err)
 	}

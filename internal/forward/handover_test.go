@@ -41,11 +41,11 @@ func (r *rig) takeOver(h *Handover, change ...func(*Config)) Takeover {
 	}
 	listeners := make([]*Listener, len(r.cfg.Listeners))
 	for i, old := range r.cfg.Listeners {
-		address, err := ParseListenAddress(old.name)
+		addr, err := ParseListenAddress(old.name)
 		if err != nil {
 			r.t.Fatal(err)
 		}
-		l, ok := taken.Listen(address)
+		l, ok := taken.Listen(addr)
 		if !ok {
 			r.t.Fatalf("the socket of %s is missing", old.name)
 		}
@@ -223,8 +223,8 @@ func TestHandOverGoesOnWithAPROXYHeader(t *testing.T) {
 
 func TestHandOverHoldsAClientWhoseBackendIsAway(t *testing.T) {
 	checkLeaks(t)
-	address := streamtest.Free(t, streamtest.TCP4)
-	r := rigTo(t, "tcp", address.Text, func(c *Config) { c.ConnectRetry = time.Minute })
+	addr := streamtest.Free(t, streamtest.TCP4)
+	r := rigTo(t, "tcp", addr.Text, func(c *Config) { c.ConnectRetry = time.Minute })
 	c := r.dial()
 	streamtest.Send(t, c, "early")
 	proctest.Eventually(t, "the backend is known to be away", func() bool { return r.Backend().State == BackendFailing })
@@ -233,7 +233,7 @@ func TestHandOverHoldsAClientWhoseBackendIsAway(t *testing.T) {
 	if r.Backend().LastError == nil {
 		t.Error("the backend's last error is forgotten")
 	}
-	backend := streamtest.Listen(t, address)
+	backend := streamtest.Listen(t, addr)
 	b := backend.Accept()
 	streamtest.Receive(t, b, "early")
 	streamtest.Finish(t, c)
@@ -426,11 +426,11 @@ func TestHandOverIsCommittedBeforeAByteMoves(t *testing.T) {
 	taken.Commit = func() error { return refused }
 	cfg := r.cfg
 	cfg.Predecessor = taken
-	address, err := ParseListenAddress(cfg.Listeners[0].name)
+	addr, err := ParseListenAddress(cfg.Listeners[0].name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, ok := taken.Listen(address)
+	l, ok := taken.Listen(addr)
 	if !ok {
 		t.Fatal("the listening socket is missing")
 	}

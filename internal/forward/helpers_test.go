@@ -203,11 +203,11 @@ func listenFor(t *testing.T, network string) *Listener {
 // mustListen opens a listener that the caller closes, or a Proxy.
 func mustListen(t *testing.T, text string) *Listener {
 	t.Helper()
-	address, err := ParseListenAddress(text)
+	addr, err := ParseListenAddress(text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := address.Listen()
+	l, err := addr.Listen()
 	if err != nil {
 		t.Fatal(err)
 	}

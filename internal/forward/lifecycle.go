@@ -36,42 +36,42 @@ type lifecycle struct {
 	heir         *Handover // end now, and leave everything to it
 }
 
-func (y *lifecycle) init(p *Proxy) {
-	y.proxy = p
-	y.wake = make(chan struct{}, 1)
-	y.done = make(chan struct{})
-	y.exitIdleTime = p.cfg.ExitIdleTime
+func (lc *lifecycle) init(p *Proxy) {
+	lc.proxy = p
+	lc.wake = make(chan struct{}, 1)
+	lc.done = make(chan struct{})
+	lc.exitIdleTime = p.cfg.ExitIdleTime
 }
 
 // released is called by a loop that is closing a connection.
-func (y *lifecycle) released() { y.idleSince.Store(int64(y.proxy.clock())) }
+func (lc *lifecycle) released() { lc.idleSince.Store(int64(lc.proxy.clock())) }
 
 // idle is called by a loop that has closed the last connection.
-func (y *lifecycle) idle() {
-	if y.watchIdle.Load() {
-		y.poke()
+func (lc *lifecycle) idle() {
+	if lc.watchIdle.Load() {
+		lc.poke()
 	}
 }
 
-func (y *lifecycle) poke() {
+func (lc *lifecycle) poke() {
 	select {
-	case y.wake <- struct{}{}:
+	case lc.wake <- struct{}{}:
 	default:
 	}
 }
 
 // run is the lifecycle's goroutine.
-func (y *lifecycle) run() {
+func (lc *lifecycle) run() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		select {
-		case <-y.wake:
+		case <-lc.wake:
 		case <-timer.C:
 		}
-		next, end := y.step()
+		next, end := lc.step()
 		if end {
-			y.end()
+			lc.end()
 			return
 		}
 		timer.Stop()
@@ -82,76 +82,76 @@ func (y *lifecycle) run() {
 }
 
 // step does what is due and returns the time until it should look again.
-func (y *lifecycle) step() (next time.Duration, end bool) {
-	y.mu.Lock()
-	defer y.mu.Unlock()
-	if y.kill || y.heir != nil {
+func (lc *lifecycle) step() (next time.Duration, end bool) {
+	lc.mu.Lock()
+	defer lc.mu.Unlock()
+	if lc.kill || lc.heir != nil {
 		return 0, true
 	}
-	y.watchIdle.Store(true) // before the look, so that no last connection goes unnoticed
-	connections := y.proxy.NumConnections()
-	if y.state == StateRunning {
-		return y.stepRunning(connections)
+	lc.watchIdle.Store(true) // before the look, so that no last connection goes unnoticed
+	connections := lc.proxy.NumConnections()
+	if lc.state == StateRunning {
+		return lc.stepRunning(connections)
 	}
 	now := time.Now()
-	if connections > 0 && !y.flushed && !y.deadline.IsZero() && !now.Before(y.deadline) {
-		y.flushed = true
-		y.eachConnection((*loop).flushAndReset)
+	if connections > 0 && !lc.flushed && !lc.deadline.IsZero() && !now.Before(lc.deadline) {
+		lc.flushed = true
+		lc.eachConnection((*loop).flushAndReset)
 	}
-	if connections > 0 && !y.cutAt.IsZero() && !now.Before(y.cutAt) {
-		y.cutAt = time.Time{}
-		y.eachConnection(func(l *loop, c *conn) { l.cut(c, ReasonDeadline) })
+	if connections > 0 && !lc.cutAt.IsZero() && !now.Before(lc.cutAt) {
+		lc.cutAt = time.Time{}
+		lc.eachConnection(func(l *loop, c *conn) { l.cut(c, ReasonDeadline) })
 	}
-	if y.proxy.NumConnections() > 0 {
+	if lc.proxy.NumConnections() > 0 {
 		switch {
-		case !y.flushed && !y.deadline.IsZero():
-			return max(y.deadline.Sub(now), 0), false
-		case !y.cutAt.IsZero():
-			return max(y.cutAt.Sub(now), 0), false
+		case !lc.flushed && !lc.deadline.IsZero():
+			return max(lc.deadline.Sub(now), 0), false
+		case !lc.cutAt.IsZero():
+			return max(lc.cutAt.Sub(now), 0), false
 		}
 		return Infinity, false
 	}
-	if y.exit {
-		y.setState(StateExiting) // Resume comes too late from here on
+	if lc.exit {
+		lc.setState(StateExiting) // Resume comes too late from here on
 		return 0, true
 	}
-	y.deadline, y.cutAt = time.Time{}, time.Time{}
-	y.setState(StateDrained)
+	lc.deadline, lc.cutAt = time.Time{}, time.Time{}
+	lc.setState(StateDrained)
 	return Infinity, false
 }
 
-func (y *lifecycle) stepRunning(connections int) (next time.Duration, end bool) {
-	if y.exitIdleTime == Infinity {
-		y.watchIdle.Store(false)
+func (lc *lifecycle) stepRunning(connections int) (next time.Duration, end bool) {
+	if lc.exitIdleTime == Infinity {
+		lc.watchIdle.Store(false)
 		return Infinity, false
 	}
 	if connections > 0 {
 		return Infinity, false // idle will tell
 	}
-	y.watchIdle.Store(false)
-	now := y.proxy.clock()
-	left := max(y.exitIdleTime-(now-time.Duration(y.idleSince.Load())), y.proxy.cfg.MinRuntime-now)
+	lc.watchIdle.Store(false)
+	now := lc.proxy.clock()
+	left := max(lc.exitIdleTime-(now-time.Duration(lc.idleSince.Load())), lc.proxy.cfg.MinRuntime-now)
 	if left > 0 {
 		return left, false
 	}
 	// A client that connects while this process ends stays in the backlog, for which systemd starts it again. One that has
 	// connected before is found there, or was accepted and is counted.
-	y.setAccepting(false)
-	if y.proxy.NumConnections() == 0 && !y.backlog() {
-		y.exit = true
-		y.state = StateExiting
-		y.proxy.observers.add(queuedEvent{kind: EventStateChanged, state: StateExiting, reason: ReasonIdle})
+	lc.setAccepting(false)
+	if lc.proxy.NumConnections() == 0 && !lc.backlog() {
+		lc.exit = true
+		lc.state = StateExiting
+		lc.proxy.observers.add(queuedEvent{kind: EventStateChanged, state: StateExiting, reason: ReasonIdle})
 		return 0, true
 	}
-	y.setAccepting(true)
+	lc.setAccepting(true)
 	// Not at once: accepting may be failing.
 	return countInterval, false
 }
 
 // backlog reports whether a client waits at a listener.
-func (y *lifecycle) backlog() bool {
+func (lc *lifecycle) backlog() bool {
 	var fds []unix.PollFd
-	for _, listener := range y.proxy.cfg.Listeners {
+	for _, listener := range lc.proxy.cfg.Listeners {
 		fds = append(fds, unix.PollFd{Fd: listener.fd, Events: unix.POLLIN})
 	}
 	n, err := unix.Poll(fds, 0)
@@ -159,48 +159,48 @@ func (y *lifecycle) backlog() bool {
 }
 
 // end closes everything. The subscribers get the last events before their channels close.
-func (y *lifecycle) end() {
-	y.mu.Lock()
-	if y.heir != nil {
-		y.proxy.bequeath(y.heir)
-		y.state = StateExiting
-		y.proxy.observers.add(queuedEvent{kind: EventStateChanged, state: StateExiting, reason: ReasonHandOver})
+func (lc *lifecycle) end() {
+	lc.mu.Lock()
+	if lc.heir != nil {
+		lc.proxy.bequeath(lc.heir)
+		lc.state = StateExiting
+		lc.proxy.observers.add(queuedEvent{kind: EventStateChanged, state: StateExiting, reason: ReasonHandOver})
 	}
-	y.exit = true
-	y.setState(StateExiting)
-	y.mu.Unlock()
-	for _, l := range y.proxy.loops {
+	lc.exit = true
+	lc.setState(StateExiting)
+	lc.mu.Unlock()
+	for _, l := range lc.proxy.loops {
 		l.mailbox.post(func() { l.stop = true })
 	}
-	for _, l := range y.proxy.loops {
+	for _, l := range lc.proxy.loops {
 		<-l.ended
 	}
-	loopsRunning.Add(-int64(len(y.proxy.loops)))
-	y.proxy.resolver.close()
-	for _, listener := range y.proxy.cfg.Listeners {
-		if y.heir == nil || !listener.own {
+	loopsRunning.Add(-int64(len(lc.proxy.loops)))
+	lc.proxy.resolver.close()
+	for _, listener := range lc.proxy.cfg.Listeners {
+		if lc.heir == nil || !listener.own {
 			listener.Close()
 		}
 	}
-	y.proxy.observers.close()
-	close(y.done)
+	lc.proxy.observers.close()
+	close(lc.done)
 }
 
-func (y *lifecycle) setState(s State) {
-	if y.state != s {
-		y.state = s
-		y.proxy.observers.add(queuedEvent{kind: EventStateChanged, state: s})
+func (lc *lifecycle) setState(s State) {
+	if lc.state != s {
+		lc.state = s
+		lc.proxy.observers.add(queuedEvent{kind: EventStateChanged, state: s})
 	}
 }
 
-func (y *lifecycle) setAccepting(on bool) {
-	for _, l := range y.proxy.loops {
+func (lc *lifecycle) setAccepting(on bool) {
+	for _, l := range lc.proxy.loops {
 		l.call(func() { l.setAccepting(on) })
 	}
 }
 
-func (y *lifecycle) eachConnection(f func(*loop, *conn)) {
-	for _, l := range y.proxy.loops {
+func (lc *lifecycle) eachConnection(f func(*loop, *conn)) {
+	for _, l := range lc.proxy.loops {
 		l.call(func() {
 			for _, c := range l.connections(nil) {
 				f(l, c)
@@ -211,14 +211,14 @@ func (y *lifecycle) eachConnection(f func(*loop, *conn)) {
 
 // setDeadline is counted from now; 0 and Infinity mean none. A connection in which nothing has moved for as long before,
 // and for drainIdleMin, is not expected to move a byte in that time: it ends now, with a FIN to both peers.
-func (y *lifecycle) setDeadline(timeout time.Duration) {
-	y.deadline, y.cutAt, y.flushed = time.Time{}, time.Time{}, false
+func (lc *lifecycle) setDeadline(timeout time.Duration) {
+	lc.deadline, lc.cutAt, lc.flushed = time.Time{}, time.Time{}, false
 	if timeout <= 0 || timeout == Infinity {
 		return
 	}
-	y.deadline = time.Now().Add(timeout)
-	y.cutAt = y.deadline.Add(min(flushTime, timeout))
-	for _, l := range y.proxy.loops {
+	lc.deadline = time.Now().Add(timeout)
+	lc.cutAt = lc.deadline.Add(min(flushTime, timeout))
+	for _, l := range lc.proxy.loops {
 		l.call(func() { l.endIdle(max(timeout, drainIdleMin)) })
 	}
 }

@@ -133,8 +133,8 @@ func TestNobodyIsLostWhenTheProxyEndsByItself(t *testing.T) {
 }
 
 // ask has an echo server answer.
-func ask(network, address string) error {
-	c, err := net.Dial(network, address)
+func ask(network, addr string) error {
+	c, err := net.Dial(network, addr)
 	if err != nil {
 		return err
 	}

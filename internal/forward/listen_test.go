@@ -129,8 +129,8 @@ func TestASocketInUseIsNotReplaced(t *testing.T) {
 			checkLeaks(t)
 			other := listen(t, network)
 			defer other.Close()
-			address := other.Addr().String()
-			a, err := ParseListenAddress(address)
+			addr := other.Addr().String()
+			a, err := ParseListenAddress(addr)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -138,8 +138,8 @@ func TestASocketInUseIsNotReplaced(t *testing.T) {
 			if err == nil {
 				t.Fatal("a second listener")
 			}
-			equal(t, "error", err.Error(), fmt.Sprintf("cannot listen on %s: address already in use", address))
-			streamtest.Dial(t, streamtest.Address{Network: network, Text: address})
+			equal(t, "error", err.Error(), fmt.Sprintf("cannot listen on %s: address already in use", addr))
+			streamtest.Dial(t, streamtest.Address{Network: network, Text: addr})
 		})
 	}
 }
@@ -197,11 +197,11 @@ func TestAPortListensOnIPv4TooWhereIPv6SocketsAreForIPv6Alone(t *testing.T) {
 		if err := os.WriteFile("/proc/sys/net/ipv6/bindv6only", []byte("1"), 0o644); err != nil {
 			testenv.Without(t, "cannot set net.ipv6.bindv6only: %v", err)
 		}
-		address, err := ParseListenAddress("8080")
+		addr, err := ParseListenAddress("8080")
 		if err != nil {
 			return err
 		}
-		l, err := address.Listen()
+		l, err := addr.Listen()
 		if err != nil {
 			return err
 		}
@@ -224,7 +224,7 @@ func TestAdoptListenerTakesTheSocketAndItsName(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := l.Addr().String()
+	addr := l.Addr().String()
 	l.Close()
 	named := os.NewFile(mustDup(t, file), "web")
 	file.Close()
@@ -234,12 +234,12 @@ func TestAdoptListenerTakesTheSocketAndItsName(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer adopted.Close()
-	equal(t, "address", adopted.Address(), address)
+	equal(t, "address", adopted.Address(), addr)
 	equal(t, "name", adopted.name, "web")
 	if _, err := named.Stat(); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("the file is still open: %v", err)
 	}
-	streamtest.Dial(t, streamtest.TCP(address))
+	streamtest.Dial(t, streamtest.TCP(addr))
 }
 
 func mustDup(t *testing.T, file *os.File) uintptr {

@@ -178,11 +178,11 @@ func (g *gate) handOver() error {
 	cfg, pipes := g.cfg, g.pipes.total
 	cfg.Predecessor, cfg.Listeners = h, nil
 	for _, old := range g.cfg.Listeners {
-		address, err := ParseListenAddress(old.name)
+		addr, err := ParseListenAddress(old.name)
 		if err != nil {
 			return err
 		}
-		l, ok := h.Listen(address)
+		l, ok := h.Listen(addr)
 		if !ok {
 			return fmt.Errorf("there is no listener at %s", old.name)
 		}

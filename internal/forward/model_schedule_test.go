@@ -147,9 +147,9 @@ func newSchedule(t *rapid.T, backendTCP bool, header ProxyProtocol) *schedule {
 	parsed, err := ParseTarget(target)
 	must(t, err)
 	for i, text := range []string{"127.0.0.1:0", streamtest.AbstractName()} {
-		address, err := ParseListenAddress(text)
+		addr, err := ParseListenAddress(text)
 		must(t, err)
-		m.listener[i], err = address.Listen()
+		m.listener[i], err = addr.Listen()
 		must(t, err)
 		must(t, fixBuffers(int(m.listener[i].fd), room))
 	}

@@ -132,11 +132,11 @@ func (l *loop) report(kind EventKind, c *conn) {
 }
 
 // reportRefused queues the event of a client that was turned away.
-func (l *loop) reportRefused(fd int32, address address, listener int, reason Reason) {
+func (l *loop) reportRefused(fd int32, addr address, listener int, reason Reason) {
 	h := queuedEvent{kind: EventRefused, reason: reason}
 	h.record.listener = uint16(listener)
-	h.record.address[client] = address
-	if address.named {
+	h.record.address[client] = addr
+	if addr.named {
 		h.record.names[client] = l.sa.unixName()
 	}
 	l.proxy.observers.add(h)
@@ -235,7 +235,7 @@ func (o *observers) tell(h *queuedEvent) (leftOut bool) {
 			e.Source = h.record.address[client].describeSource(o.proxy.cfg.SourcePrefixIPv6)
 		}
 	case eventAcceptTrouble:
-		return o.log.acceptTrouble(h.listener, h.err, h.backoff)
+		return o.log.acceptTrouble(h.listener.address, h.err, h.backoff)
 	case eventAddressSilent, eventAddressAnswers:
 		return o.log.address(h.kind, h.record.address[backend].describe(""), o.proxy.cfg.Target.text)
 	}

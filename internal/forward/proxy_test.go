@@ -302,7 +302,7 @@ func TestTheLimitOfAUserIsItsOwn(t *testing.T) {
 }
 
 // dialAs connects on a thread that is another user, and ends it.
-func dialAs(uid uintptr, address string) (c net.Conn, err error) {
+func dialAs(uid uintptr, addr string) (c net.Conn, err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -311,7 +311,7 @@ func dialAs(uid uintptr, address string) (c net.Conn, err error) {
 			err = errno
 			return
 		}
-		c, err = net.Dial("unix", address)
+		c, err = net.Dial("unix", addr)
 	}()
 	<-done
 	return c, err

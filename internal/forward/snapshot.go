@@ -31,15 +31,15 @@ func (s ConnectionState) String() string {
 
 // Connection describes one connection at one moment.
 type Connection struct {
-	ID       uint64 // from 1; never used again, not even by a process that takes over
-	State    ConnectionState
-	Client   string // "192.0.2.1:4711", "[2001:db8::1]:4711", "/path", "@name" or "unix:pid=PID,uid=UID"
-	Proxy    string // who sent the PROXY header that names Client, in the same form; "": there was none
-	Backend  string // the address connected to; before that, the target as it was given
-	Listener string // where the client came in
-	Name     string // the name systemd gave that socket, its address otherwise
-	IsUnix   bool   // Client is one of an AF_UNIX socket: PID and UID are known
-	PID, UID uint32
+	ID           uint64 // from 1; never used again, not even by a process that takes over
+	State        ConnectionState
+	Client       string // "192.0.2.1:4711", "[2001:db8::1]:4711", "/path", "@name" or "unix:pid=PID,uid=UID"
+	Proxy        string // who sent the PROXY header that names Client, in the same form; "": there was none
+	Backend      string // the address connected to; before that, the target as it was given
+	Listener     string // where the client came in
+	ListenerName string // the name systemd gave that socket, its address otherwise
+	IsUnix       bool   // Client is one of an AF_UNIX socket: PID and UID are known
+	PID, UID     uint32
 
 	Opened         time.Time
 	Age, Idle      time.Duration // since the client was accepted; since the last byte
@@ -96,7 +96,7 @@ func (l *loop) record(c *conn) record {
 func (p *Proxy) connection(r *record) Connection {
 	listener := p.listeners[r.listener]
 	c := Connection{
-		ID: r.id, State: r.state, Listener: listener.address, Name: listener.name,
+		ID: r.id, State: r.state, Listener: listener.address, ListenerName: listener.name,
 		Client:         r.address[client].describe(r.names[client]),
 		Proxy:          r.proxy.describe(r.names[client]),
 		Backend:        r.address[backend].describe(r.names[backend]),

@@ -102,7 +102,7 @@ func TestAConnectionIsDescribedAsItIs(t *testing.T) {
 	c.Opened, c.Age, c.Idle = time.Time{}, 0, 0
 	equal(t, "connection", c, Connection{
 		ID: 1, State: ConnectionOpen, Client: client.LocalAddr().String(), Backend: server.LocalAddr().String(),
-		Listener: r.address, Name: "127.0.0.1:0", BytesToBackend: 10, BytesToClient: 9,
+		Listener: r.address, ListenerName: "127.0.0.1:0", BytesToBackend: 10, BytesToClient: 9,
 	})
 	equal(t, "in the list", r.connection().ID, c.ID)
 }

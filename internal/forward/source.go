@@ -23,16 +23,16 @@ func ParseSource(s string) (Source, error) {
 	if s == "unix" {
 		return source, nil
 	}
-	if address, bits, found := strings.Cut(s, "/"); found {
+	if addr, bits, found := strings.Cut(s, "/"); found {
 		prefix, err := netip.ParsePrefix(s)
 		if err != nil {
-			if _, err := netip.ParseAddr(address); err == nil {
-				return source, fmt.Errorf("%q is not the length of a prefix of %s", bits, address)
+			if _, err := netip.ParseAddr(addr); err == nil {
+				return source, fmt.Errorf("%q is not the length of a prefix of %s", bits, addr)
 			}
 			return source, errNoSource
 		}
 		if masked := prefix.Masked(); masked.Addr() != prefix.Addr() {
-			return source, fmt.Errorf("address bits are set after the prefix; write %s, or %s for one address", masked, address)
+			return source, fmt.Errorf("address bits are set after the prefix; write %s, or %s for one address", masked, addr)
 		}
 		source.prefix = unmap(prefix)
 		return source, nil

@@ -49,8 +49,8 @@ func happened[K comparable](counts map[K]uint64) string {
 }
 
 func TestBreakdownSaysWhyABackendCouldNotBeReached(t *testing.T) {
-	address := streamtest.Free(t, streamtest.TCP4)
-	r := rigTo(t, "tcp", address.Text, func(c *Config) { c.ConnectRetry = AtOnce })
+	addr := streamtest.Free(t, streamtest.TCP4)
+	r := rigTo(t, "tcp", addr.Text, func(c *Config) { c.ConnectRetry = AtOnce })
 	r.turnedAway()
 	equal(t, "failures", happened(r.Breakdown().Failures), "map[refused:1]")
 	equal(t, "ends", happened(r.Breakdown().Ends), "map[connect-failed:1]")

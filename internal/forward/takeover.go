@@ -61,28 +61,28 @@ func (p *Proxy) inherit(h *Handover) {
 // its name left.
 func (p *Proxy) inheritListeners(s *state) (indexes []uint16) {
 	for i := range s.listeners {
-		address, name := string(s.bytesOf(s.listeners[i].address)), string(s.bytesOf(s.listeners[i].name))
+		addr, name := string(s.bytesOf(s.listeners[i].address)), string(s.bytesOf(s.listeners[i].name))
 		found := -1
 		for j, l := range p.listeners {
-			if l.address == address && (found < 0 || l.name == name) {
+			if l.address == addr && (found < 0 || l.name == name) {
 				found = j
 			}
 		}
 		if found < 0 {
 			found = len(p.listeners)
-			p.listeners = append(p.listeners, &Listener{fd: -1, address: address, name: name})
+			p.listeners = append(p.listeners, &Listener{fd: -1, address: addr, name: name})
 		}
 		indexes = append(indexes, uint16(found))
 	}
 	return indexes
 }
 
-func (y *lifecycle) inherit(i *instanceRecord) {
-	y.idleSince.Store(int64(i.idleSince))
-	y.state = i.state
-	y.exit, y.flushed = i.exitWhenDrained != 0, i.drainOver != 0
-	y.deadline, y.cutAt = y.proxy.wallTime(i.deadline), y.proxy.wallTime(i.cutAt)
-	y.proxy.refusing.Store(i.refusing != 0)
+func (lc *lifecycle) inherit(i *instanceRecord) {
+	lc.idleSince.Store(int64(i.idleSince))
+	lc.state = i.state
+	lc.exit, lc.flushed = i.exitWhenDrained != 0, i.drainOver != 0
+	lc.deadline, lc.cutAt = lc.proxy.wallTime(i.deadline), lc.proxy.wallTime(i.cutAt)
+	lc.proxy.refusing.Store(i.refusing != 0)
 }
 
 // inherit makes a connection of a record, and reports whether all of it was there.

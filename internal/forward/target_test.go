@@ -160,10 +160,10 @@ func FuzzParseTarget(f *testing.F) {
 			return
 		}
 		for i := range target.fixed {
-			address := target.fixed[i].String()
-			again, err := ParseTarget(address)
-			if err != nil || destination(again) != address {
-				t.Errorf("%s became %s, %v", address, destination(again), err)
+			addr := target.fixed[i].String()
+			again, err := ParseTarget(addr)
+			if err != nil || destination(again) != addr {
+				t.Errorf("%s became %s, %v", addr, destination(again), err)
 			}
 		}
 	})
