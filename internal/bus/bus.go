@@ -82,8 +82,11 @@ type Server struct {
 	refusedBackoff   time.Duration // where the policy of the bus refuses a name
 }
 
-// Start begins to connect and returns at once; trouble with the bus is logged.
+// Start begins to connect and returns at once; trouble with the bus is logged. It panics if a required field is missing.
 func Start(config Config) *Server {
+	if config.Proxy == nil || config.Address == "" || config.Instance == "" || config.Exit == nil || config.Log == nil {
+		panic("bus: Config lacks a required field")
+	}
 	s := newServer(config)
 	s.start()
 	return s

@@ -110,8 +110,8 @@ type Config struct {
 	// these are lower now. Its counters, ids and times go on too, and so does its drain. If nil, the Proxy begins anew.
 	Predecessor *Handover
 
-	// Log receives what an administrator should know. If nil, nothing is logged. It is called from one goroutine that
-	// no connection waits for.
+	// Log receives what an administrator should know. If nil, nothing is logged. [Start] calls it, and later one
+	// goroutine that no connection waits for.
 	Log *slog.Logger
 
 	// Loops is the number of event loops. By default, there is one for each CPU this process may use, at most 16.
