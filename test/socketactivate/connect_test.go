@@ -13,25 +13,6 @@ import (
 
 // How proxyd finds its way to a backend that is late, slow or missing.
 
-func TestAClientIsHeldUntilTheBackendListensAndItsFirstBytesAreKept(t *testing.T) {
-	t.Parallel()
-	for _, kind := range []string{streamtest.TCP4, streamtest.Path, streamtest.Abstract} {
-		t.Run(kind, func(t *testing.T) {
-			t.Parallel()
-			late := streamtest.Free(t, kind)
-			s := activate(t, proxyd, []streamtest.Address{streamtest.Free(t, streamtest.TCP4)}, "--connect-retry=1min", late.Target())
-			early, silent := s.dial(), s.dial()
-			streamtest.Send(t, early, "first bytes")
-			s.accepts(2)
-			b := streamtest.Listen(t, late)
-			b.Serve(streamtest.Echo)
-			streamtest.Receive(t, early, "first bytes")
-			streamtest.Echoes(t, early, "and more")
-			streamtest.Echoes(t, silent, "so does who waited without a word")
-		})
-	}
-}
-
 func TestAClientThatFinishedBeforeTheBackendListensGetsItsAnswer(t *testing.T) {
 	t.Parallel()
 	late := streamtest.Free(t, streamtest.Path)
@@ -104,26 +85,6 @@ func TestAnotherAttemptFollowsOneThatTookTooLong(t *testing.T) {
 	clear()
 	full.Serve(streamtest.Echo)
 	streamtest.Receive(t, client, "first bytes")
-}
-
-func TestEveryAddressOfANameIsTried(t *testing.T) {
-	t.Parallel()
-	alive := streamtest.NewEcho(t, streamtest.TCP4)
-	ip, port, _ := strings.Cut(alive.Target, ":")
-	hosts := ""
-	for range 3 {
-		hosts += streamtest.Loopback().String() + " many.test\n"
-	}
-	hosts += ip + " many.test\n" + streamtest.Loopback().String() + " many.test\n"
-	s := launch(t, setup{
-		program: proxyd,
-		listen:  []streamtest.Address{streamtest.Free(t, streamtest.Path)},
-		wrap:    proctest.WithFile(t, "/etc/hosts", hosts),
-		args:    []string{"--connect-retry=0", "many.test:" + port},
-	})
-	for range 5 {
-		streamtest.Echoes(t, s.dial(), "by way of the one that lives")
-	}
 }
 
 func TestANameThatCannotBeResolvedIsSaidWithTheClient(t *testing.T) {

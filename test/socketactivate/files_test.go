@@ -64,39 +64,6 @@ func tryEcho(c net.Conn) error {
 	return err
 }
 
-func TestNoFileDescriptorIsLostHoweverConnectionsEnd(t *testing.T) {
-	t.Parallel()
-	const clients, each = 20, 150 / slowdown
-	b := streamtest.NewBackend(t, streamtest.TCP4)
-	b.Serve(streamtest.EndAsTold)
-	s := activate(t, proxyd, []streamtest.Address{streamtest.Free(t, streamtest.TCP4)}, "--connect-retry=0", b.Target)
-	s.dial().Close()
-	s.ready()
-	proctest.Eventually(t, "the first connection is gone", func() bool { return s.Descriptors().Sockets == s.listeners })
-	atRest := s.Descriptors()
-
-	streamtest.Together(t, clients, func(int) error {
-		for i := range each {
-			if err := streamtest.EndOneWay(s.listen[0], i%streamtest.Endings); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	b.Close()
-	for range 100 {
-		if how := s.turnsAway(nil); how != streamtest.BrokenOff {
-			t.Fatalf("without a backend, a client got %s", how)
-		}
-	}
-	// Pipes that nobody needs are closed after some seconds.
-	proctest.Eventually(t, "everything is closed", func() bool {
-		now := s.Descriptors()
-		// Two of the others are Go's, which it opens for its first timer.
-		return now.Sockets == s.listeners && now.Pipes == 0 && now.Others <= atRest.Others+2
-	})
-}
-
 func exists(file string) bool {
 	_, err := os.Lstat(file)
 	return err == nil

@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/streamtest"
 	"example.org/socketproxy/internal/testenv"
 	"golang.org/x/sys/unix"
@@ -34,26 +33,6 @@ func TestTheLimitOfConnectionsHoldsWhenManyComeAtOnce(t *testing.T) {
 	if line := s.Says("Refused client 127.0.0.1:"); !strings.HasSuffix(line, ": the limit of --connections-max= is reached.") {
 		t.Errorf("the log says %q", line)
 	}
-}
-
-func TestAConnectionThatEndsMakesRoomForAnother(t *testing.T) {
-	t.Parallel()
-	s := activate(t, proxyd, []streamtest.Address{streamtest.Free(t, streamtest.TCP4)}, "-c2", streamtest.NewEcho(t, streamtest.Path).Target)
-	first, second := s.dial(), s.dial()
-	streamtest.Echoes(t, first, "one")
-	streamtest.Echoes(t, second, "two")
-	if how := s.turnsAway(nil); how != streamtest.BrokenOff {
-		t.Errorf("the third client got %s, want %s", how, streamtest.BrokenOff)
-	}
-	first.Close()
-	proctest.Eventually(t, "there is room again", func() bool {
-		c, err := s.admitted(nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return c != nil
-	})
-	streamtest.Echoes(t, second, "still here")
 }
 
 func TestTheLimitOfASourceIsThatOfAnIPAddress(t *testing.T) {
