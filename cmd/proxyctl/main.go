@@ -38,7 +38,8 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends it at once
 
-	c := &ctl{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, terminal: terminalOf(os.Stdout), now: time.Now, version: version.String()}
+	c := &ctl{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, terminal: terminalOf(os.Stdout), now: time.Now, version: version.String(),
+		replyTimeout: client.ReplyTimeout}
 	os.Exit(c.run(ctx, os.Args[1:]))
 }
 
@@ -49,7 +50,8 @@ type ctl struct {
 	stdout, stderr io.Writer
 	terminal       terminal
 	now            func() time.Time
-	version        string // of proxyctl; "": instances are not held against it
+	version        string        // of proxyctl; "": instances are not held against it
+	replyTimeout   time.Duration // see client.Client
 
 	bus      *client.Client // see connect
 	machines []*host        // where there are several --host=
@@ -143,6 +145,7 @@ func (c *ctl) connect(ctx context.Context) error {
 	}
 	connection.Interactive = !c.noAskPassword
 	connection.Waiting = c.waitsForConsent
+	connection.ReplyTimeout = c.replyTimeout
 	c.bus = connection
 	return nil
 }

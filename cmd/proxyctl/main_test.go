@@ -40,6 +40,9 @@ func (m leakChecked) Run() int {
 // noon is the time at which every golden file is made.
 var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
+// replyTimeout is short enough for tests in which an instance hangs, and long enough for those in which none does, on a busy machine.
+const replyTimeout = time.Second
+
 // environment is the same on every machine. journalctl(1) and less(1) are in testdata/bin.
 func environment(t *testing.T) {
 	t.Helper()
@@ -60,7 +63,7 @@ func transcript(t *testing.T, b *bustest.Bus, args ...string) (text string, stat
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", b.Address())
 	var output bytes.Buffer
 	c := &ctl{stdin: os.Stdin, stdout: &output, stderr: &output, terminal: terminalOf(&output), now: func() time.Time { return noon },
-		version: "1.0"}
+		version: "1.0", replyTimeout: replyTimeout}
 	status = c.run(t.Context(), args)
 	text = fmt.Sprintf("$ %s\n%s", strings.Join(append([]string{"proxyctl"}, args...), " "), &output)
 	if status != 0 {

@@ -58,7 +58,8 @@ func begin(t *testing.T, b *bustest.Bus, as func(*ctl), args ...string) (out *ou
 	t.Helper()
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", b.Address())
 	out = newOutput()
-	c := &ctl{stdin: os.Stdin, stdout: out, stderr: out, terminal: terminalOf(out), now: func() time.Time { return noon }}
+	c := &ctl{stdin: os.Stdin, stdout: out, stderr: out, terminal: terminalOf(out), now: func() time.Time { return noon },
+		replyTimeout: replyTimeout}
 	if as != nil {
 		as(c)
 	}
@@ -81,7 +82,7 @@ func TestMonitorGoesOnWithoutAnInstanceThatHangs(t *testing.T) {
 	if status := end(); status != statusFailure {
 		t.Errorf("exit status %d", status)
 	}
-	want := "proxyctl: cannot monitor mail: no answer within 5s\nNov 22 12:00:00.000 web refused 192.0.2.9:50001 limit\n"
+	want := "proxyctl: cannot monitor mail: no answer within 1s\nNov 22 12:00:00.000 web refused 192.0.2.9:50001 limit\n"
 	if out.String() != want {
 		t.Errorf("got  %q\nwant %q", out, want)
 	}
@@ -103,7 +104,7 @@ func TestMonitorCatchesUpOnEventsThatWereLost(t *testing.T) {
 		b := bustest.Start(t, bustest.Options{})
 		db, web := startFake(t, b, "db", nil), startFake(t, b, "web", nil)
 		out := newOutput()
-		c := &ctl{stdout: out, stderr: out, now: func() time.Time { return noon }}
+		c := &ctl{stdout: out, stderr: out, now: func() time.Time { return noon }, replyTimeout: replyTimeout}
 		c.destination.Address, c.json = b.Address(), mode
 		running, err := c.running(t.Context())
 		if err != nil {
@@ -140,7 +141,7 @@ func TestMonitorKeepsNoClientsWhoseEndItWasNotTold(t *testing.T) {
 	b := bustest.Start(t, bustest.Options{})
 	web := startFake(t, b, "web", nil)
 	out := newOutput()
-	c := &ctl{stdout: io.Discard, stderr: out, now: func() time.Time { return noon }}
+	c := &ctl{stdout: io.Discard, stderr: out, now: func() time.Time { return noon }, replyTimeout: replyTimeout}
 	c.destination.Address = b.Address()
 	running, err := c.running(t.Context())
 	if err != nil {

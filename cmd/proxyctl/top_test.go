@@ -218,7 +218,7 @@ func TestTopActsOnKeysAndLeavesTheTerminalAsItWas(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			var complaints bytes.Buffer
-			c := &ctl{stdin: slave, stdout: slave, stderr: &complaints, terminal: terminal{isTerminal: true, columns: 80, lines: 24, utf8: true}, now: time.Now}
+			c := &ctl{stdin: slave, stdout: slave, stderr: &complaints, terminal: terminal{isTerminal: true, columns: 80, lines: 24, utf8: true}, now: time.Now, replyTimeout: replyTimeout}
 			ended := make(chan int, 1)
 			go func() { ended <- c.run(ctx, []string{"top", "--delay=100ms"}) }()
 

@@ -305,7 +305,7 @@ func TestASilentInstanceIsNamedAndTheOthersAreListed(t *testing.T) {
 	silent.mu.Lock() // its answers wait for this
 	defer silent.mu.Unlock()
 	text, status := transcript(t, b, "list", "--no-legend")
-	want := "$ proxyctl list --no-legend\nproxyctl: cannot look at silent: no answer within 5s\nweb running 3 256 127.0.0.1:3000 [::]:8080 4711 proxyd@web.service\n[exit status 1]\n"
+	want := "$ proxyctl list --no-legend\nproxyctl: cannot look at silent: no answer within 1s\nweb running 3 256 127.0.0.1:3000 [::]:8080 4711 proxyd@web.service\n[exit status 1]\n"
 	if text != want || status != 1 {
 		t.Errorf("got\n%s\nwant\n%s", text, want)
 	}

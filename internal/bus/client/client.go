@@ -103,15 +103,17 @@ type Client struct {
 	// Interactive lets polkit ask the user, who takes his time.
 	Interactive bool
 
+	// ReplyTimeout is how long an answer may take that needs no consent.
+	ReplyTimeout time.Duration
+
 	// Waiting, if not nil, is called where an answer takes long though the instance is alive: it waits for polkit.
 	Waiting func(*Instance)
 
-	conn         *wire.Conn
-	host         string
-	bridge       *exec.Cmd // nil without
-	events       *events
-	replyTimeout time.Duration
-	consent      bool // polkit may have to be asked: root is never asked about
+	conn    *wire.Conn
+	host    string
+	bridge  *exec.Cmd // nil without
+	events  *events
+	consent bool // polkit may have to be asked: root is never asked about
 }
 
 // Connect connects to a bus. The context ends the attempt, not the connection.
@@ -119,7 +121,7 @@ func Connect(ctx context.Context, d Destination) (*Client, error) {
 	if err := d.check(); err != nil {
 		return nil, err
 	}
-	client := &Client{events: newEvents(), replyTimeout: replyTimeout, host: d.Host}
+	client := &Client{events: newEvents(), ReplyTimeout: ReplyTimeout, host: d.Host}
 	command := d.bridge()
 	if command == nil { // on the way to a bridge, a user may have to type a password first
 		var cancel context.CancelFunc
@@ -238,9 +240,8 @@ func (c *Client) Instance(name, owner string) *Instance {
 }
 
 const (
-	// replyTimeout is how long an answer may take that needs no consent. An instance answers within milliseconds,
-	// unless it is stopped.
-	replyTimeout = 5 * time.Second
+	// ReplyTimeout is the default of [Client.ReplyTimeout]. An instance answers within milliseconds, unless it is stopped.
+	ReplyTimeout = 5 * time.Second
 
 	// consentTimeout is for the other answers. It is longer than an instance waits for polkit: the instance says what was
 	// waited for.
@@ -266,7 +267,7 @@ func (c *Client) send(ctx context.Context, timeout time.Duration, to, path, ifac
 }
 
 func (c *Client) askBus(ctx context.Context, member string, args ...any) *reply {
-	return c.send(ctx, c.replyTimeout, wire.DriverName, wire.DriverPath, wire.DriverName, member, args...)
+	return c.send(ctx, c.ReplyTimeout, wire.DriverName, wire.DriverPath, wire.DriverName, member, args...)
 }
 
 // body waits for the answer.

@@ -253,7 +253,7 @@ func TestACallIsGivenUpWhereTheInstanceIsStopped(t *testing.T) {
 	testenv.Must(t, err)
 	stopped.Eavesdrop(make(chan *dbus.Message)) // nothing is answered any more
 	client := connectClient(t, daemon)
-	client.replyTimeout = 50 * time.Millisecond
+	client.ReplyTimeout = 50 * time.Millisecond
 	client.Waiting = func(i *Instance) { t.Errorf("waiting for %s", i.Name) }
 	for _, client.consent = range []bool{false, true} {
 		err := client.Instance("web", stopped.Names()[0]).Resume(t.Context())
@@ -272,7 +272,7 @@ func TestACallThatWaitsForConsentIsNotGivenUp(t *testing.T) {
 	_, err := fake.RequestName(api.BaseName, 0)
 	testenv.Must(t, err)
 	client := connectClient(t, daemon)
-	client.replyTimeout, client.consent = 50*time.Millisecond, true
+	client.ReplyTimeout, client.consent = 50*time.Millisecond, true
 	told := ""
 	client.Waiting = func(i *Instance) { told += i.Name; close(consent) }
 	testenv.Must(t, client.Instance("web", fake.Names()[0]).Resume(t.Context()))

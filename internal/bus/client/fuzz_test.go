@@ -120,7 +120,7 @@ func FuzzAnswers(f *testing.F) {
 		}
 		return signature, body
 	}
-	client := &Client{events: newEvents(), replyTimeout: 5 * time.Second} // a target may take 10
+	client := &Client{events: newEvents(), ReplyTimeout: 5 * time.Second} // a target may take 10
 	client.conn = b.Connect(client.events.receive, wire.AnswerMax)
 	testenv.Must(f, client.conn.Enter(f.Context()))
 	instance := client.Instance("web", ":1.5")

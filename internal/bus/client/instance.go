@@ -175,7 +175,7 @@ func (i *Instance) Properties(ctx context.Context) (*Properties, error) {
 
 // AskProperties asks for all properties and returns at once; the function that it returns waits for the answer.
 func (i *Instance) AskProperties(ctx context.Context) func() (*Properties, error) {
-	reply := i.client.send(ctx, i.client.replyTimeout, i.Owner, api.Path, "org.freedesktop.DBus.Properties", "GetAll", api.Interface)
+	reply := i.client.send(ctx, i.client.ReplyTimeout, i.Owner, api.Path, "org.freedesktop.DBus.Properties", "GetAll", api.Interface)
 	return func() (*Properties, error) {
 		var values map[string]dbus.Variant
 		if err := reply.store(&values); err != nil {
@@ -267,19 +267,19 @@ func (i *Instance) Subscribe(ctx context.Context) error { return i.call(ctx, "Su
 func (i *Instance) SubscribeQuietly(ctx context.Context) error {
 	c := *i.client
 	c.Interactive = false
-	return c.send(ctx, c.replyTimeout, i.Owner, api.Path, api.Interface, "Subscribe").store()
+	return c.send(ctx, c.ReplyTimeout, i.Owner, api.Path, api.Interface, "Subscribe").store()
 }
 
 // call calls a method that may need an authorization.
 func (i *Instance) call(ctx context.Context, member string, args ...any) *reply {
 	c := i.client
 	if !c.consent {
-		return c.send(ctx, c.replyTimeout, i.Owner, api.Path, api.Interface, member, args...)
+		return c.send(ctx, c.ReplyTimeout, i.Owner, api.Path, api.Interface, member, args...)
 	}
 	reply := c.send(ctx, consentTimeout, i.Owner, api.Path, api.Interface, member, args...)
 	select {
 	case <-reply.Done():
-	case <-time.After(c.replyTimeout):
+	case <-time.After(c.ReplyTimeout):
 		i.lookAfter(ctx, reply)
 	}
 	return reply
@@ -288,7 +288,7 @@ func (i *Instance) call(ctx context.Context, member string, args ...any) *reply 
 // lookAfter gives an answer up where the instance does not answer to a ping either: it is stopped, or hangs.
 func (i *Instance) lookAfter(ctx context.Context, reply *reply) {
 	c := i.client
-	err := c.send(ctx, c.replyTimeout, i.Owner, api.Path, "org.freedesktop.DBus.Peer", "Ping").store()
+	err := c.send(ctx, c.ReplyTimeout, i.Owner, api.Path, "org.freedesktop.DBus.Peer", "Ping").store()
 	switch {
 	case reply.Answered(): // meanwhile
 	case errors.Is(err, errNoAnswer):

@@ -46,13 +46,13 @@ func (c *Client) unitProperty(ctx context.Context, unit, property string, value 
 }
 
 func (c *Client) unitPath(ctx context.Context, unit string) (path dbus.ObjectPath, err error) {
-	err = c.send(ctx, c.replyTimeout, managerName, managerPath, managerName+".Manager", "GetUnit", unit).store(&path)
+	err = c.send(ctx, c.ReplyTimeout, managerName, managerPath, managerName+".Manager", "GetUnit", unit).store(&path)
 	return path, err
 }
 
 // managerProperty reads a property of an object of the service manager.
 func (c *Client) managerProperty(ctx context.Context, path dbus.ObjectPath, iface, property string, value any) error {
-	return c.send(ctx, c.replyTimeout, managerName, string(path), api.PropertiesInterface, "Get", iface, property).variant(value)
+	return c.send(ctx, c.ReplyTimeout, managerName, string(path), api.PropertiesInterface, "Get", iface, property).variant(value)
 }
 
 // managerLook is how often the service manager is asked about what is to change. The manager sends signals too, but only to clients that
@@ -237,9 +237,9 @@ func (s Socket) Instance() string {
 // AskSockets asks for the socket units in memory whose service is an instance of the template service, such as "web@.service", or runs
 // the program. What it returns waits for the answers, which are an error without a service manager.
 func (c *Client) AskSockets(ctx context.Context, template, program string) func() ([]Socket, error) {
-	list := c.send(ctx, c.replyTimeout, managerName, managerPath, managerName+".Manager", "ListUnitsByPatterns", []string{}, []string{"*.socket"})
+	list := c.send(ctx, c.ReplyTimeout, managerName, managerPath, managerName+".Manager", "ListUnitsByPatterns", []string{}, []string{"*.socket"})
 	get := func(path dbus.ObjectPath, iface, property string) *reply {
-		return c.send(ctx, c.replyTimeout, managerName, string(path), api.PropertiesInterface, "Get", iface, property)
+		return c.send(ctx, c.ReplyTimeout, managerName, string(path), api.PropertiesInterface, "Get", iface, property)
 	}
 	return func() ([]Socket, error) {
 		var units []struct {
