@@ -27,14 +27,18 @@ func SystemAddress() string {
 // AutoAddress is the address of the bus that belongs to the service manager which runs this process: in a unit of a user's
 // manager the bus of that user, else the system bus. DBUS_SYSTEM_BUS_ADDRESS in the environment is a choice already.
 func AutoAddress() string {
-	cgroups, err := os.ReadFile("/proc/self/cgroup")
-	if uid := os.Getuid(); err == nil && os.Getenv("DBUS_SYSTEM_BUS_ADDRESS") == "" && sd.OfUserManager(string(cgroups), uid) {
-		if address, err := SessionAddress(); err == nil {
-			return address
-		}
-		return fmt.Sprintf("unix:path=/run/user/%d/bus", uid)
+	cgroups, _ := os.ReadFile("/proc/self/cgroup") // without it, the process is in no unit
+	return autoAddress(string(cgroups), os.Getuid())
+}
+
+func autoAddress(cgroups string, uid int) string {
+	if os.Getenv("DBUS_SYSTEM_BUS_ADDRESS") != "" || !sd.OfUserManager(cgroups, uid) {
+		return SystemAddress()
 	}
-	return SystemAddress()
+	if address, err := SessionAddress(); err == nil {
+		return address
+	}
+	return fmt.Sprintf("unix:path=/run/user/%d/bus", uid)
 }
 
 // SessionAddress is the address of the user's bus, from the environment. It fails where the environment names none.

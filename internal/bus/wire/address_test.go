@@ -62,3 +62,21 @@ func TestBusAddresses(t *testing.T) {
 		}
 	}
 }
+
+func TestAutoAddressIsTheBusOfTheServiceManager(t *testing.T) {
+	const ofUser, ofSystem = "0::/user.slice/user-1000.slice/user@1000.service/app.slice/web.service\n", "0::/system.slice/web.service\n"
+	for _, test := range []struct{ cgroups, system, session, runtime, want string }{
+		{ofUser, "", "", "", "unix:path=/run/user/1000/bus"},
+		{ofUser, "", "", "/run/u", "unix:path=/run/u/bus"},
+		{ofUser, "", "unix:path=/s", "/run/u", "unix:path=/s"},
+		{ofUser, "unix:path=/b", "unix:path=/s", "/run/u", "unix:path=/b"},
+		{ofSystem, "", "unix:path=/s", "/run/u", "unix:path=/run/dbus/system_bus_socket"},
+		{ofSystem, "unix:path=/b", "unix:path=/s", "/run/u", "unix:path=/b"},
+		{"", "", "unix:path=/s", "", "unix:path=/run/dbus/system_bus_socket"},
+	} {
+		t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", test.system)
+		t.Setenv("DBUS_SESSION_BUS_ADDRESS", test.session)
+		t.Setenv("XDG_RUNTIME_DIR", test.runtime)
+		testenv.Equal(t, "the bus with "+test.cgroups, autoAddress(test.cgroups, 1000), test.want)
+	}
+}
