@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"example.org/socketproxy/internal/bus/wire"
 	"example.org/socketproxy/internal/bustest"
@@ -139,5 +140,27 @@ func TestSerialIsNeverZero(t *testing.T) {
 	conn.SetSerial(1<<32 - 2)
 	for _, want := range []uint32{1<<32 - 1, 1, 2} {
 		testenv.Equal(t, "serial", conn.Expect(func(wire.Reader) {}), want)
+	}
+}
+
+// A process that floods another one with such messages wakes it once for many of them.
+func TestFloodOfUnwantedMessagesIsReadInBatches(t *testing.T) {
+	for name, max := range map[string]uint64{"too long": 100, "unwanted": wire.AnswerMax} {
+		bus := bustest.NewMemoryBus(t)
+		conn := bus.Connect(func(wire.Head, wire.Reader) bool { return false }, max)
+		testenv.Must(t, conn.Enter(t.Context()))
+		began := time.Now()
+		bus.Deliver(bustest.Frame(t, bustest.Call{Member: "Resume"}, "", nil))
+		if took := time.Since(began); took < wire.FloodPause {
+			t.Errorf("a message that is %s was followed by a look for the next one after %v", name, took)
+		}
+	}
+}
+
+func TestDialEndsWithTheContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if socket, err := wire.Dial(ctx, "unix:path="+t.TempDir()); err != context.Canceled {
+		t.Errorf("%v, %v", socket, err)
 	}
 }

@@ -1,5 +1,7 @@
 package wire
 
+const FloodPause = floodPause
+
 var RouteOf = routeOf
 
 // SetSerial makes n the serial of the last message sent.
