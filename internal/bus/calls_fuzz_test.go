@@ -381,7 +381,7 @@ func spanOf(usec uint64) time.Duration {
 
 func FuzzCalls(f *testing.F) {
 	r := newCallRig(f)
-	_, machineIDErr := machineID()
+	_, machineIDErr := machineID(machineIDFiles)
 	seed := func(who uint8, flags dbus.Flags, requests ...bustest.Call) {
 		for _, q := range requests {
 			signature, body := bustest.Encoded(f, q.Args...)

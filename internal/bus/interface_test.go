@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"math"
 	"net"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -489,5 +491,19 @@ func TestTheClientHasAFieldForEveryProperty(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("the client has %q\nthe interface  %q", got, want)
+	}
+}
+
+func TestMachineIDIsThatOfTheFirstFileThatIsThere(t *testing.T) {
+	t.Parallel()
+	first, second := filepath.Join(t.TempDir(), "machine-id"), filepath.Join(t.TempDir(), "machine-id")
+	if _, err := machineID([]string{first, second}); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), first) {
+		t.Errorf("without a file, the error is %v", err)
+	}
+	for _, file := range []string{second, first} {
+		testenv.Must(t, os.WriteFile(file, []byte(file+"\n"), 0o600))
+		id, err := machineID([]string{first, second})
+		testenv.Must(t, err)
+		testenv.Equal(t, "id", id, file)
 	}
 }

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	_ "embed"
 	"maps"
 	"os"
@@ -132,19 +133,23 @@ func introspection(o object, children []string) string {
 var peerMethods = map[string]method{
 	"Ping": {prepare: answer(func(*session) ([]any, error) { return nil, nil })},
 	"GetMachineId": {prepare: answer(func(*session) ([]any, error) {
-		id, err := machineID()
+		id, err := machineID(machineIDFiles)
 		return []any{id}, err
 	})},
 }
 
-// machineID is the id of machine-id(5), or the one that D-Bus keeps where that file is missing.
-func machineID() (string, error) {
-	id, err := os.ReadFile("/etc/machine-id")
-	if err != nil {
-		var dbusErr error
-		if id, dbusErr = os.ReadFile("/var/lib/dbus/machine-id"); dbusErr != nil {
-			return "", err
+// machineIDFiles are machine-id(5), and the one that D-Bus keeps where that file is missing.
+var machineIDFiles = []string{"/etc/machine-id", "/var/lib/dbus/machine-id"}
+
+// machineID returns the id in the first file that is there.
+func machineID(files []string) (string, error) {
+	var missing error
+	for _, file := range files {
+		id, err := os.ReadFile(file)
+		if err == nil {
+			return strings.TrimSpace(string(id)), nil
 		}
+		missing = cmp.Or(missing, err)
 	}
-	return strings.TrimSpace(string(id)), nil
+	return "", missing
 }
