@@ -73,6 +73,7 @@ type Config struct {
 type Server struct {
 	Config
 	objects map[dbus.ObjectPath]object
+	former  wire.ID // the last connection to a bus that ended
 	pace    *pace
 	cancel  context.CancelFunc
 	ended   chan struct{}
@@ -136,7 +137,7 @@ func (s *Server) run(ctx context.Context) {
 				}
 				reported, backoff = false, reconnectMin
 			})
-			hasteEnds = time.Now().Add(hasteTime)
+			s.former, hasteEnds = session.conn.ID(), time.Now().Add(hasteTime)
 		}
 		if ctx.Err() != nil {
 			return

@@ -391,3 +391,29 @@ func TestTheNextSocketOfAnAddressIsTriedWhereOneIsNotThere(t *testing.T) {
 	testenv.Must(t, err)
 	c.Close()
 }
+
+// A bus that was busy or stopped may hear of the new connection of a server before it hears of the end of the old one.
+func TestNameComesFromTheFormerConnectionThatTheBusHasYetToClose(t *testing.T) {
+	bustest.OnAllDaemons(t, func(t *testing.T, daemon *bustest.Bus) {
+		r := newRigAt(t, daemon, "unix:path="+filepath.Join(t.TempDir(), "none")) // has no connection of its own
+		server := newServer(r.server.Config)
+		server.Address = daemon.Address()
+		enter := func() *session {
+			s, err := server.connect(t.Context())
+			testenv.Must(t, err)
+			t.Cleanup(s.conn.Close)
+			testenv.Must(t, s.ownNames())
+			return s
+		}
+		former := enter()
+		server.former = former.conn.ID()
+		next := enter()
+		if r.log.count("Another instance") != 0 {
+			t.Errorf("the log says\n%s", r.log)
+		}
+		other := daemon.Connect(t)
+		testenv.Equal(t, "owner while the former connection is open", owner(t, other, web), former.conn.ID().Name)
+		former.conn.Close()
+		proctest.Eventually(t, "the name comes to the new connection", func() bool { return owner(t, other, web) == next.conn.ID().Name })
+	})
+}

@@ -130,7 +130,7 @@ func (s *session) ownNames() error {
 	if err != nil {
 		return err
 	}
-	if reply != dbus.RequestNameReplyInQueue {
+	if reply != dbus.RequestNameReplyInQueue || s.awaitsFormer(name) {
 		s.Log.Debug(fmt.Sprintf("On the bus as %s.", name), "bus_name", name)
 		return nil
 	}
@@ -144,6 +144,14 @@ func (s *session) ownNames() error {
 	s.Log.Warn(fmt.Sprintf("Another instance is called %s, this one is on the bus as %s; give it a --name= of its own.", s.Instance, own),
 		"bus_name", own)
 	return nil
+}
+
+// awaitsFormer reports whether the owner of a name is the former connection of this server, whose end a busy bus has yet to notice. The
+// name comes here then.
+func (s *session) awaitsFormer(name string) bool {
+	owner := wire.ID{Bus: s.conn.ID().Bus}
+	err := s.callBus("GetNameOwner", []any{name}, &owner.Name)
+	return hasLeft(err) || err == nil && owner == s.former
 }
 
 // shortName is for instances whose own name is too long.

@@ -84,7 +84,7 @@ func (b *MemoryBus) Write(p []byte) (int, error) {
 		msg, err := dbus.DecodeMessage(in)
 		testenv.Must(b.T, err)
 		if msg.Type == dbus.TypeMethodCall && msg.Flags&dbus.FlagNoReplyExpected == 0 {
-			signature, body := "", []byte(nil)
+			signature, body := Encoded(b.T, ":1.1")
 			if wire.Header[string](msg, dbus.FieldMember) != "Hello" {
 				signature, body = b.Answer(msg)
 			}

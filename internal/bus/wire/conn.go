@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/godbus/dbus/v5"
@@ -29,6 +30,7 @@ type Conn struct {
 	max     uint64 // bytes of a message
 	ctx     context.Context
 	cancel  context.CancelFunc
+	id      ID
 
 	// Only the goroutine that reads touches these.
 	sender string // of the last message
@@ -62,7 +64,7 @@ func (c *Conn) Enter(ctx context.Context) error {
 	err := c.authenticate()
 	if err == nil {
 		go c.run()
-		_, err = c.Call(ctx, NewCall(DriverName, DriverPath, DriverName, "Hello")).Body()
+		err = c.Call(ctx, NewCall(DriverName, DriverPath, DriverName, "Hello")).Store(&c.id.Name)
 	} else {
 		c.cancel()
 	}
@@ -86,11 +88,22 @@ func (c *Conn) authenticate() error {
 	if err != nil {
 		return err
 	}
-	if !bytes.HasPrefix(answer, []byte("OK ")) {
+	guid, ok := strings.CutPrefix(string(answer), "OK ")
+	if !ok {
 		return fmt.Errorf("the bus does not let user %s in", uid)
 	}
+	c.id.Bus = strings.TrimSpace(guid)
 	return nil
 }
+
+// ID identifies a connection among all of all buses.
+type ID struct {
+	Bus  string // the GUID of this run of the bus: D-Bus specification, "UUIDs"
+	Name string // the unique name on it
+}
+
+// ID is that of a connection that has entered.
+func (c *Conn) ID() ID { return c.id }
 
 // Context ends with the connection.
 func (c *Conn) Context() context.Context { return c.ctx }

@@ -79,7 +79,8 @@ func silent(t *testing.T) (*wire.Conn, net.Conn) {
 			t.Error(err)
 			return
 		}
-		answer, _ := bustest.ReplyTo(hello, "", nil)
+		signature, body := bustest.Encoded(t, ":1.1")
+		answer, _ := bustest.ReplyTo(hello, signature, body)
 		_, _ = bus.Write(answer)
 		for err == nil {
 			_, err = bus.Read(buffer)
