@@ -262,8 +262,8 @@ func TestPrivilegedCallsAreWrittenDown(t *testing.T) {
 		{list(nil), slog.LevelDebug, actionList, "list connections: done."},
 		{bustest.Call{Member: "GetConnection", Args: []any{uint64(1)}}, slog.LevelDebug, actionList, "get connection 1: done."},
 		{bustest.Call{Member: "Subscribe"}, slog.LevelDebug, actionList, "subscribe: done."},
-		{bustest.Call{Member: "SetConnectionsMax", Args: []any{uint32(7)}}, slog.LevelInfo, actionLimits, "set ConnectionsMax to 7: done."},
-		{setting("ConnectionsMax", uint32(8)), slog.LevelInfo, actionLimits, "set ConnectionsMax to 8: done."},
+		{bustest.Call{Member: "SetConnectionsMax", Args: []any{uint32(70)}}, slog.LevelInfo, actionLimits, "set ConnectionsMax to 70: done."},
+		{setting("ConnectionsMax", uint32(81)), slog.LevelInfo, actionLimits, "set ConnectionsMax to 81: done."},
 		{setting("ExitIdleTimeUSec", uint64(90e6)), slog.LevelInfo, actionLimits, "set ExitIdleTimeUSec to 1min 30s: done."},
 		{bustest.Call{Member: "CloseConnection", Args: []any{uint64(1)}}, slog.LevelInfo, actionClose, "close connection 1: done."},
 		{

@@ -124,6 +124,26 @@ func TestBadInputHasItsErrorAndChangesNothing(t *testing.T) {
 	}
 }
 
+func TestWrongArgumentsAreNamed(t *testing.T) {
+	t.Parallel()
+	conn := newRig(t).daemon.Connect(t)
+	for want, call := range map[string]bustest.Call{
+		`Resume() takes no arguments, not arguments of type "t"`:                    {Member: "Resume", Args: []any{uint64(0)}},
+		`GetConnection() takes arguments of type "t", not no arguments`:             {Member: "GetConnection"},
+		`Drain() takes arguments of type "tu", not arguments of type "ts"`:          {Member: "Drain", Args: []any{uint64(0), "x"}},
+		`Property ConnectionsMax is of type "u", not "s"`:                           setting("ConnectionsMax", "7"),
+		"Property State is read-only":                                               setting("State", "drained"),
+		"No method Reset() in " + api.Interface:                                     {Member: "Reset"},
+		"No method Resume(): no interface org.example.Other at " + string(api.Path): {Iface: "org.example.Other", Member: "Resume"},
+		"No method Reset() at " + string(api.Path):                                  {NoIface: true, Member: "Reset"},
+		"No object at /org/example/Other":                                           {Path: "/org/example/Other", Member: "Resume"},
+	} {
+		if err := do(t, conn, call).Err; err == nil || err.Error() != want {
+			t.Errorf("%s: %v, want %s", call.Member, err, want)
+		}
+	}
+}
+
 func logSetting(name string, value any) bustest.Call {
 	return bustest.Call{
 		Path: logControlPath, Iface: api.PropertiesInterface, Member: "Set",

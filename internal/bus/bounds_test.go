@@ -231,6 +231,12 @@ func TestACallOfACallerThatHasLeftIsLogged(t *testing.T) {
 	r.bus.Deliver(bustest.WithBody(call, signature, body))
 	r.identify()
 	r.log.says(t, "Dropped the calls of "+stranger+", 1 in number: it had left the bus before it was known who it is")
+
+	r.pace.audit.SetBurst(0)
+	r.bus.Deliver(bustest.WithBody(call, signature, body))
+	r.identify()
+	testenv.Equal(t, "lines", r.log.count("Dropped the calls"), 1)
+	testenv.Equal(t, "calls that were dropped without a line", r.pace.unlogged.Load(), 1)
 }
 
 // One user may have many user ids: subuid(5).

@@ -158,6 +158,23 @@ func TestFloodOfUnwantedMessagesIsReadInBatches(t *testing.T) {
 	}
 }
 
+func TestMessageThatCannotBeEncodedIsAnErrorAtOnce(t *testing.T) {
+	conn, _ := silent(t)
+	call := conn.Call(t.Context(), wire.NewCall("org.example.Other", "no path", "org.example.Other", "Ask"))
+	if _, err := call.Body(); err == nil || !call.Answered() {
+		t.Errorf("the error is %v", err)
+	}
+	if err := conn.Send(wire.NewCall("org.example.Other", "no path", "org.example.Other", "Ask")); err == nil {
+		t.Error("it was sent")
+	}
+}
+
+func TestDialTakesNoAddressButThatOfASocket(t *testing.T) {
+	if socket, err := wire.Dial(t.Context(), "tcp:host=localhost"); err == nil {
+		t.Errorf("connected to %v", socket)
+	}
+}
+
 func TestDialEndsWithTheContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
