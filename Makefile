@@ -147,20 +147,22 @@ to = $(DESTDIR)$(lastword $(subst :, ,$(1)))
 
 build/completion/%: build/proxyctl
 	mkdir -p build/completion
-	build/proxyctl completion $* >$@
+	build/proxyctl completion $* >$@.$$$$ && mv $@.$$$$ $@
 
 PATTERNFLY = 6.6.1
 PATTERNFLY_SHA256 = 6ee4b5baac7e1319f121b2e95aaf76a24c7a4525e80185468f59300aabf4eb14
 # The components that the page uses. Fonts stay behind: Cockpit's pages look as those of the browser without them too.
+# In a directory of its own, because several makes may run at once, as in the tests.
 build/cockpit/patternfly.css: Makefile
-	rm -rf build/cockpit && mkdir -p build/cockpit
-	cd build/cockpit && npm pack --silent @patternfly/patternfly@$(PATTERNFLY) >/dev/null
-	cd build/cockpit && echo '$(PATTERNFLY_SHA256)  patternfly-patternfly-$(PATTERNFLY).tgz' | sha256sum --check --quiet && tar -xzf *.tgz
-	cd build/cockpit/package && sed '/@font-face {/,/}/d' patternfly-base.css $(addprefix components/,Alert/alert.css Button/button.css \
+	mkdir -p build/cockpit
+	set -e; new=$$(mktemp -d build/cockpit/new.XXXXXX); trap 'rm -rf "$$new"' EXIT; \
+	(cd "$$new"; npm pack --silent @patternfly/patternfly@$(PATTERNFLY) >/dev/null; \
+		echo '$(PATTERNFLY_SHA256)  patternfly-patternfly-$(PATTERNFLY).tgz' | sha256sum --check --quiet; tar -xzf *.tgz; \
+		cd package; sed '/@font-face {/,/}/d' patternfly-base.css $(addprefix components/,Alert/alert.css Button/button.css \
 		Card/card.css Check/check.css DescriptionList/description-list.css EmptyState/empty-state.css Form/form.css \
 		FormControl/form-control.css Label/label.css ModalBox/modal-box.css Page/page.css Progress/progress.css Table/table.css \
-		Table/table-grid.css Title/title.css) >../patternfly.new
-	cd build/cockpit && rm -rf package *.tgz && mv patternfly.new patternfly.css
+		Table/table-grid.css Title/title.css) >../patternfly.css); \
+	mv "$$new/patternfly.css" $@
 
 install: $(PACKAGES:%=install-%)
 ifeq ($(DESTDIR),)
