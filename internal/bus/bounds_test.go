@@ -303,3 +303,13 @@ func TestSignalsOfStrangersAreLeftOut(t *testing.T) {
 		})
 	})
 }
+
+// A bus passes a call on whose sender stands after a field that this program cannot read, and ends the connection of a program that
+// replies to no name.
+func TestCallWithoutASenderIsDropped(t *testing.T) {
+	r := newCallRig(t)
+	message := bustest.WithBody(bustest.Call{Iface: peerInterface, Member: "Ping"}.Message(), "", nil)
+	r.bus.Deliver(bytes.Repeat(message, callsPerCallerMax+1))
+	r.identify()
+	testenv.Equal(t, "replies", len(r.bus.Replies), 0)
+}

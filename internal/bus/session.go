@@ -45,16 +45,19 @@ func (s *Server) connect(ctx context.Context) (*session, error) {
 	t.subscribers = newSubscribers(t)
 	t.conn = wire.NewConn(socket, t.receive, messageMax)
 	t.ctx = t.conn.Context()
+	t.working, t.stopWorking = context.WithCancel(t.ctx)
 	if err := t.conn.Enter(entering); err != nil {
+		t.stopWorking()
 		return nil, err
 	}
-	t.working, t.stopWorking = context.WithCancel(t.ctx)
 	return t, nil
 }
 
 // receive is the [wire.Handler] of a session.
 func (s *session) receive(h wire.Head, read wire.Reader) (wanted bool) {
 	switch {
+	case h.Sender == "": // a reply to such a call would go nowhere, for which a bus may end the connection
+		return false
 	case h.Kind == dbus.TypeMethodCall:
 		return s.calls.receive(h, read)
 	case h.Sender == wire.DriverName:

@@ -2,8 +2,10 @@ package e2e
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
+	"example.org/socketproxy/internal/proctest"
 	"example.org/socketproxy/internal/streamtest"
 )
 
@@ -35,6 +37,10 @@ func TestReusePortSharesAPortBetweenInstances(t *testing.T) {
 	}
 	// Without its socket, an instance gets no more clients, and none waits for it.
 	m.run(t, "systemctl", "stop", "proxyd@web-a.socket")
+	// A child of systemd has its sockets between fork(2) and execve(2), a while on a busy machine; who comes then is reset.
+	proctest.Eventually(t, "one instance listens", func() bool {
+		return strings.Count(m.run(t, "ss", "-Hltn", "sport = :8120"), "\n") == 1
+	})
 	before := accepted("web-b")
 	for range clients {
 		if err := m.ask("tcp", listen); err != nil {

@@ -440,3 +440,27 @@ func TestAPropertyOfAnotherTypeIsAnError(t *testing.T) {
 		t.Errorf("a property of a later version: %v", err)
 	}
 }
+
+func TestCallThatMayAskTheUserEndsWithTheContextAndWithTheBus(t *testing.T) {
+	for _, want := range []error{context.Canceled, wire.ErrClosed} {
+		daemon := bustest.Start(t, bustest.Options{})
+		client := connectClient(t, daemon)
+		client.ReplyTimeout, client.consent = time.Hour, true
+		silent := daemon.Connect(t)
+		_, err := silent.RequestName(api.BaseName, 0) // by which the bus's policy goes
+		testenv.Must(t, err)
+		asked := make(chan *dbus.Message, 1)
+		silent.Eavesdrop(asked)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		ended := make(chan error, 1)
+		go func() { ended <- client.Instance("web", silent.Names()[0]).Resume(ctx) }()
+		proctest.Wait(t, "the call", asked)
+		if want == context.Canceled {
+			cancel()
+		} else {
+			daemon.Kill()
+		}
+		testenv.Equal(t, "error", proctest.Wait(t, "the end of the call", ended), want)
+	}
+}

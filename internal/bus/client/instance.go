@@ -279,6 +279,8 @@ func (i *Instance) call(ctx context.Context, member string, args ...any) *reply 
 	reply := c.send(ctx, consentTimeout, i.Owner, api.Path, api.Interface, member, args...)
 	select {
 	case <-reply.Done():
+	case <-ctx.Done():
+	case <-c.conn.Context().Done():
 	case <-time.After(c.ReplyTimeout):
 		i.lookAfter(ctx, reply)
 	}

@@ -157,6 +157,11 @@ func routeOf(head []byte, order binary.ByteOrder) (sender []byte, replySerial ui
 				replySerial = order.Uint32(head[at:])
 			}
 			length = 4
+		// Fields that are not known are to be passed over: D-Bus specification, "Header Fields".
+		case kind == 'y', kind == 'n', kind == 'q', kind == 'b', kind == 'i', kind == 'h':
+			length = 4 // or less, up to the next field
+		case kind == 'x', kind == 't', kind == 'd':
+			length = 4 + 8
 		case kind == 'g' && at < len(head):
 			length = 1 + int(head[at]) + 1
 		case (kind == 's' || kind == 'o') && at+4 <= len(head):

@@ -72,3 +72,17 @@ func order(t *testing.T, message []byte) binary.ByteOrder {
 func fieldsEnd(t *testing.T, message []byte) int {
 	return wire.FrameHead + int(order(t, message).Uint32(message[12:]))
 }
+
+func TestUnknownHeaderFieldsArePassedOver(t *testing.T) {
+	msg := bustest.Call{Member: "Resume"}.Message()
+	msg.Headers[dbus.FieldSender] = dbus.MakeVariant(":1.5")
+	message := bustest.WithBody(msg, "", nil)
+	for _, unknown := range []string{
+		"\xc8\x01y\x00\x07\x00\x00\x00", "\xc8\x01n\x00\x07\x00\x00\x00", "\xc8\x01b\x00\x01\x00\x00\x00", "\xc8\x01u\x00\x01\x00\x00\x00",
+		"\xc8\x01t\x00\x00\x00\x00\x00\x01\x02\x03\x04\x05\x06\x07\x08", "\xc8\x01s\x00\x03\x00\x00\x00abc\x00\x00\x00\x00\x00", "\xc8\x01g\x00\x01y\x00\x00",
+	} {
+		head := string(message[:wire.FrameHead]) + unknown + string(message[wire.FrameHead:])
+		sender, _ := wire.RouteOf([]byte(head), binary.LittleEndian)
+		testenv.Equal(t, "sender after a field of type "+unknown[2:3], string(sender), ":1.5")
+	}
+}
