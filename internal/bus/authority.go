@@ -138,10 +138,10 @@ func (s *session) auditRefused(who *caller, action, what string, err error) {
 }
 
 // dropped is for the calls of a caller that has left the bus before the bus could say who it is. It may have been an administrator,
-// with a tool that does not wait for the verdict.
+// with a tool that does not wait for the answer.
 func (s *session) dropped(who *caller, calls int) {
 	if s.pace.audit.Allow() {
-		s.Log.Info(fmt.Sprintf("Dropped the calls of %s, %d in number: it had left the bus before it was known who it is. A caller has to wait for the verdict.",
+		s.Log.Info(fmt.Sprintf("Dropped the calls of %s, %d in number: it had left the bus before it was known who it is. A caller has to wait for the answer.",
 			who.sender, calls), "caller", who.sender)
 	} else {
 		s.pace.unlogged.Add(1)

@@ -230,7 +230,7 @@ func TestACallOfACallerThatHasLeftIsLogged(t *testing.T) {
 	signature, body := bustest.Encoded(t, uint32(7))
 	r.bus.Deliver(bustest.WithBody(call, signature, body))
 	r.identify()
-	r.log.says(t, "Dropped the calls of "+stranger+", 1 in number: it had left the bus before it was known who it is")
+	r.log.says(t, "Dropped the calls of "+stranger+", 1 in number: it had left the bus before it was known who it is. A caller has to wait for the answer.")
 
 	r.pace.audit.SetBurst(0)
 	r.bus.Deliver(bustest.WithBody(call, signature, body))

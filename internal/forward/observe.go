@@ -68,7 +68,7 @@ type queuedEvent struct {
 	backoff  time.Duration
 }
 
-// observers reports to the log and the subscribers what happens. The loops put queuedEvents into its queue and go on; one
+// observers reports to the log and the subscribers what happens. The loops put queued events into its queue and go on; one
 // goroutine does the slow part.
 type observers struct {
 	proxy *Proxy
@@ -225,7 +225,7 @@ func (o *observers) run() {
 	}
 }
 
-// tell passes one queuedEvent on; true where the log left out a line that a summary must make up for.
+// tell passes one event on; true where the log left out a line that a summary must make up for.
 func (o *observers) tell(h *queuedEvent) (leftOut bool) {
 	e := &Event{Kind: h.kind, Time: h.at, Reason: h.reason, Err: h.err, State: h.state}
 	switch h.kind {

@@ -58,7 +58,7 @@ func NewConn(stream io.ReadWriteCloser, handler Handler, max uint64) *Conn {
 }
 
 // Enter authenticates this process as its effective user and says Hello to the bus. It fails with the cause of ctx where that ends
-// first. The connection is closed after an error.
+// first. After an error, the connection is closed.
 func (c *Conn) Enter(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { c.stream.Close() })
 	err := c.authenticate()
@@ -78,7 +78,7 @@ func (c *Conn) Enter(ctx context.Context) error {
 }
 
 // authenticate begins with the EXTERNAL mechanism, by which the bus asks the kernel who this is: D-Bus specification, "Authentication
-// Protocol". It does not wait for the answer before it sends what follows a yes.
+// Protocol". It sends BEGIN without waiting for the answer.
 func (c *Conn) authenticate() error {
 	uid := strconv.Itoa(os.Geteuid())
 	if _, err := fmt.Fprintf(c.stream, "\x00AUTH EXTERNAL %x\r\nBEGIN\r\n", uid); err != nil {
@@ -96,13 +96,13 @@ func (c *Conn) authenticate() error {
 	return nil
 }
 
-// ID identifies a connection among all of all buses.
+// ID identifies a connection, whatever bus it is on.
 type ID struct {
 	Bus  string // the GUID of this run of the bus: D-Bus specification, "UUIDs"
 	Name string // the unique name on it
 }
 
-// ID is that of a connection that has entered.
+// ID returns the identity of a connection that has entered.
 func (c *Conn) ID() ID { return c.id }
 
 // Context ends with the connection.
@@ -127,8 +127,8 @@ func (c *Conn) Send(msg *dbus.Message) error {
 	return c.send(msg, c.number(nil))
 }
 
-// Expect has reply called with the reply to a message that the caller sends, with this serial, by [Conn.Queue]. What holds for a
-// [Handler] holds for reply. It is not called where no reply comes.
+// Expect returns a serial for a message that the caller sends by [Conn.Queue], and calls reply when the reply to it comes. Like a
+// [Handler], reply must not wait.
 func (c *Conn) Expect(reply func(Reader)) (serial uint32) { return c.number(reply) }
 
 // number returns the serial of the next message. 0 is not one: D-Bus specification, "Message Format".
@@ -240,7 +240,7 @@ func (c *Call) Answered() bool {
 }
 
 // Body waits for the reply. An error reply is a [dbus.Error]; other errors are [ErrClosed], the cause of the call's context, and those
-// of encoding and decoding.
+// of encoding, decoding and writing.
 func (c *Call) Body() ([]any, error) {
 	select {
 	case <-c.done:

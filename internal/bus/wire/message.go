@@ -112,7 +112,7 @@ func (c *Conn) dispatch(h Head, replySerial uint32, read Reader) (wanted bool) {
 // flood counts the messages that have come since the socket was empty.
 type flood struct {
 	batch    int
-	unwanted bool // there was such a one among them
+	unwanted bool // at least one of them was
 }
 
 // pause is called after each message. In a flood of unwanted ones it waits for more of them, because to wake this process costs more
