@@ -15,7 +15,7 @@ const (
 	logBurst  = 20 // lines of one kind in a window; the rest is summed up at its end
 )
 
-// The queuedEvents that no subscriber gets.
+// The events that no subscriber gets.
 const (
 	eventAcceptTrouble = EventBackendChanged + 1 + iota
 	eventAddressSilent

@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	observeQueueMax = 4096                   // queuedEvents that wait for the observers' goroutine
+	observeQueueMax = 4096                   // events that wait for the observers' goroutine
 	countInterval   = 250 * time.Millisecond // between two EventCountChanged
 	restInterval    = 10 * time.Millisecond  // of the observers after they had something to tell
 )
