@@ -37,8 +37,8 @@ type calls struct {
 	ofUsers  int // of those, the ones of users other than root
 }
 
-func newCalls(t *session) *calls {
-	c := &calls{session: t, callers: newCallers()}
+func newCalls(s *session) *calls {
+	c := &calls{session: s, callers: newCallers()}
 	c.finished.L = &c.mu
 	return c
 }

@@ -26,8 +26,8 @@ type subscriber struct {
 	events *forward.Subscription // nil while it is being added
 }
 
-func newSubscribers(t *session) *subscribers {
-	return &subscribers{session: t, known: map[string]*subscriber{}}
+func newSubscribers(s *session) *subscribers {
+	return &subscribers{session: s, known: map[string]*subscriber{}}
 }
 
 // add begins to send signals to a caller.
