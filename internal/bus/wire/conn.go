@@ -169,11 +169,11 @@ func (c *Conn) send(msg *dbus.Message, serial uint32) error {
 func (c *Conn) write(messages []byte) error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	_, err := c.stream.Write(messages)
-	if err != nil {
+	if _, err := c.stream.Write(messages); err != nil {
 		c.stream.Close() // a message cannot follow half of another one
+		return ErrClosed
 	}
-	return err
+	return nil
 }
 
 // Queue sends an encoded message before the connection next waits for one, together with others that are queued by then. Only a
@@ -240,7 +240,7 @@ func (c *Call) Answered() bool {
 }
 
 // Body waits for the reply. An error reply is a [dbus.Error]; other errors are [ErrClosed], the cause of the call's context, and those
-// of encoding, decoding and writing.
+// of encoding and decoding.
 func (c *Call) Body() ([]any, error) {
 	select {
 	case <-c.done:

@@ -112,6 +112,14 @@ func TestCallEndsWithTheConnection(t *testing.T) {
 	}
 }
 
+func TestCallAfterTheEndOfTheConnectionSaysSo(t *testing.T) {
+	conn, _ := silent(t)
+	conn.Close()
+	if _, err := ask(t.Context(), conn).Body(); err != wire.ErrClosed {
+		t.Errorf("the error is %v", err)
+	}
+}
+
 func TestBusThatRejectsThisUserIsAnError(t *testing.T) {
 	ours, bus := net.Pipe()
 	go func() {
